@@ -1,0 +1,98 @@
+package hypervisor
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// What follows is optional: a Hypervisor that can do it implements the
+// one-method interface, one that cannot does not. Callers ask by type
+// assertion.
+
+// EventSource is a Hypervisor that tells what happens to its VM.
+type EventSource interface {
+	// Events returns the channel of this handle's events, in the order they
+	// happened, starting with the handle's creation. There is one consumer, who
+	// must keep receiving. The channel is closed when the VMM is gone or the
+	// handle is closed.
+	Events() <-chan Event
+}
+
+// Resetter is a Hypervisor that can reset its VM as a reset button does.
+type Resetter interface {
+	Reset(ctx context.Context) error
+}
+
+// Console is a Hypervisor with a serial console that can be talked to.
+type Console interface {
+	// OpenConsole connects to the console. What the guest prints from now on is
+	// read, what is written the guest reads. One connection at a time: a second
+	// OpenConsole may fail or wait until the first is closed. Output is not lost
+	// for want of a connection: it is in VMConfig.SerialLogPath.
+	OpenConsole(ctx context.Context) (io.ReadWriteCloser, error)
+}
+
+// Identifier is a Hypervisor that can say which VM it controls, so that a
+// server that finds a socket after a restart knows whose it is.
+type Identifier interface {
+	Identify(ctx context.Context) (Identity, error)
+}
+
+// Identity is whose VMM answers on a socket.
+type Identity struct {
+	Name string // VMConfig.Name
+	UUID string // VMConfig.UUID
+	// PID is the VMM's process, 0 where the VMM is not a process of its own.
+	PID int
+}
+
+// Killer is a Hypervisor whose VMM is not a process of its own, so that it
+// cannot be ended by a signal. Kill ends it at once and without a word.
+type Killer interface {
+	Kill(ctx context.Context) error
+}
+
+
+// An EventKind says what happened, as one word.
+type EventKind string
+
+// The kinds of events. A back end reports those it can; State in the event
+// says what the VM does after it.
+const (
+	EventRunning   EventKind = "running"   // the virtual CPUs run
+	EventPaused    EventKind = "paused"    // the virtual CPUs stand still; Reason says why if not by command
+	EventReset     EventKind = "reset"     // the VM was reset, by the guest or by command
+	EventPowerdown EventKind = "powerdown" // the guest was asked to power off
+	EventShutdown  EventKind = "shutdown"  // the guest has ended; Reason says how
+	EventPanicked  EventKind = "panicked"  // the guest says that it crashed
+	EventWatchdog  EventKind = "watchdog"  // a watchdog device fired
+	EventIOError   EventKind = "io-error"  // a disk failed
+	EventMemory    EventKind = "memory"    // the guest's memory changed; detail "actual"
+)
+
+// An Event is one thing that happened to a VM.
+type Event struct {
+	Kind EventKind
+	Time time.Time // when the VMM says it happened
+	// State is the state of the VM after the event; "" where the event does not
+	// change it.
+	State VMState
+	// Reason is VMInfo.Reason after the event.
+	Reason string
+	// Detail is what else the VMM says, in order.
+	Detail []Detail
+}
+
+// Detail is one key and value of an Event.
+type Detail struct{ Key, Value string }
+
+// A Hypervisor that holds a connection to its VMM implements io.Closer too:
+// Close gives up the connection and leaves the VM as it is; blocked calls
+// return. CloseHandle calls it where it is there.
+func CloseHandle(hv Hypervisor) error {
+	if c, ok := hv.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
