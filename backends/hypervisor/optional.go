@@ -53,7 +53,6 @@ type Killer interface {
 	Kill(ctx context.Context) error
 }
 
-
 // An EventKind says what happened, as one word.
 type EventKind string
 
