@@ -95,3 +95,10 @@ func CloseHandle(hv Hypervisor) error {
 	}
 	return nil
 }
+
+// ExtraChecker is a VMStarter that checks the settings of its own (see
+// VMConfig.Extras) when they are written, not only when a VM starts. The error
+// for a key that there is not, or a value out of range, is an ErrInvalid.
+type ExtraChecker interface {
+	CheckExtra(key, value string) error
+}
