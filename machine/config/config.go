@@ -151,8 +151,7 @@ func (c *Config) check() error {
 func (c Config) String() string {
 	var b strings.Builder
 	c.each(func(key, value string) {
-		b.WriteString(rc.Quote(key + "=" + value))
-		b.WriteByte('\n')
+		b.WriteString(key + "=" + rc.Quote(value) + "\n")
 	})
 	return b.String()
 }
