@@ -277,7 +277,7 @@ func parseCount(v string, most int) (int, error) {
 }
 
 func parseTopology(v string) (hypervisor.CPUTopology, error) {
-	var t hypervisor.CPUTopology
+	t := hypervisor.CPUTopology{ThreadsPerCore: 1, CoresPerDie: 1, DiesPerPackage: 1, Packages: 1}
 	fields, err := parseFields(v)
 	if err != nil {
 		return t, err
