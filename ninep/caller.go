@@ -1,0 +1,52 @@
+package ninep
+
+import "net"
+
+// caller is what the server knows of a connection's other end.
+type caller struct {
+	network  string
+	listener string
+	remote   string
+	user     string
+	fixed    bool
+	cred     peerCred
+	known    bool
+}
+
+// peerCred is what the kernel says of a Unix socket's peer.
+type peerCred struct {
+	uid, gid uint32
+	pid      int
+	groups   []uint32
+}
+
+var _ Caller = (*caller)(nil)
+
+func newCaller(conn net.Conn, ln net.Listener) *caller {
+	c := new(caller)
+	if u, ok := ln.(*userListener); ok {
+		c.user, c.fixed = u.user, true
+	}
+	local := conn.LocalAddr()
+	if ln != nil {
+		local = ln.Addr()
+	}
+	if local != nil {
+		c.network = local.Network()
+		c.listener = DialString(local)
+	}
+	if ra := conn.RemoteAddr(); ra != nil && c.network != "unix" {
+		c.remote = DialString(ra)
+	}
+	c.cred, c.known = credOf(conn)
+	return c
+}
+
+func (c *caller) Network() string           { return c.network }
+func (c *caller) Listener() string          { return c.listener }
+func (c *caller) Remote() string            { return c.remote }
+func (c *caller) FixedUser() (string, bool) { return c.user, c.fixed }
+
+func (c *caller) PeerCred() (uid, gid uint32, groups []uint32, pid int, ok bool) {
+	return c.cred.uid, c.cred.gid, c.cred.groups, c.cred.pid, c.known
+}

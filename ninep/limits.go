@@ -1,0 +1,72 @@
+package ninep
+
+import "time"
+
+// Limits bound what clients can make the server hold. A zero field means the
+// default beside it; there is no way to say "unlimited".
+type Limits struct {
+	// Msize is the largest message (default 1 MiB and a header). A client
+	// gets what it asks for up to this.
+	Msize uint32
+
+	// Fids is how many fids a connection may hold (default 16384). One more
+	// is refused with ENFILE.
+	Fids int
+
+	// Requests is how many requests of a connection may be blocked at a time
+	// (default 512). One more is refused with ENOBUFS.
+	Requests int
+
+	// Conns is how many connections the server holds (default 4096), and
+	// UserConns how many of one user (default 1024): one uid on a Unix socket,
+	// one host on a network. One more is closed at once.
+	Conns, UserConns int
+
+	// Handshake is how long a client may take to its first Tversion, and Frame
+	// how long to send the rest of a message it has begun (default 30 s both).
+	// Then it is hung up on.
+	Handshake, Frame time.Duration
+
+	// Write is how long a client may leave its replies unread when they no
+	// longer fit its socket (default 30 s, up to twice that). Then it is hung
+	// up on.
+	Write time.Duration
+
+	// Hangup is how long the files that a client left open may take to close
+	// once it is gone (default 2 s). Then their contexts end.
+	Hangup time.Duration
+}
+
+const (
+	headerSize   = 7
+	ioHeader     = 24 // what Linux keeps free of a message beside the data
+	minMsize     = 256
+	defaultMsize = 1<<20 + ioHeader
+)
+
+// withDefaults fills in what is not set.
+func (l Limits) withDefaults() Limits {
+	def := func(p *int, v int) {
+		if *p <= 0 {
+			*p = v
+		}
+	}
+	dur := func(p *time.Duration, v time.Duration) {
+		if *p <= 0 {
+			*p = v
+		}
+	}
+	if l.Msize == 0 {
+		l.Msize = defaultMsize
+	}
+	l.Msize = min(max(l.Msize, minMsize), 16<<20)
+	def(&l.Fids, 16384)
+	def(&l.Requests, 512)
+	def(&l.Conns, 4096)
+	def(&l.UserConns, 1024)
+	dur(&l.Handshake, 30*time.Second)
+	dur(&l.Frame, 30*time.Second)
+	dur(&l.Write, 30*time.Second)
+	dur(&l.Hangup, 2*time.Second)
+	return l
+}

@@ -1,0 +1,13 @@
+//go:build !unix
+
+package ninep
+
+import (
+	"context"
+	"errors"
+	"net"
+)
+
+func listenUnix(context.Context, string) (net.Listener, error) {
+	return nil, errors.New("no Unix sockets of mode 0600 on this system")
+}

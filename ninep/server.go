@@ -1,0 +1,210 @@
+package ninep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hugelgupf/p9/p9"
+)
+
+// Server serves one tree to any number of clients. Set the fields before the
+// first Serve and leave them alone after. Only Attacher is needed.
+type Server struct {
+	// Attacher gives the tree. If it is a UserAttacher too, each user gets
+	// his own root from it.
+	Attacher p9.Attacher
+
+	// Log gets a line for everything that an operator may ask about; nothing
+	// is logged if it is nil.
+	Log *slog.Logger
+
+	// Limits bound what clients can make the server hold.
+	Limits Limits
+
+	// Names gives names to users for the dialects that need them. If nil,
+	// users are numbers.
+	Names UserNames
+
+	// tree keeps the plain methods of p9.File as exclusive as p9 promises,
+	// and guards node.parent, node.name and node.deleted of every connection.
+	tree sync.RWMutex
+
+	once   sync.Once
+	limits Limits // Limits with the defaults filled in
+	log    *slog.Logger
+
+	mu        sync.Mutex // guards what follows
+	conns     map[*conn]struct{}
+	users     map[string]int // connections by user
+	listeners map[net.Listener]struct{}
+	down      bool // Shutdown was called
+	wg        sync.WaitGroup
+}
+
+// ErrShutdown is the error of serving with a Server that was shut down.
+var ErrShutdown = errors.New("9P server is shut down")
+
+func (s *Server) init() {
+	s.once.Do(func() {
+		s.limits = s.Limits.withDefaults()
+		s.log = s.Log
+		if s.log == nil {
+			s.log = slog.New(slog.DiscardHandler)
+		}
+		s.conns = make(map[*conn]struct{})
+		s.users = make(map[string]int)
+		s.listeners = make(map[net.Listener]struct{})
+	})
+}
+
+// Serve accepts connections on ln and serves them until ctx ends, the listener
+// fails or the server is shut down, and closes ln. It returns when all that it
+// started has ended: nil after Shutdown, else what ended it. The end of ctx
+// hangs up on the connections; Shutdown is the way that lets them finish.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	s.init()
+	defer ln.Close()
+	s.mu.Lock()
+	if s.down {
+		s.mu.Unlock()
+		return ErrShutdown
+	}
+	s.listeners[ln] = struct{}{}
+	s.wg.Add(1)
+	s.mu.Unlock()
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		wg.Wait()
+		cancel()
+		s.mu.Lock()
+		delete(s.listeners, ln)
+		s.mu.Unlock()
+		s.wg.Done()
+	}()
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
+
+	s.log.Info("listening", "addr", DialString(ln.Addr()))
+	var pause time.Duration
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			switch {
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case s.isDown():
+				return nil
+			case errors.Is(err, net.ErrClosed):
+				return fmt.Errorf("accept on %s: %w", DialString(ln.Addr()), err)
+			}
+			// Out of descriptors, or a client that left again: neither is a
+			// reason to stop serving the others.
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			s.log.Error("accept failed; will try again", "addr", DialString(ln.Addr()), "err", err, "pause", pause)
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+			continue
+		}
+		pause = 0
+		c, err := s.newConn(nc, ln)
+		if err != nil {
+			s.log.Warn("connection refused", "addr", DialString(ln.Addr()), "peer", peerName(newCaller(nc, ln)), "err", err)
+			nc.Close()
+			continue
+		}
+		wg.Go(func() { _ = c.serve(ctx) })
+	}
+}
+
+// ServeConn serves one connection until its end and closes it. The error says
+// what ended it if that was neither the client nor Shutdown.
+func (s *Server) ServeConn(ctx context.Context, nc net.Conn) error {
+	s.init()
+	c, err := s.newConn(nc, nil)
+	if err != nil {
+		nc.Close()
+		return err
+	}
+	return c.serve(ctx)
+}
+
+// Shutdown ends serving gracefully: listeners close, blocked requests are
+// cancelled, what is in flight is answered, every fid is clunked, and the
+// connections close. When ctx ends first, the connections are cut, and
+// Shutdown returns ctx's error at once.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.init()
+	s.mu.Lock()
+	s.down = true
+	for ln := range s.listeners {
+		ln.Close()
+	}
+	for c := range s.conns {
+		c.drain()
+	}
+	s.mu.Unlock()
+
+	done := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	n := len(s.conns)
+	for c := range s.conns {
+		c.cut()
+	}
+	s.mu.Unlock()
+	s.log.Warn("shutdown was forced", "connections", n)
+	return fmt.Errorf("shutdown with %d connections left: %w", n, ctx.Err())
+}
+
+func (s *Server) isDown() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.down
+}
+
+var errTooManyConns = errors.New("too many connections")
+
+// newConn registers a connection, if the limits have room for it.
+func (s *Server) newConn(nc net.Conn, ln net.Listener) (*conn, error) {
+	c := makeConn(s, nc, newCaller(nc, ln))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.down:
+		return nil, ErrShutdown
+	case len(s.conns) >= s.limits.Conns:
+		return nil, fmt.Errorf("%w: the server has %d", errTooManyConns, len(s.conns))
+	case s.users[c.user] >= s.limits.UserConns:
+		return nil, fmt.Errorf("%w: %s has %d", errTooManyConns, c.user, s.users[c.user])
+	}
+	s.conns[c] = struct{}{}
+	s.users[c.user]++
+	s.wg.Add(1)
+	return c, nil
+}
+
+func (s *Server) dropConn(c *conn) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	if s.users[c.user]--; s.users[c.user] <= 0 {
+		delete(s.users, c.user)
+	}
+	s.mu.Unlock()
+	s.wg.Done()
+}
