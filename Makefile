@@ -1,0 +1,118 @@
+# vmfs: `make help` lists the targets.
+
+GO      ?= go
+BACKEND ?= qemu
+# The version comes from git; a tree without git says "devel".
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -X main.version=$(VERSION)
+CROSS   := linux/amd64 linux/arm64 darwin/arm64
+
+# The go tool's own stamp of the checkout would fail where git refuses a
+# directory that somebody else owns; VERSION takes its place.
+export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
+export PATH    := $(PATH):/usr/local/go/bin
+
+# Debian packages: to run a demo, and beyond that to run the tests. gcc is for
+# the race detector.
+ifeq ($(shell uname -m),aarch64)
+QEMU_PACKAGE := qemu-system-arm
+else
+QEMU_PACKAGE := qemu-system-x86
+endif
+DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
+TEST_PACKAGES := $(DEMO_PACKAGES) diod socat gcc libc6-dev
+
+.DEFAULT_GOAL := build
+.PHONY: build guest demo test lint vet staticcheck gofmt unit cross bench deps deps-demo clean help
+
+## build: bin/vmfs, a static binary
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/vmfs ./cmd/vmfs
+
+## guest: the demo guest, build/guest/vmlinuz and build/guest/initrd
+guest: build
+	bin/vmfs guest build -o build/guest
+
+## demo: the whole life of a VM, told as it happens (BACKEND=sim needs Go only)
+ifeq ($(BACKEND),sim)
+demo: build
+else
+demo: deps-demo
+	$(MAKE) --no-print-directory build guest
+endif
+	BACKEND=$(BACKEND) examples/demo.sh
+
+## test: everything: packages, lint, all tests with the race detector, cross builds
+# One after the other, so that what is printed belongs together.
+test: deps
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory cross
+
+## unit: the tests alone
+unit:
+	CGO_ENABLED=1 $(GO) test -race -p 2 -timeout 15m $(TESTFLAGS) ./...
+
+## lint: go vet for every system of the cross builds, staticcheck, gofmt
+lint: gofmt vet staticcheck
+
+gofmt:
+	@bad=$$(find . -name '*.go' -not -path './.git/*' -not -path './build/*' -exec "$$($(GO) env GOROOT)/bin/gofmt" -l {} +) || exit 1; \
+	if [ -n "$$bad" ]; then printf 'gofmt -w is due for:\n%s\n' "$$bad" >&2; exit 1; fi
+
+vet:
+	@for t in $(CROSS); do \
+		echo "go vet $$t"; \
+		CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) vet ./... || exit 1; \
+	done
+
+staticcheck:
+	$(GO) tool staticcheck ./...
+
+## cross: vmfs for every system it is meant for, without cgo, in build/cross
+cross:
+	@for t in $(CROSS); do \
+		out=build/cross/vmfs-$${t%/*}-$${t#*/}; \
+		echo "go build $$out"; \
+		CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $$out ./cmd/vmfs || exit 1; \
+	done
+
+## bench: the Go benchmarks
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+## deps: install the Debian packages that the tests need (as root; else say which)
+deps:
+	@$(call install,$(TEST_PACKAGES))
+
+deps-demo:
+	@$(call install,$(DEMO_PACKAGES))
+
+## clean: remove what was built
+clean:
+	rm -rf bin build
+
+## help: this list
+help:
+	@sed -n 's/^## /  make /p' $(firstword $(MAKEFILE_LIST))
+
+# install PACKAGES installs those of them that are missing. The package lists are
+# needed beyond that, to download the guest's kernel.
+define install
+if ! command -v apt-get >/dev/null; then \
+	echo "This is not Debian: see to it that these are there: $(1)" >&2; exit 0; \
+fi; \
+missing=; \
+for p in $(1); do \
+	[ "$$(dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null)" = installed ] || missing="$$missing $$p"; \
+done; \
+lists=; apt-cache show linux-image-$$(dpkg --print-architecture) >/dev/null 2>&1 || lists=missing; \
+if [ -z "$$missing$$lists" ]; then exit 0; fi; \
+if [ "$$(id -u)" != 0 ]; then \
+	echo "Packages are missing. Run: sudo apt-get update && sudo apt-get install --no-install-recommends$$missing" >&2; exit 1; \
+fi; \
+apt-get update || exit 1; \
+if [ -n "$$missing" ]; then \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing; \
+fi
+endef
