@@ -2,20 +2,355 @@ package ninep
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
 	"net"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
 )
 
+// conn is one connection. One goroutine reads its requests and answers those
+// that cannot block; see session for what it keeps.
 type conn struct {
 	srv    *Server
 	nc     net.Conn
 	caller *caller
-	user   string
+	user   string // whom the limits count it for
+	log    *slog.Logger
+
+	sess atomic.Pointer[session] // nil before the first Tversion
+	out  output
+
+	mu         sync.Mutex // guards what follows
+	draining   bool       // Shutdown wants it to end; deadlines are left alone
+	complained int        // faults of the client since the connection began
+
+	// Of the reading goroutine.
+	in      *buf // what was read; in.b[pos:] is not handled yet
+	pos     int
+	replies *buf // not handed to out yet
+	req     request
+	one     [1]string
+	names   map[string]string
+	timed   bool // a read deadline is set
 }
 
 func makeConn(s *Server, nc net.Conn, cl *caller) *conn {
-	return &conn{srv: s, nc: nc, caller: cl, user: peerName(cl)}
+	c := &conn{srv: s, nc: nc, caller: cl, user: peerName(cl), log: s.log}
+	c.log = s.log.With("listener", cl.listener, "peer", c.user)
+	c.out.init(nc, s.limits.Write, c.writeFailed)
+	return c
 }
-func (c *conn) serve(ctx context.Context) error { c.srv.dropConn(c); return c.nc.Close() }
-func (c *conn) drain()                          {}
-func (c *conn) cut()                            {}
-func peerName(c *caller) string                 { return "" }
+
+// peerName says who is at the other end: it is for logs and for limits.
+func peerName(c *caller) string {
+	switch {
+	case c.known:
+		return "uid " + strconv.FormatUint(uint64(c.cred.uid), 10)
+	case c.remote == "":
+		return c.network
+	}
+	if a, err := ParseAddr(c.remote); err == nil && a.Net != "unix" {
+		return a.Net + "!" + a.Host
+	}
+	return c.remote
+}
+
+// The ways a connection ends that are the client's fault.
+var (
+	errFrameSize = errors.New("message length out of bounds")
+	errSlowFrame = errors.New("client left a message unfinished for too long")
+	errNoHello   = errors.New("client negotiated no version in time")
+	errNoReader  = errors.New("client does not read its replies")
+)
+
+// serve reads requests until there are no more, and puts everything away.
+func (c *conn) serve(ctx context.Context) error {
+	defer c.srv.dropConn(c)
+	stop := context.AfterFunc(ctx, c.cut)
+	defer stop()
+	c.log.Debug("connected")
+	began := time.Now()
+
+	c.setReadDeadline(c.srv.limits.Handshake)
+	err := c.readAll()
+	c.giveBack()
+
+	draining := c.isDraining()
+	switch {
+	case draining, errors.Is(err, io.EOF):
+		err = nil
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case errors.Is(err, errFrameSize), errors.Is(err, errSlowFrame), errors.Is(err, errNoHello):
+		c.log.Warn("hanging up", "err", err)
+	}
+	if s := c.sess.Load(); s != nil {
+		if draining {
+			s.end(errStopping, true)
+		} else {
+			s.end(errHangup, false)
+		}
+	}
+	c.out.flush()
+	c.nc.Close()
+	c.mu.Lock()
+	faults := c.complained
+	c.mu.Unlock()
+	c.log.Debug("disconnected", "after", time.Since(began).Round(time.Millisecond), "faults", faults, "err", err)
+	return err
+}
+
+// giveBack returns the buffers.
+func (c *conn) giveBack() {
+	c.hand()
+	c.in.free()
+	c.in = nil
+}
+
+// readAll handles messages until reading fails.
+func (c *conn) readAll() error {
+	for {
+		frame, err := c.frame()
+		if err != nil {
+			return err
+		}
+		c.handle(frame)
+	}
+}
+
+// frame gives the next message; its bytes are good until the next call.
+func (c *conn) frame() ([]byte, error) {
+	for {
+		have := 0
+		if c.in != nil {
+			have = len(c.in.b) - c.pos
+		}
+		need := 4
+		if have >= 4 {
+			size := binary.LittleEndian.Uint32(c.in.b[c.pos:])
+			if limit := c.msize(); size < headerSize || size > limit {
+				return nil, fmt.Errorf("%w: %d is not within %d to %d", errFrameSize, size, headerSize, limit)
+			}
+			need = int(size)
+			if have >= need {
+				frame := c.in.b[c.pos : c.pos+need : c.pos+need]
+				c.pos += need
+				return frame, nil
+			}
+		}
+		if err := c.fill(have, need); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (c *conn) msize() uint32 {
+	if s := c.sess.Load(); s != nil {
+		return s.msize
+	}
+	return min(c.srv.limits.Msize, 8<<10) // a Tversion is short
+}
+
+// fill reads more, after sending what there is to be sent. have bytes of the
+// next message are there, and it needs that many.
+func (c *conn) fill(have, need int) error {
+	c.hand()
+	c.out.wait()
+	switch {
+	case have > 0 && !c.timed:
+		c.setReadDeadline(c.srv.limits.Frame)
+	case have == 0 && c.timed && c.sess.Load() != nil:
+		c.setReadDeadline(0)
+	}
+	// While nothing is under way a small buffer waits for the next request.
+	switch {
+	case c.in == nil:
+		c.in = getBuf(need)
+	case have == 0:
+		if cap(c.in.b) > bufSizes[0] {
+			c.in.free()
+			c.in = getBuf(need)
+		}
+		c.in.b = c.in.b[:0]
+	case need > cap(c.in.b):
+		nb := getBuf(need)
+		nb.b = append(nb.b, c.in.b[c.pos:]...)
+		c.in.free()
+		c.in = nb
+	case c.pos > 0:
+		n := copy(c.in.b[:have], c.in.b[c.pos:])
+		c.in.b = c.in.b[:n]
+	}
+	c.pos = 0
+	n, err := c.nc.Read(c.in.b[len(c.in.b):cap(c.in.b)])
+	c.in.b = c.in.b[:len(c.in.b)+n]
+	if n > 0 || err == nil {
+		return nil
+	}
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded) && !c.isDraining():
+		if c.sess.Load() == nil {
+			return errNoHello
+		}
+		return errSlowFrame
+	case errors.Is(err, io.EOF) && have > 0:
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// setReadDeadline bounds the reading of what has begun; 0 is no bound.
+func (c *conn) setReadDeadline(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.draining {
+		return
+	}
+	c.timed = d > 0
+	var t time.Time
+	if d > 0 {
+		t = time.Now().Add(d)
+	}
+	_ = c.nc.SetReadDeadline(t)
+}
+
+// drain makes the connection end as soon as what is in flight is answered.
+func (c *conn) drain() {
+	c.mu.Lock()
+	c.draining = true
+	_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+	c.mu.Unlock()
+	if s := c.sess.Load(); s != nil {
+		s.cancel(errStopping)
+	}
+}
+
+func (c *conn) isDraining() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.draining
+}
+
+// cut ends the connection without further ado.
+func (c *conn) cut() { _ = c.nc.Close() }
+
+// writeFailed ends a connection that replies cannot be written to.
+func (c *conn) writeFailed(err error) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.log.Warn("hanging up", "err", errNoReader, "limit", c.srv.limits.Write)
+	}
+	c.cut()
+}
+
+// complain logs what a client does wrong. The first time it is a warning, so
+// that a client that does nothing else cannot fill the log.
+func (c *conn) complain(msg string, args ...any) {
+	c.mu.Lock()
+	c.complained++
+	first := c.complained == 1
+	c.mu.Unlock()
+	level := slog.LevelDebug
+	if first {
+		level = slog.LevelWarn
+	}
+	c.log.Log(context.Background(), level, msg, args...)
+}
+
+// intern gives a name as a string, the same one as last time if it is one that
+// the client uses often.
+func (c *conn) intern(b []byte) string {
+	if s, ok := c.names[string(b)]; ok {
+		return s
+	}
+	s := string(b)
+	if len(s) <= 64 {
+		if c.names == nil || len(c.names) >= 128 {
+			c.names = make(map[string]string)
+		}
+		c.names[s] = s
+	}
+	return s
+}
+
+// room gives the buffer of replies with space for n more bytes.
+func (c *conn) room(n int) *buf {
+	switch {
+	case c.replies == nil:
+		c.replies = getBuf(max(n, bufSizes[1]))
+	case cap(c.replies.b)-len(c.replies.b) >= n:
+	case len(c.replies.b)+n <= bufSizes[2]:
+		c.replies = c.replies.grow(n)
+	default:
+		c.hand()
+		c.replies = getBuf(n)
+	}
+	return c.replies
+}
+
+// hand gives the replies to out.
+func (c *conn) hand() {
+	b := c.replies
+	if b == nil {
+		return
+	}
+	c.replies = nil
+	if len(b.b) == 0 {
+		b.free()
+		return
+	}
+	if c.out.add(b) {
+		c.out.write(b)
+	}
+}
+
+// handle carries out one message.
+func (c *conn) handle(frame []byte) {
+	r := &c.req
+	r.typ = msgType(frame[4])
+	r.tag = binary.LittleEndian.Uint16(frame[5:])
+	d := dec{b: frame[headerSize:]}
+	if r.typ == msgTversion {
+		c.version(r, &d)
+		return
+	}
+	s := c.sess.Load()
+	r.s = s
+	if s == nil {
+		c.complain("request before Tversion", "type", r.typ)
+		c.replyError(r, errNoVersion)
+		return
+	}
+	if err := s.handle(r, &d); err != nil && err != errLater && err != errReplied {
+		c.replyError(r, err)
+	}
+}
+
+// reply writes the results of a request that the reading goroutine answers.
+func (c *conn) reply(r *request) {
+	b := c.room(512)
+	e := enc{b.b}
+	start := e.begin(r.typ+1, r.tag)
+	if r.m.encode != nil {
+		r.m.encode(r, &e)
+	}
+	e.end(start)
+	if uint32(len(e.b)-start) > r.s.msize {
+		e.b = e.b[:start]
+		r.s.encodeError(&e, r.tag, errReplySize)
+	}
+	b.b = e.b
+}
+
+func (c *conn) replyError(r *request, err error) {
+	b := c.room(512)
+	e := enc{b.b}
+	r.s.encodeError(&e, r.tag, err)
+	b.b = e.b
+}

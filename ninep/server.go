@@ -32,7 +32,8 @@ type Server struct {
 
 	// tree keeps the plain methods of p9.File as exclusive as p9 promises,
 	// and guards node.parent, node.name and node.deleted of every connection.
-	tree sync.RWMutex
+	tree   sync.RWMutex
+	visits uint64 // guarded by tree: counts its changes, see node.visit
 
 	once   sync.Once
 	limits Limits // Limits with the defaults filled in

@@ -1,0 +1,255 @@
+package ninep
+
+import "context"
+
+// lane is a queue of requests that go one after the other: the reads of a fid,
+// or its writes. Clients that send several at once mean them in that order.
+// session.mu guards it.
+type lane struct {
+	busy        bool
+	first, last *request
+}
+
+func (l *lane) push(r *request) {
+	if l.last == nil {
+		l.first = r
+	} else {
+		l.last.next = r
+	}
+	l.last = r
+}
+
+func (l *lane) pop() *request {
+	r := l.first
+	if r != nil {
+		if l.first = r.next; l.first == nil {
+			l.last = nil
+		}
+		r.next = nil
+	}
+	return r
+}
+
+func (l *lane) remove(r *request) {
+	var prev *request
+	for q := l.first; q != nil; prev, q = q, q.next {
+		if q != r {
+			continue
+		}
+		if prev == nil {
+			l.first = q.next
+		} else {
+			prev.next = q.next
+		}
+		if l.last == q {
+			l.last = prev
+		}
+		q.next = nil
+		return
+	}
+}
+
+// later carries a request out in a goroutine of its own: when its lane is free,
+// if it has one, else at once. It is for the reading goroutine and gives
+// errLater, or why the request cannot be.
+func (s *session) later(r *request, ln *lane, exec func(context.Context, *request) error) error {
+	ar := s.detach(r, exec)
+	ar.lane = ln
+	s.mu.Lock()
+	if err := s.admit(ar); err != nil {
+		s.mu.Unlock()
+		ar.cancel(nil)
+		ar.buf.free()
+		return err
+	}
+	if ar.f != nil {
+		ar.f.busy++
+	}
+	if ln != nil && ln.busy {
+		ln.push(ar)
+		s.mu.Unlock()
+		return errLater
+	}
+	if ln != nil {
+		ln.busy = true
+	}
+	s.start(ar)
+	s.mu.Unlock()
+	return errLater
+}
+
+// detach makes a copy of a request that outlives the message it came in.
+func (s *session) detach(r *request, exec func(context.Context, *request) error) *request {
+	ar := new(request)
+	*ar = *r
+	ar.async = async{exec: exec}
+	if len(r.data) > 0 {
+		ar.buf = getBuf(len(r.data))
+		ar.buf.b = append(ar.buf.b, r.data...)
+		ar.data = ar.buf.b
+	}
+	ar.ctx, ar.cancel = context.WithCancelCause(s.ctx)
+	return ar
+}
+
+// admit enters a request among those under way, if there is room. s.mu is held.
+func (s *session) admit(ar *request) error {
+	if s.running >= s.srv.limits.Requests {
+		return errRequests
+	}
+	s.running++
+	s.enter(ar.tag, ar)
+	return nil
+}
+
+func (s *session) enter(tag uint16, ar *request) {
+	if s.tags == nil {
+		s.tags = make(map[uint16]*request)
+	}
+	s.tags[tag] = ar
+	s.blocked.Store(int32(len(s.tags)))
+}
+
+func (s *session) leave(tag uint16, ar *request) {
+	if s.tags[tag] == ar {
+		delete(s.tags, tag)
+		s.blocked.Store(int32(len(s.tags)))
+	}
+}
+
+// start runs a request and those that wait for it. s.mu is held.
+func (s *session) start(ar *request) {
+	ar.started = true
+	s.wg.Go(func() {
+		for ar != nil {
+			ar = s.finish(ar, s.runLater(ar))
+		}
+	})
+}
+
+func (s *session) runLater(ar *request) (err error) {
+	defer s.recovered(ar.m.name, &err)
+	if ar.ctx.Err() != nil && ar.typ != msgTclunk && ar.typ != msgTremove {
+		return context.Cause(ar.ctx)
+	}
+	return ar.exec(ar.ctx, ar)
+}
+
+// finish answers a request and the Tflushes of it, and gives the next of its
+// lane, which is then the caller's to run.
+func (s *session) finish(ar *request, err error) *request {
+	if err != nil && ar.ctx.Err() != nil {
+		err = context.Cause(ar.ctx)
+	}
+	ar.cancel(nil)
+	b := s.answer(ar, err)
+
+	s.mu.Lock()
+	s.running--
+	s.leave(ar.tag, ar)
+	if len(ar.flushes) > 0 {
+		b = b.grow(len(ar.flushes) * headerSize)
+		e := enc{b.b}
+		for _, tag := range ar.flushes {
+			s.leave(tag, ar)
+			e.end(e.begin(msgRflush, tag))
+		}
+		b.b = e.b
+	}
+	next := s.letGo(ar)
+	var write bool
+	if s.mute {
+		b.free()
+	} else {
+		// Within s.mu, so that a Tflush that finds the request gone is
+		// answered after it.
+		write = s.c.out.add(b)
+	}
+	s.mu.Unlock()
+	if write {
+		s.c.out.write(b)
+	}
+	return next
+}
+
+// letGo lets go of a request's fid and lane. s.mu is held.
+func (s *session) letGo(ar *request) (next *request) {
+	if ar.started && ar.lane != nil {
+		if next = ar.lane.pop(); next != nil {
+			next.started = true
+		} else {
+			ar.lane.busy = false
+		}
+	}
+	if f := ar.f; f != nil && f.closing != ar {
+		if f.busy--; f.busy == 0 && f.closing != nil {
+			s.start(f.closing)
+		}
+	}
+	return next
+}
+
+// answer writes a request's results, or its error.
+func (s *session) answer(ar *request, err error) *buf {
+	if err == nil && ar.typ == msgTread && ar.buf != nil {
+		b := ar.buf // the data is where it belongs
+		ar.buf = nil
+		e := enc{b.b[:0]}
+		e.begin(msgRread, ar.tag)
+		e.u32(ar.written)
+		e.b = e.b[:readHeader+int(ar.written)]
+		e.end(0)
+		b.b = e.b
+		return b
+	}
+	ar.buf.free()
+	ar.buf = nil
+	b := getBuf(512)
+	e := enc{b.b}
+	if err != nil {
+		s.encodeError(&e, ar.tag, err)
+	} else {
+		e.begin(ar.typ+1, ar.tag)
+		if ar.m.encode != nil {
+			ar.m.encode(ar, &e)
+		}
+		e.end(0)
+		if uint32(len(e.b)) > s.msize {
+			e.b = e.b[:0]
+			s.encodeError(&e, ar.tag, errReplySize)
+		}
+	}
+	b.b = e.b
+	return b
+}
+
+// runFlush answers a Tflush when the request it names is answered, or at once
+// if there is none.
+func runFlush(r *request) error {
+	s := r.s
+	s.mu.Lock()
+	ar := s.tags[uint16(r.count)]
+	if ar == nil || len(ar.flushes) >= maxFlushes {
+		s.mu.Unlock()
+		return nil
+	}
+	ar.flushed = true
+	ar.flushes = append(ar.flushes, r.tag)
+	if s.tags[r.tag] == nil {
+		s.enter(r.tag, ar)
+	}
+	waiting := !ar.started && ar.lane != nil
+	if waiting {
+		ar.lane.remove(ar)
+	}
+	s.mu.Unlock()
+	ar.cancel(errFlushed)
+	if waiting {
+		s.finish(ar, errFlushed)
+	}
+	return errLater
+}
+
+// maxFlushes bounds what a client that flushes the same tag again and again
+// can pile up; no client in its right mind needs more than a few.
+const maxFlushes = 256

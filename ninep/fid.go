@@ -1,0 +1,188 @@
+package ninep
+
+import (
+	"sync"
+
+	"github.com/hugelgupf/p9/p9"
+)
+
+// fid is what a client knows a file by.
+//
+// The session's reading goroutine is the only one to look fids up, so what is
+// not marked otherwise needs no lock: it is changed by that goroutine, or by
+// the one request that the fid waits for.
+type fid struct {
+	num  uint32
+	node *node
+	user *attachment // who attached, for names in 9P2000
+
+	flags  p9.OpenFlags
+	reader ReaderContext // the open file, if its reads can block
+	writer WriterContext // the same for writes
+	xattr  *xattr        // not nil if the fid is of an extended attribute
+	dir    dirReader     // where reading the directory is
+	rclose bool          // remove the file when the fid is clunked
+
+	// Guarded by session.mu.
+	state   fidState
+	busy    int      // requests under way in goroutines of their own
+	closing *request // the Tclunk or Tremove that waits for busy to be 0
+	reads   lane
+	writes  lane
+	early   earlyEnd
+}
+
+type fidState uint8
+
+const (
+	fidAttaching fidState = iota // a Tattach is under way: nothing else may use it
+	fidClosed                    // not open
+	fidOpening                   // a Topen is under way
+	fidOpen
+)
+
+// attachment is what a Tattach said.
+type attachment struct {
+	uname string
+	uid   uint32
+}
+
+var fidPool = sync.Pool{New: func() any { return new(fid) }}
+
+// newFid makes a fid that is not in the table yet.
+func newFid(num uint32, n *node, user *attachment) *fid {
+	f := fidPool.Get().(*fid)
+	f.num, f.node, f.user, f.state = num, n, user, fidClosed
+	return f
+}
+
+// recycle takes back a fid that nothing refers to any more.
+func (f *fid) recycle() {
+	*f = fid{}
+	fidPool.Put(f)
+}
+
+// fidTable finds fids by number. Clients number from 0 or 1, so the low ones
+// are in an array.
+type fidTable struct {
+	low  []*fid
+	high map[uint32]*fid
+	n    int
+}
+
+const lowFids = 1024
+
+func (t *fidTable) get(num uint32) *fid {
+	if num < uint32(len(t.low)) {
+		return t.low[num]
+	}
+	return t.high[num]
+}
+
+func (t *fidTable) put(f *fid) {
+	t.n++
+	switch {
+	case f.num < uint32(len(t.low)):
+		t.low[f.num] = f
+	case f.num < lowFids:
+		low := make([]*fid, min(max(2*int(f.num), 16), lowFids))
+		copy(low, t.low)
+		t.low = low
+		t.low[f.num] = f
+	default:
+		if t.high == nil {
+			t.high = make(map[uint32]*fid)
+		}
+		t.high[f.num] = f
+	}
+}
+
+func (t *fidTable) del(num uint32) {
+	t.n--
+	if num < uint32(len(t.low)) {
+		t.low[num] = nil
+		return
+	}
+	delete(t.high, num)
+}
+
+func (t *fidTable) each(fn func(*fid)) {
+	for _, f := range t.low {
+		if f != nil {
+			fn(f)
+		}
+	}
+	for _, f := range t.high {
+		fn(f)
+	}
+}
+
+// fid finds a fid that is ready for use.
+func (s *session) fid(num uint32) (*fid, error) {
+	s.mu.Lock()
+	f := s.fids.get(num)
+	if f != nil && f.state == fidAttaching {
+		f = nil
+	}
+	s.mu.Unlock()
+	if f == nil {
+		return nil, errUnknownFid
+	}
+	return f, nil
+}
+
+// checkNew says why a fid may not come into being.
+func (s *session) checkNew(num uint32) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if num == noFid {
+		return errUnknownFid
+	}
+	if s.fids.get(num) != nil {
+		return errDupFid
+	}
+	if s.fids.n >= s.srv.limits.Fids {
+		return errFids
+	}
+	return nil
+}
+
+func (s *session) insert(f *fid) {
+	s.mu.Lock()
+	s.fids.put(f)
+	s.mu.Unlock()
+}
+
+const noFid = ^uint32(0)
+
+// earlyEnd tells the read(2) that goes on from the one that is new, for
+// clients that fill the whole buffer of a read(2) before they give it to the
+// reader: Linux. After a short reply, the next Tread belongs to the same
+// read(2) if it asks for just the rest, and then 0 bytes end it.
+type earlyEnd struct {
+	armed    bool
+	off      uint64 // of the Tread that got the short reply
+	count    uint32 // what it asked for
+	n        uint32 // what it got
+	wasWhole bool   // it asked for as much as a message holds
+}
+
+// done remembers a reply.
+func (e *earlyEnd) done(off uint64, count, n uint32, msize uint32) {
+	*e = earlyEnd{armed: n > 0 && n < count, off: off, count: count, n: n, wasWhole: count+ioHeader >= msize}
+}
+
+// ends reports whether a Tread continues the read(2) that got a short reply,
+// and forgets about it: the read(2) after is a new one.
+func (e *earlyEnd) ends(off uint64, count uint32) bool {
+	was := *e
+	e.armed = false
+	if !was.armed || off != was.off+uint64(was.n) {
+		return false
+	}
+	rest := was.count - was.n
+	// A read(2) of somewhat more than a message holds asks for less than the
+	// whole message only once the rest is small enough, and that rest is then
+	// more than the first message lacked.
+	return count == rest || was.wasWhole && count > rest && count < was.count
+}

@@ -1,0 +1,464 @@
+package ninep
+
+import (
+	"context"
+	"io"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hugelgupf/p9/fsimpl/templatefs"
+	"github.com/hugelgupf/p9/linux"
+	"github.com/hugelgupf/p9/p9"
+)
+
+// memFS is a tree in memory. It has no lock of its own, so that the race
+// detector sees whether the server keeps what p9.File promises.
+type memFS struct {
+	root  *memNode
+	paths atomic.Uint64
+	open  atomic.Int64 // Files not closed
+}
+
+type memNode struct {
+	fs       *memFS
+	path     uint64
+	version  uint32
+	mode     p9.FileMode
+	uid      p9.UID
+	gid      p9.GID
+	mtime    uint64
+	data     []byte
+	children map[string]*memNode
+	target   string
+	xattrs   map[string]string
+	stream   *stream // blocking, if not nil
+	panics   bool
+	slow     bool // namespace methods take a context
+}
+
+// stream is what a blocking file reads from and writes to.
+type stream struct {
+	in      chan string // records to read
+	out     chan string // what was written; unbuffered
+	waiting chan struct{}
+	closed  chan string
+	openErr chan error // if not nil, opening waits for it
+}
+
+func newMemFS() *memFS {
+	fs := new(memFS)
+	fs.root = fs.node(p9.ModeDirectory | 0o755)
+	return fs
+}
+
+func (fs *memFS) node(mode p9.FileMode) *memNode {
+	n := &memNode{fs: fs, path: fs.paths.Add(1), mode: mode, version: 1}
+	if mode.IsDir() {
+		n.children = make(map[string]*memNode)
+	}
+	return n
+}
+
+func (fs *memFS) add(path string, n *memNode) *memNode {
+	dir := fs.root
+	elems := strings.Split(path, "/")
+	for _, name := range elems[:len(elems)-1] {
+		next := dir.children[name]
+		if next == nil {
+			next = fs.node(p9.ModeDirectory | 0o755)
+			dir.children[name] = next
+		}
+		dir = next
+	}
+	dir.children[elems[len(elems)-1]] = n
+	return n
+}
+
+func (fs *memFS) file(path, data string) *memNode {
+	n := fs.add(path, fs.node(p9.ModeRegular|0o644))
+	n.data = []byte(data)
+	return n
+}
+
+func (fs *memFS) streamFile(path string) *stream {
+	n := fs.add(path, fs.node(p9.ModeRegular|0o644))
+	n.stream = &stream{in: make(chan string), out: make(chan string), waiting: make(chan struct{}, 1000), closed: make(chan string, 100)}
+	return n.stream
+}
+
+func (fs *memFS) Attach() (p9.File, error) { return fs.handle(fs.root), nil }
+
+// memFile is a handle. The kinds of blocking methods are types of their own.
+type memFile struct {
+	templatefs.NotLockable
+	p9.DefaultWalkGetAttr
+	n      *memNode
+	opened atomic.Bool
+	shut   atomic.Bool
+	names  []string // for Renamed: where it last was
+}
+
+func (fs *memFS) handle(n *memNode) p9.File {
+	fs.open.Add(1)
+	f := &memFile{n: n}
+	switch {
+	case n.stream != nil && n.stream.openErr != nil:
+		return &memOpenStream{memStream{memFile: f}}
+	case n.stream != nil:
+		return &memStream{memFile: f}
+	case n.slow:
+		return &memSlowDir{f}
+	}
+	return f
+}
+
+func (n *memNode) qid() p9.QID {
+	return p9.QID{Type: n.mode.QIDType(), Version: n.version, Path: n.path}
+}
+
+func (f *memFile) Walk(names []string) ([]p9.QID, p9.File, error) {
+	n := f.n
+	var qids []p9.QID
+	for _, name := range names {
+		if n = n.children[name]; n == nil {
+			return nil, nil, linux.ENOENT
+		}
+		qids = append(qids, n.qid())
+	}
+	return qids, f.n.fs.handle(n), nil
+}
+
+func (f *memFile) StatFS() (p9.FSStat, error) {
+	return p9.FSStat{Type: 0x01021997, BlockSize: 4096, Blocks: 10, BlocksFree: 5, BlocksAvailable: 4, Files: 3, FilesFree: 2, FSID: 7, NameLength: 255}, nil
+}
+
+func (f *memFile) FSync() error { return nil }
+
+func (f *memFile) GetAttr(req p9.AttrMask) (p9.QID, p9.AttrMask, p9.Attr, error) {
+	n := f.n
+	return n.qid(), req, p9.Attr{Mode: n.mode, UID: n.uid, GID: n.gid, NLink: 1, Size: uint64(len(n.data)), BlockSize: 4096, MTimeSeconds: n.mtime}, nil
+}
+
+func (f *memFile) SetAttr(valid p9.SetAttrMask, attr p9.SetAttr) error {
+	n := f.n
+	if valid.Permissions {
+		n.mode = n.mode&^0o7777 | attr.Permissions
+	}
+	if valid.UID {
+		n.uid = attr.UID
+	}
+	if valid.GID {
+		n.gid = attr.GID
+	}
+	if valid.Size {
+		n.data = append(n.data[:min(attr.Size, uint64(len(n.data)))], make([]byte, max(0, int(attr.Size)-len(n.data)))...)
+	}
+	if valid.MTime {
+		n.mtime = attr.MTimeSeconds
+	}
+	n.version++
+	return nil
+}
+
+func (f *memFile) Close() error {
+	if f.shut.Swap(true) {
+		panic("closed twice")
+	}
+	f.n.fs.open.Add(-1)
+	return nil
+}
+
+func (f *memFile) Open(mode p9.OpenFlags) (p9.QID, uint32, error) {
+	if f.opened.Swap(true) {
+		panic("opened twice")
+	}
+	if f.n.panics {
+		panic("as told")
+	}
+	if mode&oTrunc != 0 && f.n.stream == nil {
+		f.n.data, f.n.version = nil, f.n.version+1
+	}
+	return f.n.qid(), 0, nil
+}
+
+func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
+	if off >= int64(len(f.n.data)) {
+		return 0, io.EOF
+	}
+	return copy(p, f.n.data[off:]), nil
+}
+
+// memData is the only thing that p9 lets plain calls race for.
+var memData sync.Mutex
+
+func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
+	memData.Lock()
+	defer memData.Unlock()
+	n := f.n
+	if off > 1<<20 {
+		return 0, linux.EFBIG
+	}
+	if need := int(off) + len(p); need > len(n.data) {
+		n.data = append(n.data, make([]byte, need-len(n.data))...)
+	}
+	n.version++
+	return copy(n.data[off:], p), nil
+}
+
+func (f *memFile) SetXattr(attr string, data []byte, _ p9.XattrFlags) error {
+	if f.n.xattrs == nil {
+		f.n.xattrs = make(map[string]string)
+	}
+	f.n.xattrs[attr] = string(data)
+	return nil
+}
+
+func (f *memFile) GetXattr(attr string) ([]byte, error) {
+	if v, ok := f.n.xattrs[attr]; ok {
+		return []byte(v), nil
+	}
+	return nil, linux.ENODATA
+}
+
+func (f *memFile) ListXattrs() ([]string, error) {
+	var names []string
+	for name := range f.n.xattrs {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	return names, nil
+}
+
+func (f *memFile) RemoveXattr(attr string) error {
+	delete(f.n.xattrs, attr)
+	return nil
+}
+
+func (f *memFile) newChild(name string, mode p9.FileMode, uid p9.UID, gid p9.GID) (*memNode, error) {
+	if f.n.children[name] != nil {
+		return nil, linux.EEXIST
+	}
+	n := f.n.fs.node(mode)
+	if uid.Ok() {
+		n.uid = uid
+	}
+	if gid.Ok() {
+		n.gid = gid
+	}
+	f.n.children[name] = n
+	f.n.version++
+	return n, nil
+}
+
+func (f *memFile) Create(name string, _ p9.OpenFlags, perm p9.FileMode, uid p9.UID, gid p9.GID) (p9.File, p9.QID, uint32, error) {
+	n, err := f.newChild(name, p9.ModeRegular|perm, uid, gid)
+	if err != nil {
+		return nil, p9.QID{}, 0, err
+	}
+	h := f.n.fs.handle(n)
+	h.(*memFile).opened.Store(true)
+	return h, n.qid(), 0, nil
+}
+
+func (f *memFile) Mkdir(name string, perm p9.FileMode, uid p9.UID, gid p9.GID) (p9.QID, error) {
+	n, err := f.newChild(name, p9.ModeDirectory|perm, uid, gid)
+	if err != nil {
+		return p9.QID{}, err
+	}
+	return n.qid(), nil
+}
+
+func (f *memFile) Symlink(oldName, newName string, uid p9.UID, gid p9.GID) (p9.QID, error) {
+	n, err := f.newChild(newName, p9.ModeSymlink|0o777, uid, gid)
+	if err != nil {
+		return p9.QID{}, err
+	}
+	n.target = oldName
+	return n.qid(), nil
+}
+
+func (f *memFile) Link(target p9.File, newName string) error {
+	if f.n.children[newName] != nil {
+		return linux.EEXIST
+	}
+	f.n.children[newName] = target.(*memFile).n
+	return nil
+}
+
+func (f *memFile) Mknod(name string, mode p9.FileMode, _, _ uint32, uid p9.UID, gid p9.GID) (p9.QID, error) {
+	n, err := f.newChild(name, mode, uid, gid)
+	if err != nil {
+		return p9.QID{}, err
+	}
+	return n.qid(), nil
+}
+
+func (f *memFile) Rename(p9.File, string) error { return linux.ENOSYS }
+
+func (f *memFile) RenameAt(oldName string, newDir p9.File, newName string) error {
+	n := f.n.children[oldName]
+	if n == nil {
+		return linux.ENOENT
+	}
+	to := memOf(newDir)
+	delete(f.n.children, oldName)
+	to.n.children[newName] = n
+	return nil
+}
+
+func memOf(f p9.File) *memFile {
+	switch f := f.(type) {
+	case *memFile:
+		return f
+	case *memSlowDir:
+		return f.memFile
+	case *memStream:
+		return f.memFile
+	}
+	panic("not a memFile")
+}
+
+func (f *memFile) UnlinkAt(name string, _ uint32) error {
+	n := f.n.children[name]
+	switch {
+	case n == nil:
+		return linux.ENOENT
+	case len(n.children) > 0:
+		return linux.ENOTEMPTY
+	}
+	delete(f.n.children, name)
+	f.n.version++
+	return nil
+}
+
+func (f *memFile) Readdir(offset uint64, count uint32) (p9.Dirents, error) {
+	names := make([]string, 0, len(f.n.children))
+	for name := range f.n.children {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	var ents p9.Dirents
+	for i, name := range names {
+		if uint64(i) >= offset {
+			q := f.n.children[name].qid()
+			ents = append(ents, p9.Dirent{QID: q, Type: q.Type, Offset: uint64(i) + 1, Name: name})
+		}
+	}
+	return ents, nil
+}
+
+func (f *memFile) Readlink() (string, error) { return f.n.target, nil }
+
+func (f *memFile) Renamed(newDir p9.File, newName string) {
+	f.names = append(f.names, newName)
+}
+
+// memStream blocks in reads and writes, and its close has something to say.
+type memStream struct {
+	*memFile
+	rest string
+}
+
+var (
+	_ ReaderContext = (*memStream)(nil)
+	_ WriterContext = (*memStream)(nil)
+	_ CloserContext = (*memStream)(nil)
+)
+
+func (f *memStream) ReadContext(ctx context.Context, p []byte, _ int64) (int, error) {
+	st := f.n.stream
+	if f.rest == "" {
+		st.waiting <- struct{}{}
+		select {
+		case rec, ok := <-st.in:
+			if !ok {
+				return 0, io.EOF
+			}
+			f.rest = rec
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	n := copy(p, f.rest)
+	f.rest = f.rest[n:]
+	return n, nil
+}
+
+func (f *memStream) WriteContext(ctx context.Context, p []byte, _ int64) (int, error) {
+	st := f.n.stream
+	st.waiting <- struct{}{}
+	select {
+	case st.out <- string(p):
+		return len(p), nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+func (f *memStream) CloseContext(ctx context.Context) error {
+	select {
+	case f.n.stream.closed <- "closed":
+	default:
+	}
+	return f.memFile.Close()
+}
+
+// memOpenStream blocks in open as well.
+type memOpenStream struct{ memStream }
+
+func (f *memOpenStream) OpenContext(ctx context.Context, mode p9.OpenFlags) (p9.QID, uint32, error) {
+	st := f.n.stream
+	st.waiting <- struct{}{}
+	select {
+	case err := <-st.openErr:
+		if err != nil {
+			return p9.QID{}, 0, err
+		}
+		return f.Open(mode)
+	case <-ctx.Done():
+		return p9.QID{}, 0, ctx.Err()
+	}
+}
+
+// memSlowDir is a directory whose changes take a context. It keeps itself
+// from races.
+type memSlowDir struct{ *memFile }
+
+var memSlow sync.Mutex
+
+func (d *memSlowDir) MkdirContext(ctx context.Context, name string, perm p9.FileMode, uid p9.UID, gid p9.GID) (p9.QID, error) {
+	memSlow.Lock()
+	defer memSlow.Unlock()
+	if name == "blocks" {
+		<-ctx.Done()
+		return p9.QID{}, ctx.Err()
+	}
+	return d.Mkdir(name, perm, uid, gid)
+}
+
+func (d *memSlowDir) UnlinkAtContext(_ context.Context, name string, flags uint32) error {
+	memSlow.Lock()
+	defer memSlow.Unlock()
+	return d.UnlinkAt(name, flags)
+}
+
+func (d *memSlowDir) RenameAtContext(_ context.Context, oldName string, newDir p9.File, newName string) error {
+	memSlow.Lock()
+	defer memSlow.Unlock()
+	return d.RenameAt(oldName, newDir, newName)
+}
+
+func (d *memSlowDir) CreateContext(_ context.Context, name string, flags p9.OpenFlags, perm p9.FileMode, uid p9.UID, gid p9.GID) (p9.File, p9.QID, uint32, error) {
+	memSlow.Lock()
+	defer memSlow.Unlock()
+	return d.Create(name, flags, perm, uid, gid)
+}
+
+func (d *memSlowDir) SetAttrContext(_ context.Context, valid p9.SetAttrMask, attr p9.SetAttr) error {
+	memSlow.Lock()
+	defer memSlow.Unlock()
+	return d.SetAttr(valid, attr)
+}

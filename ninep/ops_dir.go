@@ -1,0 +1,118 @@
+package ninep
+
+import (
+	"errors"
+	"io"
+
+	"github.com/hugelgupf/p9/linux"
+	"github.com/hugelgupf/p9/p9"
+)
+
+// dirReader is where reading a directory is. What the file gave and did not
+// fit a reply is kept for the next one: some files give more than asked for,
+// and cannot give it twice.
+type dirReader struct {
+	rest []p9.Dirent
+	at   uint64 // the offset that rest begins at
+	byte uint64 // the same as a count of bytes, for 9P2000
+	last uint64 // offset of the last entry that was taken from rest
+	eof  bool
+}
+
+// entries gives what follows an entry's offset: at least one, or none at the
+// end. The caller takes them off with used.
+func (s *session) entries(f *fid, off uint64, count uint32) ([]p9.Dirent, error) {
+	d := &f.dir
+	if off == d.at && len(d.rest) > 0 {
+		return d.rest, nil
+	}
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	if err := f.node.canChange(); err != nil {
+		return nil, err
+	}
+	rest, err := f.node.file.Readdir(off, count)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	d.rest, d.at = rest, off
+	return rest, nil
+}
+
+func (d *dirReader) used(n int) {
+	if n > 0 {
+		d.at = d.rest[n-1].Offset
+		d.rest = d.rest[n:]
+	}
+	if len(d.rest) == 0 {
+		d.rest = nil
+	}
+}
+
+// direntFixed is an Rreaddir's entry without its name.
+const direntFixed = 13 + 8 + 1 + 2
+
+// runReaddir reads a directory into the reply.
+func runReaddir(r *request) error {
+	s := r.s
+	f, err := s.openFor(r.fid, p9.WriteOnly, errNotReadable)
+	if err != nil {
+		return err
+	}
+	if f.xattr != nil {
+		return errXattrFid
+	}
+	if !f.node.isDir() {
+		return errNotDir
+	}
+	count := int(min(r.count, s.msize-readHeader))
+	ents, err := s.entries(f, r.offset, uint32(count))
+	if err != nil {
+		return err
+	}
+	b := s.c.room(readHeader + count)
+	e := enc{b.b}
+	start := e.begin(r.typ+1, r.tag)
+	e.u32(0)
+	n, size := 0, 0
+	for i := range ents {
+		ent := &ents[i]
+		if size += direntFixed + len(ent.Name); size > count {
+			size -= direntFixed + len(ent.Name)
+			break
+		}
+		e.qid(s.sent(ent.QID))
+		e.u64(ent.Offset)
+		e.u8(s.direntType(ent))
+		e.str(ent.Name)
+		n++
+	}
+	if n == 0 && len(ents) > 0 {
+		return proto(linux.EINVAL, "count is too small for a directory entry")
+	}
+	f.dir.used(n)
+	e.end(start)
+	e.b[start+headerSize] = byte(size)
+	e.b[start+headerSize+1] = byte(size >> 8)
+	e.b[start+headerSize+2] = byte(size >> 16)
+	e.b[start+headerSize+3] = byte(size >> 24)
+	b.b = e.b
+	return errReplied
+}
+
+// direntType is the type of readdir(3), as far as a QID tells; p9's client
+// wants the QID's.
+func (s *session) direntType(ent *p9.Dirent) uint8 {
+	const dtUnknown, dtDir, dtReg, dtLnk = 0, 4, 8, 10
+	switch {
+	case s.google:
+		return uint8(ent.Type)
+	case ent.QID.Type&p9.TypeDir != 0:
+		return dtDir
+	case ent.QID.Type&p9.TypeSymlink != 0:
+		return dtLnk
+	case ent.QID.Type == p9.TypeRegular:
+		return dtReg
+	}
+	return dtUnknown
+}

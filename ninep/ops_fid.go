@@ -1,0 +1,396 @@
+package ninep
+
+import (
+	"context"
+	"path"
+	"strings"
+
+	"github.com/hugelgupf/p9/p9"
+)
+
+// runAuth refuses: there is nothing to prove. Any error but ENOENT keeps
+// diod's clients from going on without.
+func runAuth(*request) error { return errNoAuth }
+
+// runAttach gives the fid a root. UserAttachers may have to look users up, so
+// they get a goroutine.
+func runAttach(r *request) error {
+	s := r.s
+	if r.fid2 != noFid {
+		return errNoAuth
+	}
+	if err := s.checkNew(r.fid); err != nil {
+		return err
+	}
+	f := newFid(r.fid, nil, &attachment{uname: r.name, uid: r.uid})
+	f.state = fidAttaching
+	if _, ok := s.srv.Attacher.(UserAttacher); !ok {
+		if err := execAttachTo(nil, r, f); err != nil {
+			return err
+		}
+		s.insert(f)
+		return nil
+	}
+	s.insert(f)
+	r.f = f
+	err := s.later(r, nil, execAttach)
+	if err != errLater {
+		s.mu.Lock()
+		s.fids.del(f.num)
+		s.mu.Unlock()
+	}
+	return err
+}
+
+func execAttach(ctx context.Context, r *request) (err error) {
+	s := r.s
+	defer func() {
+		if r.f.node == nil {
+			s.mu.Lock()
+			s.fids.del(r.f.num)
+			s.mu.Unlock()
+		}
+	}()
+	return execAttachTo(ctx, r, r.f)
+}
+
+// execAttachTo finds the root for a fid and readies it.
+func execAttachTo(ctx context.Context, r *request, f *fid) error {
+	s := r.s
+	var (
+		file p9.File
+		err  error
+	)
+	names := splitAname(r.name2)
+	if ua, ok := s.srv.Attacher.(UserAttacher); ok {
+		file, err = ua.AttachUser(ctx, s.c.caller, r.name, r.uid, r.name2)
+		names = nil
+	} else {
+		file, err = s.srv.Attacher.Attach()
+	}
+	if err != nil {
+		return err
+	}
+	n, err := s.rootNode(file)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		s.srv.tree.RLock()
+		next, err := s.step(n, name, new([1]string))
+		s.srv.tree.RUnlock()
+		_ = s.release(nil, n)
+		if err != nil {
+			return err
+		}
+		n = next
+	}
+	r.qid = n.qid
+	s.mu.Lock()
+	f.node, f.state = n, fidClosed
+	s.mu.Unlock()
+	return nil
+}
+
+func (s *session) rootNode(file p9.File) (*node, error) {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	qid, _, attr, err := file.GetAttr(p9.AttrMaskAll)
+	if err != nil {
+		_ = file.Close()
+		return nil, err
+	}
+	if attr.Mode.IsDir() {
+		qid.Type |= p9.TypeDir
+	}
+	return newNode(file, qid, nil, "/"), nil
+}
+
+func splitAname(aname string) []string {
+	aname = strings.Trim(path.Clean("/"+aname), "/")
+	if aname == "" {
+		return nil
+	}
+	return strings.Split(aname, "/")
+}
+
+// runWalk makes fid2 a file that is reached from fid by the names.
+func runWalk(r *request) error {
+	s := r.s
+	if r.nnames > maxNames {
+		return errWalkNames
+	}
+	f, err := s.fid(r.fid)
+	if err != nil {
+		return err
+	}
+	if f.xattr != nil {
+		return errXattrFid
+	}
+	same := r.fid == r.fid2
+	if !same {
+		if err := s.checkNew(r.fid2); err != nil {
+			return err
+		}
+	}
+	if err := s.checkWalk(f, same); err != nil {
+		return err
+	}
+	n, err := s.walk(f.node, r)
+	if err != nil || n == nil {
+		return err
+	}
+	if !same {
+		s.insert(newFid(r.fid2, n, f.user))
+		return nil
+	}
+	s.mu.Lock()
+	old := f.node
+	f.node = n
+	s.mu.Unlock()
+	_ = s.release(nil, old)
+	return nil
+}
+
+// checkWalk refuses walks from fids that are in use otherwise. Linux walks from
+// open fids, which 9P2000 does not allow.
+func (s *session) checkWalk(f *fid, same bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case f.state == fidClosed:
+		if same && f.busy > 0 {
+			return errBusyFid
+		}
+		return nil
+	case same || s.is(dialect9P):
+		return errWalkOpen
+	}
+	return nil
+}
+
+// walk gives the node that the names lead to, and the qids on the way. It is
+// nil, without an error, if only some of them could be walked.
+func (s *session) walk(n *node, r *request) (*node, error) {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	r.nqids = 0
+	if r.nnames == 0 {
+		return s.clone(n)
+	}
+	n.refs.Add(1)
+	for _, name := range r.names[:r.nnames] {
+		next, err := s.step(n, name, &s.c.one)
+		_ = s.release(nil, n) // the next one holds it now
+		if err != nil {
+			if r.nqids > 0 && !s.google {
+				return nil, nil
+			}
+			return nil, err
+		}
+		r.qids[r.nqids] = s.sent(next.qid)
+		r.nqids++
+		n = next
+	}
+	return n, nil
+}
+
+// runClunk forgets a fid. What its requests under way still write is written
+// first; what they wait to read is not waited for.
+func runClunk(r *request) error {
+	s := r.s
+	f, err := s.take(r)
+	if err != nil || f == nil {
+		return err
+	}
+	if f.rclose || f.node.closesSlowly() {
+		err := s.later(r, nil, execClunk)
+		if err == errLater {
+			return err
+		}
+	} else {
+		err = s.closeFid(nil, f)
+		f.recycle()
+		return err
+	}
+	// No room for a goroutine, and the fid must go.
+	ctx, cancel := context.WithTimeout(s.ctx, s.srv.limits.Hangup)
+	defer cancel()
+	return s.closeFid(ctx, f)
+}
+
+func execClunk(ctx context.Context, r *request) error {
+	return r.s.closeFid(ctx, r.f)
+}
+
+// take removes a fid from the table for a request that ends it. If requests
+// are under way on it the request waits for them: then there is no fid, and
+// errLater.
+func (s *session) take(r *request) (*fid, error) {
+	f, err := s.fid(r.fid)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.fids.del(r.fid)
+	r.f = f
+	if f.busy == 0 {
+		s.mu.Unlock()
+		return f, nil
+	}
+	exec := execClunk
+	if r.typ == msgTremove {
+		exec = execRemove
+	}
+	ar := s.detach(r, exec)
+	f.closing = ar
+	// It holds nothing that the limit is for: the requests it waits for do.
+	s.running++
+	s.enter(ar.tag, ar)
+	for _, q := range s.tags {
+		if q.f == f && q.typ != msgTwrite && q != ar {
+			defer q.cancel(errClunked)
+		}
+	}
+	s.mu.Unlock()
+	return nil, errLater
+}
+
+// closeFid ends a fid that is not in the table any more.
+func (s *session) closeFid(ctx context.Context, f *fid) error {
+	var err error
+	if f.xattr != nil {
+		err = s.storeXattr(f)
+	}
+	if f.rclose {
+		_ = s.unlink(ctx, f.node)
+	}
+	if cerr := s.release(ctx, f.node); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// runRemove removes a fid's file, and the fid whatever comes of it.
+func runRemove(r *request) error {
+	s := r.s
+	f, err := s.take(r)
+	if err != nil || f == nil {
+		return err
+	}
+	parent := s.parentOf(f.node)
+	slow := f.node.closesSlowly()
+	if parent != nil {
+		_, unlinks := parent.file.(UnlinkerContext)
+		slow = slow || unlinks
+		_ = s.release(nil, parent)
+	}
+	if slow {
+		if err := s.later(r, nil, execRemove); err == errLater {
+			return err
+		}
+		_ = s.release(nil, f.node)
+		return errRequests
+	}
+	err = s.unlink(nil, f.node)
+	if cerr := s.closeFid(nil, f); err == nil {
+		err = cerr
+	}
+	f.recycle()
+	return err
+}
+
+func execRemove(ctx context.Context, r *request) error {
+	err := ctx.Err()
+	if err == nil {
+		err = r.s.unlink(ctx, r.f.node)
+	}
+	if cerr := r.s.closeFid(ctx, r.f); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// parentOf gives the parent, with a reference of the caller's.
+func (s *session) parentOf(n *node) *node {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	if n.parent != nil {
+		n.parent.refs.Add(1)
+	}
+	return n.parent
+}
+
+// atRemoveDir is unlinkat(2)'s AT_REMOVEDIR.
+const atRemoveDir = 0x200
+
+// unlink removes a node's name from its directory.
+func (s *session) unlink(ctx context.Context, n *node) (err error) {
+	defer s.recovered("remove", &err)
+	var flags uint32
+	if n.isDir() {
+		flags = atRemoveDir
+	}
+	parent := s.parentOf(n)
+	if parent == nil {
+		return errRemoveRoot
+	}
+	defer func() { _ = s.release(nil, parent) }()
+	u, slow := parent.file.(UnlinkerContext)
+	if !slow {
+		return s.unlinkPlain(n, parent, flags)
+	}
+	if ctx == nil {
+		ctx = s.ctx
+	}
+	name, err := s.nameOf(n)
+	if err != nil {
+		return err
+	}
+	if err := u.UnlinkAtContext(ctx, name, flags); err != nil {
+		return err
+	}
+	s.srv.tree.Lock()
+	defer s.srv.tree.Unlock()
+	s.srv.unlinked(parent, name)
+	return nil
+}
+
+func (s *session) nameOf(n *node) (string, error) {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	if n.deleted {
+		return "", errGone
+	}
+	return n.name, nil
+}
+
+func (s *session) unlinkPlain(n, parent *node, flags uint32) error {
+	s.srv.tree.Lock()
+	defer s.srv.tree.Unlock()
+	if n.deleted || n.parent != parent {
+		return errGone
+	}
+	if err := parent.file.UnlinkAt(n.name, flags); err != nil {
+		return err
+	}
+	s.srv.unlinked(parent, n.name)
+	return nil
+}
+
+// canChange refuses changes of what is gone. Server.tree must be held.
+func (n *node) canChange() error {
+	if n.deleted {
+		return errGone
+	}
+	return nil
+}
+
+// canHold refuses new names in what is no directory, or gone. Server.tree must
+// be held.
+func (n *node) canHold() error {
+	if !n.isDir() {
+		return errNotDir
+	}
+	return n.canChange()
+}

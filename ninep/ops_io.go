@@ -1,0 +1,450 @@
+package ninep
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math"
+
+	"github.com/hugelgupf/p9/linux"
+	"github.com/hugelgupf/p9/p9"
+)
+
+// Flags of open(2) as Linux/amd64 numbers them, which is what 9P2000.L sends.
+const (
+	oTrunc     = 0o1000
+	oDirectory = 0o200000
+)
+
+// readHeader is what comes before the data in an Rread.
+const readHeader = headerSize + 4
+
+// runOpen opens a fid. r.flags are those of open(2).
+func runOpen(r *request) error {
+	s := r.s
+	f, err := s.fid(r.fid)
+	if err != nil {
+		return err
+	}
+	flags := p9.OpenFlags(r.flags)
+	if err := s.beginOpen(f, flags); err != nil {
+		return err
+	}
+	r.f = f
+	if _, ok := f.node.file.(OpenerContext); ok {
+		err := s.later(r, nil, execOpen)
+		if err != errLater {
+			s.endOpen(f, fidClosed)
+		}
+		return err
+	}
+	ok := false
+	defer func() {
+		if !ok {
+			s.endOpen(f, fidClosed)
+		}
+	}()
+	if r.qid, r.count, err = s.openPlain(f.node, flags); err != nil {
+		return err
+	}
+	ok = true
+	s.opened(f, flags)
+	return nil
+}
+
+// beginOpen checks that a fid can be opened, and reserves it.
+func (s *session) beginOpen(f *fid, flags p9.OpenFlags) error {
+	n := f.node
+	switch {
+	case f.xattr != nil:
+		return errXattrFid
+	case n.isSymlink():
+		return linux.ELOOP
+	case n.isDir() && (flags.Mode() != p9.ReadOnly || flags&oTrunc != 0):
+		return errIsDir
+	case !n.isDir() && flags&oDirectory != 0:
+		return errNotDir
+	case flags.Mode() == p9.OpenFlagsModeMask:
+		return proto(linux.EINVAL, "bad open mode")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch f.state {
+	case fidOpen:
+		return errOpen
+	case fidOpening:
+		return errOpening
+	}
+	f.state = fidOpening
+	return nil
+}
+
+func (s *session) endOpen(f *fid, state fidState) {
+	s.mu.Lock()
+	f.state = state
+	s.mu.Unlock()
+}
+
+// opened readies a fid for reading and writing.
+func (s *session) opened(f *fid, flags p9.OpenFlags) {
+	n := f.node
+	n.opened = true
+	f.flags = flags
+	f.reader, _ = n.file.(ReaderContext)
+	f.writer, _ = n.file.(WriterContext)
+	s.endOpen(f, fidOpen)
+}
+
+func (s *session) openPlain(n *node, flags p9.OpenFlags) (p9.QID, uint32, error) {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	if err := n.canChange(); err != nil {
+		return p9.QID{}, 0, err
+	}
+	return n.file.Open(flags)
+}
+
+func execOpen(ctx context.Context, r *request) (err error) {
+	s, f := r.s, r.f
+	ok := false
+	defer func() {
+		if !ok {
+			s.endOpen(f, fidClosed)
+		}
+	}()
+	if _, err := s.nameOf(f.node); err != nil {
+		return err
+	}
+	r.qid, r.count, err = f.node.file.(OpenerContext).OpenContext(ctx, p9.OpenFlags(r.flags))
+	if err != nil {
+		return err
+	}
+	ok = true
+	s.opened(f, p9.OpenFlags(r.flags))
+	return nil
+}
+
+// ioUnit is what a client is told of a file's: never more than fits a message.
+func (s *session) ioUnit(n uint32) uint32 { return min(n, s.msize-ioHeader) }
+
+// runCreate makes a file in the fid's directory and makes the fid it, open.
+func runCreate(r *request) error {
+	s := r.s
+	f, err := s.fid(r.fid)
+	if err != nil {
+		return err
+	}
+	if err := checkName(r.name); err != nil {
+		return err
+	}
+	if !f.node.isDir() {
+		return errNotDir
+	}
+	if err := s.beginOpen(f, p9.ReadOnly); err != nil {
+		return err
+	}
+	r.f = f
+	if _, ok := f.node.file.(CreatorContext); ok {
+		err := s.later(r, nil, execCreate)
+		if err != errLater {
+			s.endOpen(f, fidClosed)
+		}
+		return err
+	}
+	return execCreate(nil, r)
+}
+
+func execCreate(ctx context.Context, r *request) error {
+	s, f := r.s, r.f
+	ok := false
+	defer func() {
+		if !ok {
+			s.endOpen(f, fidClosed)
+		}
+	}()
+	file, qid, unit, err := s.create(ctx, f.node, r)
+	if err != nil {
+		return err
+	}
+	ok = true
+	r.qid, r.count = qid, unit
+	s.become(f, newNode(file, qid, f.node, r.name))
+	s.opened(f, p9.OpenFlags(r.flags))
+	return nil
+}
+
+// become makes a fid another file's, which is its child.
+func (s *session) become(f *fid, n *node) {
+	s.mu.Lock()
+	old := f.node
+	f.node = n
+	s.mu.Unlock()
+	_ = s.release(nil, old)
+}
+
+func (s *session) create(ctx context.Context, dir *node, r *request) (p9.File, p9.QID, uint32, error) {
+	flags, perm := p9.OpenFlags(r.flags), p9.FileMode(r.mode)
+	if c, ok := dir.file.(CreatorContext); ok {
+		return c.CreateContext(ctx, r.name, flags, perm, p9.UID(r.uid), p9.GID(r.gid))
+	}
+	s.srv.tree.Lock()
+	defer s.srv.tree.Unlock()
+	if err := dir.canHold(); err != nil {
+		return nil, p9.QID{}, 0, err
+	}
+	return dir.file.Create(r.name, flags, perm, p9.UID(r.uid), p9.GID(r.gid))
+}
+
+// openFor gives a fid that is open, and not for the other direction alone.
+func (s *session) openFor(num uint32, other p9.OpenFlags, wrong error) (*fid, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.fids.get(num)
+	switch {
+	case f == nil || f.state == fidAttaching:
+		return nil, errUnknownFid
+	case f.xattr != nil:
+		return f, nil
+	case f.state == fidOpening:
+		return nil, errOpening
+	case f.state != fidOpen:
+		return nil, errNotOpen
+	case f.flags.Mode() == other:
+		return nil, wrong
+	}
+	return f, nil
+}
+
+// runRead reads into the reply.
+func runRead(r *request) error {
+	s := r.s
+	f, err := s.openFor(r.fid, p9.WriteOnly, errNotReadable)
+	if err != nil {
+		return err
+	}
+	count := min(r.count, s.msize-readHeader)
+	switch {
+	case f.xattr != nil:
+	case f.node.isDir():
+		if s.is(dialectL) {
+			return errIsDir
+		}
+	case r.offset > math.MaxInt64:
+		return errOffset
+	case f.reader != nil:
+		return s.readLater(f, r, count)
+	}
+	b := s.c.room(readHeader + int(count))
+	start := len(b.b)
+	data := b.b[start+readHeader : start+readHeader+int(count)]
+	var n int
+	switch {
+	case f.xattr != nil:
+		n, err = f.xattr.read(data, r.offset)
+	case f.node.isDir():
+		n, err = s.readDir(f, data, r.offset)
+	default:
+		n, err = s.readPlain(f.node.file, data, int64(r.offset))
+	}
+	if err != nil {
+		return err
+	}
+	e := enc{b.b}
+	e.begin(msgRread, r.tag)
+	e.u32(uint32(n))
+	e.b = e.b[:start+readHeader+n]
+	e.end(start)
+	b.b = e.b
+	return errReplied
+}
+
+func (s *session) readPlain(file p9.File, p []byte, off int64) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	n, err := file.ReadAt(p, off)
+	return checkRead(p, n, err)
+}
+
+// checkRead makes of io.ReaderAt's results those of a Tread.
+func checkRead(p []byte, n int, err error) (int, error) {
+	switch {
+	case n < 0 || n > len(p):
+		return 0, proto(linux.EIO, "i/o error: bad count of a read")
+	case n > 0 || errors.Is(err, io.EOF):
+		return n, nil
+	}
+	return n, err
+}
+
+// maxBlocked is the most that a read that can block gets at a time: its buffer
+// is there for as long as it waits.
+const maxBlocked = 64 << 10
+
+func (s *session) readLater(f *fid, r *request, count uint32) error {
+	s.mu.Lock()
+	over := !f.reads.busy && s.isLinux() && f.early.ends(r.offset, r.count)
+	s.mu.Unlock()
+	if over || count == 0 {
+		return s.c.replyData(r, nil)
+	}
+	r.f = f
+	r.length = uint64(min(count, maxBlocked))
+	return s.later(r, &f.reads, execRead)
+}
+
+// replyData answers a Tread.
+func (c *conn) replyData(r *request, data []byte) error {
+	b := c.room(readHeader + len(data))
+	e := enc{b.b}
+	start := e.begin(msgRread, r.tag)
+	e.u32(uint32(len(data)))
+	e.b = append(e.b, data...)
+	e.end(start)
+	b.b = e.b
+	return errReplied
+}
+
+func execRead(ctx context.Context, r *request) error {
+	s, f := r.s, r.f
+	count := int(r.length)
+	r.buf = getBuf(readHeader + count)
+	if s.isLinux() {
+		// Requests that waited in the lane are judged when their turn comes.
+		s.mu.Lock()
+		over := f.early.ends(r.offset, r.count)
+		s.mu.Unlock()
+		if over {
+			r.written = 0
+			return nil
+		}
+	}
+	p := r.buf.b[readHeader : readHeader+count]
+	n, err := f.reader.ReadContext(ctx, p, int64(r.offset))
+	if n, err = checkRead(p, n, err); err != nil {
+		return err
+	}
+	r.written = uint32(n)
+	if s.isLinux() {
+		s.mu.Lock()
+		f.early.done(r.offset, r.count, r.written, s.msize)
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// runWrite writes what came with the request.
+func runWrite(r *request) error {
+	s := r.s
+	f, err := s.openFor(r.fid, p9.ReadOnly, errNotWritable)
+	switch {
+	case err != nil:
+		return err
+	case f.xattr != nil:
+		r.written, err = f.xattr.write(r.data, r.offset)
+		return err
+	case r.offset > math.MaxInt64:
+		return errOffset
+	case f.writer != nil:
+		r.f = f
+		return s.later(r, &f.writes, execWrite)
+	}
+	n, err := s.writePlain(f.node.file, r.data, int64(r.offset))
+	if err != nil && (n <= 0 || n >= len(r.data)) {
+		return err
+	}
+	r.written = uint32(n) // the client sees why when it writes the rest
+	return nil
+}
+
+func (s *session) writePlain(file p9.File, p []byte, off int64) (int, error) {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	n, err := file.WriteAt(p, off)
+	return checkWrite(p, n, err)
+}
+
+func checkWrite(p []byte, n int, err error) (int, error) {
+	if n < 0 || n > len(p) {
+		return 0, proto(linux.EIO, "i/o error: bad count of a write")
+	}
+	return n, err
+}
+
+func execWrite(ctx context.Context, r *request) error {
+	n, err := r.f.writer.WriteContext(ctx, r.data, int64(r.offset))
+	if n, err = checkWrite(r.data, n, err); err != nil {
+		return err
+	}
+	r.written = uint32(n)
+	return nil
+}
+
+// runFsync syncs an open file.
+func runFsync(r *request) error {
+	s := r.s
+	f, err := s.openFor(r.fid, p9.OpenFlagsModeMask, nil)
+	if err != nil {
+		return err
+	}
+	if f.xattr != nil {
+		return errXattrFid
+	}
+	if _, ok := f.node.file.(SyncerContext); ok {
+		r.f = f
+		return s.later(r, nil, execFsync)
+	}
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	return f.node.file.FSync()
+}
+
+func execFsync(ctx context.Context, r *request) error {
+	return r.f.node.file.(SyncerContext).FSyncContext(ctx)
+}
+
+// runLock sets or clears a lock.
+func runLock(r *request) error {
+	s := r.s
+	f, err := s.openFor(r.fid, p9.OpenFlagsModeMask, nil)
+	if err != nil {
+		return err
+	}
+	if f.xattr != nil {
+		return errXattrFid
+	}
+	if _, ok := f.node.file.(LockerContext); ok {
+		r.f = f
+		return s.later(r, nil, execLock)
+	}
+	st, err := f.node.file.Lock(int(int32(r.count)), p9.LockType(r.mode), p9.LockFlags(r.flags), r.offset, r.length, r.name)
+	r.status = uint8(st)
+	return err
+}
+
+func execLock(ctx context.Context, r *request) error {
+	st, err := r.f.node.file.(LockerContext).LockContext(ctx, int(int32(r.count)), p9.LockType(r.mode), p9.LockFlags(r.flags), r.offset, r.length, r.name)
+	r.status = uint8(st)
+	return err
+}
+
+// runGetLock asks for the lock that is in the way of another.
+func runGetLock(r *request) error {
+	s := r.s
+	f, err := s.openFor(r.fid, p9.OpenFlagsModeMask, nil)
+	if err != nil {
+		return err
+	}
+	g, ok := f.node.file.(LockGetter)
+	if !ok || f.xattr != nil {
+		return errNoGetLock
+	}
+	typ, start, length, pid, client, err := g.GetLock(int(int32(r.count)), p9.LockType(r.mode), r.offset, r.length, r.name)
+	if err != nil {
+		return err
+	}
+	r.mode, r.offset, r.length, r.count, r.name = uint32(typ), start, length, uint32(int32(pid)), client
+	return nil
+}

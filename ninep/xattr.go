@@ -1,0 +1,135 @@
+package ninep
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/hugelgupf/p9/linux"
+	"github.com/hugelgupf/p9/p9"
+)
+
+// xattr is an extended attribute that a fid reads or writes.
+type xattr struct {
+	name  string
+	store bool // written when the fid is clunked
+	flags p9.XattrFlags
+	size  uint64 // what will be written
+	data  []byte
+}
+
+// maxXattr is what Linux lets an attribute have.
+const maxXattr = 64 << 10
+
+// xattrErr says that there are no attributes in the way that Linux takes for
+// granted.
+func xattrErr(err error) error {
+	if errors.Is(err, linux.ENOSYS) {
+		return errNoXattr
+	}
+	return err
+}
+
+// runXattrWalk makes fid2 an attribute's value, or the list of names.
+func runXattrWalk(r *request) error {
+	s := r.s
+	f, err := s.fileOf(r.fid)
+	if err != nil {
+		return err
+	}
+	if err := s.checkNew(r.fid2); err != nil {
+		return err
+	}
+	x := &xattr{name: r.name}
+	if x.data, err = s.getXattr(f.node, r.name); err != nil {
+		return xattrErr(err)
+	}
+	r.length = uint64(len(x.data))
+	f.node.refs.Add(1)
+	nf := newFid(r.fid2, f.node, f.user)
+	nf.xattr = x
+	s.insert(nf)
+	return nil
+}
+
+func (s *session) getXattr(n *node, name string) ([]byte, error) {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	if err := n.canChange(); err != nil {
+		return nil, err
+	}
+	if name != "" {
+		return n.file.GetXattr(name)
+	}
+	names, err := n.file.ListXattrs()
+	if err != nil || len(names) == 0 {
+		return nil, err
+	}
+	return []byte(strings.Join(names, "\x00") + "\x00"), nil
+}
+
+// runXattrCreate makes a fid an attribute's value to come.
+func runXattrCreate(r *request) error {
+	s := r.s
+	f, err := s.fileOf(r.fid)
+	if err != nil {
+		return err
+	}
+	if r.length > maxXattr {
+		return linux.E2BIG
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case f.busy > 0:
+		return errBusyFid
+	case f.state != fidClosed:
+		return errOpen
+	}
+	f.xattr = &xattr{name: r.name, store: true, flags: p9.XattrFlags(r.flags), size: r.length}
+	return nil
+}
+
+func (x *xattr) read(p []byte, off uint64) (int, error) {
+	switch {
+	case x.store:
+		return 0, errNotReadable
+	case off >= uint64(len(x.data)):
+		return 0, nil
+	}
+	return copy(p, x.data[off:]), nil
+}
+
+func (x *xattr) write(p []byte, off uint64) (uint32, error) {
+	switch {
+	case !x.store:
+		return 0, errNotWritable
+	case off != uint64(len(x.data)):
+		return 0, errOffset
+	case off+uint64(len(p)) > x.size:
+		return 0, linux.ENOSPC
+	}
+	x.data = append(x.data, p...)
+	return uint32(len(p)), nil
+}
+
+// storeXattr sets the attribute that a fid was for, when it is clunked. An
+// empty value that must replace one removes it.
+func (s *session) storeXattr(f *fid) (err error) {
+	defer s.recovered("xattr", &err)
+	x := f.xattr
+	if !x.store {
+		return nil
+	}
+	if uint64(len(x.data)) != x.size {
+		return proto(linux.EINVAL, "extended attribute was not written whole")
+	}
+	s.srv.tree.Lock()
+	defer s.srv.tree.Unlock()
+	if err := f.node.canChange(); err != nil {
+		return err
+	}
+	if x.flags == p9.XattrReplace && x.size == 0 {
+		return xattrErr(f.node.file.RemoveXattr(x.name))
+	}
+	return xattrErr(f.node.file.SetXattr(x.name, x.data, x.flags))
+}
