@@ -1,0 +1,159 @@
+package machine
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"vmfs/backends/hypervisor"
+)
+
+// A Backend is what this host can run VMs with.
+type Backend struct {
+	Type         hypervisor.Type
+	Binary       string // the VMM's program
+	Version      string
+	Capabilities hypervisor.Capabilities
+	Err          error // why VMs of this type cannot be started; nil if they can
+}
+
+// capable is a VMStarter that can say what it does before it does it.
+type capable interface {
+	Capabilities() hypervisor.Capabilities
+}
+
+// findTimeout bounds the search for one back end's program and version.
+const findTimeout = 10 * time.Second
+
+// backendCache keeps the back ends that were found. One that was not found is
+// looked for again when it is asked for.
+type backendCache struct {
+	mu      sync.Mutex // guards all below
+	found   map[hypervisor.Type]Backend
+	looking map[hypervisor.Type]chan struct{} // closed when the search is over
+	failed  map[hypervisor.Type]Backend       // how the last search ended
+}
+
+// findBackends starts to look for every back end that there is.
+func (h *Host) findBackends() {
+	for _, t := range hypervisor.Types() {
+		h.lookFor(t)
+	}
+}
+
+// lookFor starts a search unless one is under way, and returns what is closed at
+// its end, or nil if there is nothing to search.
+func (h *Host) lookFor(t hypervisor.Type) <-chan struct{} {
+	c := &h.backends
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.found[t]; ok {
+		return nil
+	}
+	if done, ok := c.looking[t]; ok {
+		return done
+	}
+	if c.looking == nil {
+		c.looking = make(map[hypervisor.Type]chan struct{})
+		c.found = make(map[hypervisor.Type]Backend)
+		c.failed = make(map[hypervisor.Type]Backend)
+	}
+	done := make(chan struct{})
+	finish := func(b Backend) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.looking, t)
+		delete(c.failed, t)
+		if b.Err != nil {
+			c.failed[t] = b
+		} else {
+			c.found[t] = b
+		}
+		close(done)
+	}
+	c.looking[t] = done
+	if !h.spawn(func() { finish(h.search(t)) }) {
+		delete(c.looking, t)
+		return nil
+	}
+	return done
+}
+
+func (h *Host) search(t hypervisor.Type) Backend {
+	b := Backend{Type: t}
+	s, ok := hypervisor.StarterFor(t)
+	if !ok {
+		b.Err = fmt.Errorf("machine: back end %s: %w", t, hypervisor.ErrNotSupported)
+		return b
+	}
+	if c, ok := s.(capable); ok {
+		b.Capabilities = c.Capabilities()
+	}
+	if b.Binary, b.Err = s.GetBinaryPath(h.opts.Paths, ""); b.Err == nil {
+		b.Version, b.Err = s.GetVersion(h.opts.Paths)
+	}
+	return b
+}
+
+func (c *backendCache) get(t hypervisor.Type) (Backend, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if b, ok := c.found[t]; ok {
+		return b, true
+	}
+	b, ok := c.failed[t]
+	return b, ok
+}
+
+// capabilities returns what the back end said of itself.
+func (c *backendCache) capabilities(t hypervisor.Type) hypervisor.Capabilities {
+	b, _ := c.get(t)
+	return b.Capabilities
+}
+
+// learn keeps what a running VM of the back end can do, for back ends that
+// cannot say so before.
+func (c *backendCache) learn(t hypervisor.Type, caps hypervisor.Capabilities) {
+	s, ok := hypervisor.StarterFor(t)
+	if ok {
+		if _, ok := s.(capable); ok {
+			return
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if b, ok := c.found[t]; ok {
+		b.Capabilities = caps
+		c.found[t] = b
+	}
+}
+
+// Backends returns every back end of this program, sorted, with what was found
+// of it on this host. What was found is kept; what was not is looked for again,
+// for which a slow or hung program is given 10 s.
+func (h *Host) Backends() []Backend {
+	types := hypervisor.Types()
+	timer := time.NewTimer(findTimeout)
+	defer timer.Stop()
+	searches := make([]<-chan struct{}, len(types))
+	for i, t := range types {
+		searches[i] = h.lookFor(t)
+	}
+	var late bool
+	list := make([]Backend, len(types))
+	for i, t := range types {
+		if searches[i] != nil && !late {
+			select {
+			case <-searches[i]:
+			case <-timer.C:
+				late = true
+			}
+		}
+		b, ok := h.backends.get(t)
+		if !ok {
+			b = Backend{Type: t, Err: fmt.Errorf("machine: back end %s: its program did not say its version within %v", t, findTimeout)}
+		}
+		list[i] = b
+	}
+	return list
+}

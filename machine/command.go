@@ -1,0 +1,145 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"vmfs/backends/hypervisor"
+)
+
+// A command is one verb under way on a VM. There is one at a time.
+type command struct {
+	verb   string
+	cancel context.CancelCauseFunc
+	done   chan struct{} // closed when it is over
+}
+
+// run does a command: it checks that the state allows it and that no other is
+// under way, bounds it in time, and keeps its failure. f's context ends with ctx,
+// at the timeout, by Cancel, by Kill and when the Host is closed.
+func (v *VM) run(ctx context.Context, verb string, timeout time.Duration, f func(context.Context) error) error {
+	if !v.host.enter() {
+		return v.wrap(verb, ErrClosed)
+	}
+	defer v.host.leave()
+	cctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(v.host.ctx, func() { cancel(ErrClosed) })
+	defer stop()
+	tctx, cancelTimeout := context.WithTimeout(cctx, timeout)
+	defer cancelTimeout()
+
+	cmd := &command{verb: verb, cancel: cancel, done: make(chan struct{})}
+	if err := v.begin(cmd); err != nil {
+		err = v.wrap(verb, err)
+		v.RecordError(verb, err)
+		return err
+	}
+	err := f(tctx)
+	if err != nil {
+		switch cause := context.Cause(tctx); {
+		case errors.Is(cause, errCancelled), errors.Is(cause, errKilled), errors.Is(cause, ErrClosed):
+			err = cause
+		case ctx.Err() == nil && tctx.Err() != nil && errors.Is(err, context.DeadlineExceeded):
+			err = fmt.Errorf("%w (given up after %v: the VMM may be stopped, hung or very slow)", err, timeout)
+		}
+	}
+	err = v.wrap(verb, err)
+	v.RecordError(verb, err)
+	v.finish(cmd)
+	return err
+}
+
+func (v *VM) begin(cmd *command) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case v.deleted:
+		return ErrNotFound
+	case v.command != nil:
+		return &BusyError{VM: v.name, Verb: cmd.verb, Busy: v.command.verb}
+	case !slices.Contains(validIn[cmd.verb], v.status.State):
+		return &StateError{VM: v.name, Verb: cmd.verb, State: v.status.State}
+	}
+	v.command = cmd
+	v.status.Busy, v.status.BusySince = cmd.verb, time.Now()
+	v.broadcast()
+	return nil
+}
+
+func (v *VM) finish(cmd *command) {
+	v.update(func() {
+		v.command = nil
+		v.status.Busy, v.status.BusySince = "", time.Time{}
+	})
+	close(cmd.done)
+}
+
+// Cancel ends the command under way, which then fails with context.Canceled. It
+// returns when that is over. With none under way it does nothing.
+func (v *VM) Cancel() error {
+	ctx, cancel := context.WithTimeout(v.host.ctx, v.host.opts.Timeouts.Verb)
+	defer cancel()
+	return v.wrap("cancel", v.interrupt(ctx, errCancelled))
+}
+
+// interrupt ends the command under way, if there is one, and waits until it has
+// ended.
+func (v *VM) interrupt(ctx context.Context, why error) error {
+	v.mu.Lock()
+	cmd := v.command
+	v.mu.Unlock()
+	if cmd == nil {
+		return nil
+	}
+	cmd.cancel(why)
+	select {
+	case <-cmd.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the %s under way does not end: %w", cmd.verb, ctx.Err())
+	}
+}
+
+// failure is the last command that failed, until one succeeds.
+type failure struct {
+	text string
+	err  error
+}
+
+func (f *failure) set(verb string, err error) {
+	f.err = err
+	f.text = time.Now().UTC().Format(timeFormat) + " " + verb + ": " + err.Error()
+}
+
+// LastError returns the time, verb and full text of the last command that failed,
+// "" where the last one did not.
+func (v *VM) LastError() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.failure.text
+}
+
+// RecordError keeps how a command ended for LastError and, if it failed, for the
+// events and the log. The commands of this package do so themselves; it is for
+// those that did not come to one. To record an error again that is the last one,
+// or wraps it, is no second failure.
+func (v *VM) RecordError(verb string, err error) {
+	v.mu.Lock()
+	if err == nil {
+		v.failure = failure{}
+		v.mu.Unlock()
+		return
+	}
+	if v.failure.err != nil && errors.Is(err, v.failure.err) {
+		v.mu.Unlock()
+		return
+	}
+	v.failure.set(verb, err)
+	v.mu.Unlock()
+	v.host.log.Warn("command failed", "vm", v.name, "verb", verb, "err", err)
+	v.emit(Record{Kind: KindFailed, Detail: []hypervisor.Detail{{Key: "verb", Value: verb}, {Key: "error", Value: err.Error()}}})
+}

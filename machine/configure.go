@@ -1,0 +1,98 @@
+package machine
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/machine/config"
+)
+
+// Config returns the VM's configuration.
+func (v *VM) Config() config.Config {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.cfg
+}
+
+// SetConfig changes the configuration, durably: by replacing it with text or by
+// merging text into it. While the VM has a VMM only keys that can change live may
+// differ, else the error is a hypervisor.ErrBusy that names the key and nothing
+// is changed. A live change of memory sets the guest's target as well.
+func (v *VM) SetConfig(text string, replace bool) error {
+	return v.run(context.Background(), "set", v.host.opts.Timeouts.Verb, func(ctx context.Context) error {
+		v.mu.Lock()
+		old, broken := v.cfg, v.cfgErr != nil
+		v.mu.Unlock()
+		base := old
+		if replace {
+			base = v.host.defaultConfig()
+		}
+		cfg, err := base.Merge(text)
+		if err != nil {
+			return err
+		}
+		keys := config.Changed(old, cfg)
+		if len(keys) == 0 && !broken {
+			return nil
+		}
+		if s := v.liveSession(); s != nil {
+			for _, k := range keys {
+				if !config.Live(k) {
+					return fmt.Errorf("%s cannot change while %s runs, stop it first: %w", k, v.name, hypervisor.ErrBusy)
+				}
+			}
+			if slices.Contains(keys, "memory") {
+				if err := v.resizeLive(ctx, s, cfg.VMConfig().MemoryBytes, 0); err != nil {
+					return err
+				}
+			}
+		}
+		if err := v.saveConfig(cfg); err != nil {
+			return err
+		}
+		v.emit(Record{Kind: KindConfig, Detail: []hypervisor.Detail{{Key: "keys", Value: strings.Join(keys, ",")}}})
+		return nil
+	})
+}
+
+func (v *VM) saveConfig(cfg config.Config) error {
+	v.disk.Lock()
+	defer v.disk.Unlock()
+	if err := replaceFile(filepath.Join(v.dir, configFile), []byte(cfg.String())); err != nil {
+		return fmt.Errorf("write config: %w", err)
+	}
+	v.update(func() {
+		v.cfg, v.cfgErr = cfg, nil
+		if v.session == nil {
+			v.status.Backend = cfg.Type()
+			v.status.MemoryTarget = cfg.VMConfig().MemoryBytes
+		}
+		if v.status.Reason == "config-unreadable" {
+			v.setState(v.status.State, "")
+		}
+	})
+	v.console.use(v.consolePath())
+	return nil
+}
+
+// vmConfig returns what a back end is given to start the VM.
+func (v *VM) vmConfig(cfg config.Config) hypervisor.VMConfig {
+	c := cfg.VMConfig()
+	c.Name, c.UUID = v.name, v.UUID()
+	c.LogPath = v.LogPath()
+	c.SerialLogPath, _ = v.consolePath()
+	return c
+}
+
+// consolePath returns the file that the serial console's output goes to, and
+// whether it is the VM's own or one that its configuration names.
+func (v *VM) consolePath() (path string, own bool) {
+	if p := v.Config().VMConfig().SerialLogPath; p != "" {
+		return p, false
+	}
+	return filepath.Join(v.dir, consoleFile), true
+}

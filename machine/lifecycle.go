@@ -1,0 +1,205 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/machine/config"
+)
+
+// live runs a verb that asks a VMM.
+func (v *VM) live(ctx context.Context, verb string, timeout time.Duration, f func(context.Context, *session) error) error {
+	return v.run(ctx, verb, timeout, func(ctx context.Context) error {
+		s := v.liveSession()
+		if s == nil {
+			return hypervisor.ErrHypervisorNotRunning
+		}
+		return f(ctx, s)
+	})
+}
+
+// liveSession returns the session of a VM that runs or is paused. That of a VM
+// whose guest has ended, and whose VMM is on its way out, takes no orders.
+func (v *VM) liveSession() *session {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !slices.Contains(inLive, v.status.State) {
+		return nil
+	}
+	return v.session
+}
+
+// ask runs a verb that is one order to a VMM.
+func (v *VM) ask(ctx context.Context, verb string, order func(context.Context, hypervisor.Hypervisor) error) error {
+	return v.live(ctx, verb, v.host.opts.Timeouts.Verb, func(ctx context.Context, s *session) error {
+		hv, err := s.handle(ctx)
+		if err != nil {
+			return err
+		}
+		return order(ctx, hv)
+	})
+}
+
+// turn runs a verb that takes the VM from one state to another. It returns when
+// the VM's cached state says so too.
+func (v *VM) turn(ctx context.Context, verb string, from hypervisor.VMState, order func(context.Context, hypervisor.Hypervisor) error) error {
+	return v.live(ctx, verb, v.host.opts.Timeouts.Verb, func(ctx context.Context, s *session) error {
+		hv, err := s.handle(ctx)
+		if err != nil {
+			return err
+		}
+		if err := order(ctx, hv); err != nil {
+			return err
+		}
+		if _, ok := hv.(hypervisor.EventSource); ok {
+			// The event is on its way, if it has not come.
+			ectx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			if _, err := v.Watch(ectx, func(s Status) bool { return s.State != from }); err == nil {
+				return nil
+			}
+		}
+		return s.refresh(ctx, hv)
+	})
+}
+
+// Pause stops the virtual CPUs.
+func (v *VM) Pause(ctx context.Context) error {
+	return v.turn(ctx, "pause", hypervisor.StateRunning, func(ctx context.Context, hv hypervisor.Hypervisor) error {
+		return hv.Pause(ctx)
+	})
+}
+
+// Resume lets the virtual CPUs go on.
+func (v *VM) Resume(ctx context.Context) error {
+	return v.turn(ctx, "resume", hypervisor.StatePaused, func(ctx context.Context, hv hypervisor.Hypervisor) error {
+		return hv.Resume(ctx)
+	})
+}
+
+// PowerOff asks the guest to shut down, and does not wait for it.
+func (v *VM) PowerOff(ctx context.Context) error {
+	return v.ask(ctx, "poweroff", func(ctx context.Context, hv hypervisor.Hypervisor) error {
+		return hv.DeleteVM(ctx)
+	})
+}
+
+// Reset resets the VM as the button on a machine does.
+func (v *VM) Reset(ctx context.Context) error {
+	return v.ask(ctx, "reset", func(ctx context.Context, hv hypervisor.Hypervisor) error {
+		r, ok := hv.(hypervisor.Resetter)
+		if !ok {
+			return hypervisor.ErrNotSupported
+		}
+		return r.Reset(ctx)
+	})
+}
+
+// Stop ends the VMM in an orderly way, whatever the guest does, and by force if
+// it has not ended after Timeouts.Stop. It returns when the VMM is gone.
+func (v *VM) Stop(ctx context.Context) error {
+	t := v.host.opts.Timeouts
+	return v.live(ctx, "stop", t.Stop+t.Verb, func(ctx context.Context, s *session) error {
+		s.setReason("stopped")
+		err := s.stop(ctx)
+		if err != nil {
+			s.setReason("")
+		}
+		return err
+	})
+}
+
+// Kill ends the VMM at once, and any command under way with it; it returns when
+// both are over. It needs no answer from the VMM.
+func (v *VM) Kill(ctx context.Context) error {
+	kctx, cancel := context.WithTimeout(ctx, v.host.opts.Timeouts.Verb)
+	defer cancel()
+	v.mu.Lock()
+	s, busy := v.session, v.command != nil
+	v.mu.Unlock()
+	if busy {
+		// A command may wait for a VMM that does not answer, so the VMM goes first. One
+		// that is only just being started goes with its command.
+		var killed error
+		if s != nil {
+			s.setReason("killed")
+			killed = s.kill(kctx)
+		}
+		if err := v.interrupt(kctx, errKilled); err != nil {
+			return v.wrap("kill", err)
+		}
+		v.mu.Lock()
+		again := v.session
+		v.mu.Unlock()
+		if again == nil || again == s {
+			return v.wrap("kill", killed)
+		}
+		// The start was over before it could be ended.
+	}
+	return v.live(ctx, "kill", v.host.opts.Timeouts.Verb, func(ctx context.Context, s *session) error {
+		s.setReason("killed")
+		return s.kill(ctx)
+	})
+}
+
+// ResizeMemory sets the guest's memory target in bytes. With wait above 0 it
+// waits for that long until the guest has followed, and returns a
+// *hypervisor.ResizeError, which is context.DeadlineExceeded, if it has not. For
+// a VM that does not run it sets the memory that it starts with, in its
+// configuration.
+func (v *VM) ResizeMemory(ctx context.Context, bytes int64, wait time.Duration) error {
+	return v.run(ctx, "memory", v.host.opts.Timeouts.Verb+max(wait, 0), func(ctx context.Context) error {
+		if s := v.liveSession(); s != nil {
+			return v.resizeLive(ctx, s, bytes, wait)
+		}
+		cfg, err := v.Config().Merge("memory=" + strconv.FormatInt(bytes, 10))
+		if err != nil {
+			return err
+		}
+		if len(config.Changed(v.Config(), cfg)) == 0 {
+			return nil
+		}
+		if err := v.saveConfig(cfg); err != nil {
+			return err
+		}
+		v.emit(Record{Kind: KindConfig, Detail: []hypervisor.Detail{{Key: "keys", Value: "memory"}}})
+		return nil
+	})
+}
+
+func (v *VM) resizeLive(ctx context.Context, s *session, bytes int64, wait time.Duration) error {
+	if bytes <= 0 {
+		return fmt.Errorf("memory of %d bytes: %w", bytes, hypervisor.ErrInvalid)
+	}
+	hv, err := s.handle(ctx)
+	if err != nil {
+		return err
+	}
+	if wait > 0 {
+		err = hv.ResizeMemoryAndWait(ctx, bytes, wait)
+	} else {
+		err = hv.ResizeMemory(ctx, bytes)
+	}
+	var late *hypervisor.ResizeError
+	if err != nil && !errors.As(err, &late) {
+		return err
+	}
+	target := bytes
+	if late != nil {
+		target = late.Target
+	}
+	v.update(func() { v.status.MemoryTarget = target })
+	if err := v.saveRecord(func(r *record) { r.MemoryTarget = target }); err != nil {
+		v.host.log.Error("record not written", "vm", v.name, "err", err)
+	}
+	v.emit(Record{Kind: KindResize, Detail: []hypervisor.Detail{{Key: "target", Value: strconv.FormatInt(target, 10)}}})
+	if rerr := s.refresh(ctx, hv); rerr != nil && err == nil && ctx.Err() == nil {
+		v.host.log.Warn("memory size not read", "vm", v.name, "err", rerr)
+	}
+	return err
+}

@@ -1,0 +1,36 @@
+package machine
+
+import (
+	"slices"
+	"strings"
+)
+
+// reserved are the names of the served tree's own files beside the VMs.
+var reserved = []string{"ctl", "clone", "events", "version", "backends"}
+
+const maxName = 63
+
+// CheckName returns nil for a name that a VM can have: 1 to 63 of the characters
+// A-Z a-z 0-9 . _ -, not starting with a dot or a dash, and not one of ctl, clone,
+// events, version and backends. The error is an ErrName.
+func CheckName(name string) error {
+	if slices.Contains(reserved, name) {
+		return &nameError{name, "it is a file of the server"}
+	}
+	return checkWord(name)
+}
+
+func checkWord(name string) error {
+	const allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
+	switch {
+	case name == "":
+		return &nameError{name, "it is empty"}
+	case len(name) > maxName:
+		return &nameError{name, "it is longer than 63 characters"}
+	case name[0] == '.' || name[0] == '-':
+		return &nameError{name, "it starts with a dot or a dash"}
+	case strings.Trim(name, allowed) != "" || strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(allowed, r) }):
+		return &nameError{name, "it may have letters, digits, dots, underscores and dashes"}
+	}
+	return nil
+}

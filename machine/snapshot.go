@@ -1,0 +1,184 @@
+package machine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/machine/config"
+)
+
+// A snapshot is a directory of three: what the back end wrote (vmm), the
+// configuration that the VM ran with (config), and whose it is (snapshot.json).
+// It is made aside and moved into place when it is whole.
+const (
+	snapshotVMM  = "vmm"
+	snapshotInfo = "snapshot.json"
+)
+
+// snapshotRecord is snapshot.json.
+type snapshotRecord struct {
+	Format       int             `json:"format"` // recordFormat
+	VM           string          `json:"vm"`
+	UUID         string          `json:"uuid"`
+	Backend      hypervisor.Type `json:"backend"`
+	Version      string          `json:"version,omitempty"`
+	Time         time.Time       `json:"time"`
+	MemoryTarget int64           `json:"memoryTarget"`
+}
+
+func (v *VM) snapshotDir(name string) string { return filepath.Join(v.dir, snapshotsDir, name) }
+
+// Snapshot saves the VM under a name, ErrExists if there is one. The VM is in the
+// same state after it as before.
+func (v *VM) Snapshot(ctx context.Context, name string) error {
+	return v.live(ctx, "snapshot", v.host.opts.Timeouts.Snapshot, func(ctx context.Context, s *session) (err error) {
+		if err := checkWord(name); err != nil {
+			return err
+		}
+		if _, err := os.Lstat(v.snapshotDir(name)); err == nil {
+			return fmt.Errorf("snapshot %s: %w", name, ErrExists)
+		}
+		hv, err := s.handle(ctx)
+		if err != nil {
+			return err
+		}
+		if !hv.Capabilities().SupportsSnapshot {
+			return hypervisor.ErrNotSupported
+		}
+		parent := filepath.Join(v.dir, snapshotsDir)
+		if err := os.Mkdir(parent, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		aside, err := os.MkdirTemp(parent, newPrefix+name+"-")
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if err != nil {
+				os.RemoveAll(aside)
+			}
+		}()
+		vmm := filepath.Join(aside, snapshotVMM)
+		if err := os.Mkdir(vmm, 0o700); err != nil {
+			return err
+		}
+		status, uuid := v.Status(), v.UUID()
+		info, err := json.MarshalIndent(snapshotRecord{
+			Format: recordFormat, VM: v.name, UUID: uuid, Backend: s.typ, Version: status.Version,
+			Time: time.Now(), MemoryTarget: status.MemoryTarget,
+		}, "", "\t")
+		if err != nil {
+			return err
+		}
+		if err := hv.Snapshot(ctx, vmm); err != nil {
+			return err
+		}
+		if err := replaceFile(filepath.Join(aside, configFile), []byte(v.Config().String())); err != nil {
+			return err
+		}
+		if err := replaceFile(filepath.Join(aside, snapshotInfo), append(info, '\n')); err != nil {
+			return err
+		}
+		if err := os.Rename(aside, v.snapshotDir(name)); err != nil {
+			return err
+		}
+		if err := syncDir(parent); err != nil {
+			return err
+		}
+		v.emitSnapshot(name, "taken")
+		return nil
+	})
+}
+
+func (v *VM) emitSnapshot(name, done string) {
+	v.emit(Record{Kind: KindSnapshot, Detail: []hypervisor.Detail{{Key: "name", Value: name}, {Key: "done", Value: done}}})
+}
+
+// Restore brings the VM back as it was saved, paused, in a new VMM. Its
+// configuration becomes that of the snapshot.
+func (v *VM) Restore(ctx context.Context, name string) error {
+	return v.run(ctx, "restore", v.host.opts.Timeouts.Snapshot, func(ctx context.Context) error {
+		if err := checkWord(name); err != nil {
+			return err
+		}
+		dir := v.snapshotDir(name)
+		b, err := os.ReadFile(filepath.Join(dir, snapshotInfo))
+		if errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
+		}
+		if err != nil {
+			return err
+		}
+		var info snapshotRecord
+		if err := json.Unmarshal(b, &info); err != nil {
+			return fmt.Errorf("snapshot %s: %s: %w", name, snapshotInfo, err)
+		}
+		if info.Format != recordFormat || info.UUID != v.UUID() {
+			return fmt.Errorf("snapshot %s is of a VM %s with uuid %s (format %d), not of this one: %w", name, info.VM, info.UUID, info.Format, hypervisor.ErrInvalid)
+		}
+		text, err := os.ReadFile(filepath.Join(dir, configFile))
+		if err != nil {
+			return err
+		}
+		cfg, err := config.Parse(string(text))
+		if err != nil {
+			return fmt.Errorf("snapshot %s: %w", name, err)
+		}
+		if err := v.launch(ctx, "restore", launching{
+			typ:    info.Backend,
+			phase:  phaseRestoring,
+			state:  hypervisor.StatePaused,
+			memory: info.MemoryTarget,
+			spawn: func(ctx context.Context, starter hypervisor.VMStarter, socket string) (int, hypervisor.Hypervisor, error) {
+				return starter.RestoreVM(ctx, v.host.opts.Paths, "", socket, filepath.Join(dir, snapshotVMM))
+			},
+		}); err != nil {
+			return err
+		}
+		if cfg.String() != v.Config().String() {
+			if err := v.saveConfig(cfg); err != nil {
+				v.host.log.Error("config of the snapshot not kept", "vm", v.name, "err", err)
+			}
+		}
+		v.emitSnapshot(name, "restored")
+		return nil
+	})
+}
+
+// Snapshots returns the names of the VM's snapshots, sorted.
+func (v *VM) Snapshots() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(v.dir, snapshotsDir))
+	if ignoreMissing(err) != nil {
+		return nil, fmt.Errorf("machine: snapshots of %s: %w", v.name, err)
+	}
+	names := []string{}
+	for _, e := range entries {
+		if e.IsDir() && checkWord(e.Name()) == nil {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// DeleteSnapshot removes a snapshot.
+func (v *VM) DeleteSnapshot(name string) error {
+	return v.run(context.Background(), "delete-snapshot", v.host.opts.Timeouts.Verb, func(context.Context) error {
+		if err := checkWord(name); err != nil {
+			return err
+		}
+		if _, err := os.Lstat(v.snapshotDir(name)); errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
+		}
+		if err := removeAside(v.snapshotDir(name)); err != nil {
+			return err
+		}
+		v.emitSnapshot(name, "removed")
+		return nil
+	})
+}

@@ -1,0 +1,385 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/machine/config"
+)
+
+// A VM is one virtual machine of a Host. Its methods may be called at the same
+// time from several goroutines. After it was deleted its commands fail with
+// ErrNotFound and what can be read of it stays as it was last.
+type VM struct {
+	host    *Host
+	name    string
+	id      uint64
+	dir     string
+	events  Feed
+	console consoleLog
+
+	disk sync.Mutex // orders the writes of record and config
+
+	order   sync.Mutex // orders records: guards seq, history and what follows
+	seq     uint64
+	history history
+	gone    bool // the last record was emitted
+
+	mu      sync.Mutex    // guards all below
+	changed chan struct{} // closed and replaced at each change
+	status  Status
+	rec     record
+	cfg     config.Config
+	cfgErr  error // why the config file could not be read
+	caps    hypervisor.Capabilities
+	session *session // follows the VMM; nil without one
+	command *command // the one under way
+	deleted bool
+	failure failure
+	// unrecorded tells that the record could not be read, so that only a VMM that
+	// is found on one of the VM's sockets can say how it runs.
+	unrecorded bool
+}
+
+// Status is what a VM was at one moment.
+type Status struct {
+	State hypervisor.VMState
+	// Reason says why, as one word, where that is not simply what was asked for.
+	Reason string
+	Since  time.Time // when State or Reason last changed
+
+	Backend hypervisor.Type
+	Version string // of the VMM, where it is known
+	PID     int    // of the VMM; 0 without one, or where it is no process
+	Created time.Time
+	Started time.Time // of the VMM; zero without one
+
+	// MemoryTarget is the bytes that the guest should have, MemoryActual those that
+	// it has, which is 0 without a VMM or where that does not know.
+	MemoryTarget int64
+	MemoryActual int64
+
+	Busy      string // the verb of the command under way
+	BusySince time.Time
+
+	LastExit string // how the last VMM ended, in words
+	ExitTime time.Time
+}
+
+// newVM makes the VM of a record that is on disk.
+func (h *Host) newVM(name string, rec record, cfg config.Config) *VM {
+	v := &VM{
+		host:    h,
+		name:    name,
+		id:      rec.ID,
+		dir:     filepath.Join(h.dir, "vms", name),
+		changed: make(chan struct{}),
+		rec:     rec,
+		cfg:     cfg,
+		seq:     rec.Seq,
+	}
+	v.history.path = filepath.Join(v.dir, historyFile)
+	v.console.init(v, filepath.Join(v.dir, consoleFile))
+	v.status = Status{
+		State:        hypervisor.StateCreated,
+		Since:        rec.Created,
+		Backend:      cfg.Type(),
+		Created:      rec.Created,
+		MemoryTarget: cfg.VMConfig().MemoryBytes,
+		LastExit:     rec.LastExit,
+		ExitTime:     rec.ExitTime,
+	}
+	if rec.Ran {
+		v.status.State = hypervisor.StateShutdown
+		v.status.Since = rec.ExitTime
+	}
+	return v
+}
+
+// loadVM reads a VM's directory. What cannot be read is replaced by defaults and
+// told in the VM's reason and error; the unreadable files are kept.
+func (h *Host) loadVM(name string) *VM {
+	dir := filepath.Join(h.dir, "vms", name)
+	log := h.log.With("vm", name)
+	if err := clearLeftovers(filepath.Join(dir, snapshotsDir)); err != nil {
+		log.Warn("leftovers of snapshots stay", "err", err)
+	}
+	path := filepath.Join(dir, recordFile)
+	rec, recErr := readRecord(path)
+	if recErr != nil {
+		log.Error("record unreadable", "err", recErr)
+		rec = record{
+			Format:  recordFormat,
+			UUID:    newUUID(),
+			Created: time.Now(),
+			Owner:   Owner{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Mode: DefaultMode},
+			Phase:   phaseDown,
+			Ran:     true,
+		}
+		if fi, err := os.Stat(dir); err == nil {
+			rec.Created = fi.ModTime()
+		}
+		// The next write of the record would destroy what may yet be of use.
+		if err := os.Rename(path, path+".bad"); ignoreMissing(err) != nil {
+			log.Error("unreadable record cannot be put aside", "err", err)
+		}
+	}
+
+	cfg := h.defaultConfig()
+	text, cfgErr := os.ReadFile(filepath.Join(dir, configFile))
+	if ignoreMissing(cfgErr) == nil {
+		cfg, cfgErr = cfg.Merge(string(text))
+	}
+	if cfgErr != nil {
+		log.Error("config unreadable", "err", cfgErr)
+	}
+
+	v := h.newVM(name, rec, cfg)
+	v.console.use(v.consolePath())
+	seq, state := v.history.last()
+	v.seq = max(seq, rec.Seq)
+	if rec.Phase != phaseDown {
+		// What it did when last seen stands until its VMM has answered or is gone.
+		v.status.State = hypervisor.StateRunning
+		if state == string(hypervisor.StatePaused) {
+			v.status.State = hypervisor.StatePaused
+		}
+	}
+	if cfgErr != nil {
+		v.cfgErr = fmt.Errorf("the config file cannot be read, write a new one: %w", cfgErr)
+		v.status.Reason = "config-unreadable"
+		v.failure.set("load", v.cfgErr)
+	}
+	if recErr != nil {
+		v.status.Reason = "record-unreadable"
+		v.failure.set("load", fmt.Errorf("what was known of how %s ran and whose it is is lost: %w (kept as %s.bad)", name, recErr, recordFile))
+		v.unrecorded = true
+	}
+	return v
+}
+
+// Name returns the VM's name.
+func (v *VM) Name() string { return v.name }
+
+// UUID returns the VM's UUID, which its VMM knows too.
+func (v *VM) UUID() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.rec.UUID
+}
+
+// ID returns a number that no other VM of the Host has or had while it is open.
+func (v *VM) ID() uint64 { return v.id }
+
+// Dir returns the VM's directory.
+func (v *VM) Dir() string { return v.dir }
+
+// LogPath returns the file with what the VMM printed.
+func (v *VM) LogPath() string { return filepath.Join(v.dir, logFile) }
+
+// ConsoleLogPath returns the file with what the serial console said.
+func (v *VM) ConsoleLogPath() string {
+	path, _ := v.consolePath()
+	return path
+}
+
+// SocketPath returns the control socket of the VMM, or where that of the next
+// one will be.
+func (v *VM) SocketPath() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.socketPath(v.status.Backend)
+}
+
+func (v *VM) socketPath(t hypervisor.Type) string {
+	return filepath.Join(v.dir, runDir, hypervisor.SocketNameForType(t))
+}
+
+// State returns what the VM is doing, as last heard of. It does not block.
+func (v *VM) State() hypervisor.VMState {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.status.State
+}
+
+// Status returns all that is known of the VM. It does not block.
+func (v *VM) Status() Status {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.status
+}
+
+// Watch waits until pred holds for the status and returns that one. It returns
+// ErrNotFound when the VM is deleted, and ErrClosed when the Host is closed.
+// A status that did not last until it was looked at may be missed; the events
+// tell of every one.
+func (v *VM) Watch(ctx context.Context, pred func(Status) bool) (Status, error) {
+	for {
+		v.mu.Lock()
+		status, changed, deleted := v.status, v.changed, v.deleted
+		v.mu.Unlock()
+		switch {
+		case deleted:
+			return status, fmt.Errorf("machine: wait %s: %w", v.name, ErrNotFound)
+		case pred(status):
+			return status, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return status, ctx.Err()
+		case <-v.host.ctx.Done():
+			return status, fmt.Errorf("machine: wait %s: %w", v.name, ErrClosed)
+		}
+	}
+}
+
+// update changes what v.mu guards and wakes those who watch.
+func (v *VM) update(f func()) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	f()
+	v.broadcast()
+}
+
+// broadcast wakes those who watch. The caller holds v.mu.
+func (v *VM) broadcast() {
+	close(v.changed)
+	v.changed = make(chan struct{})
+}
+
+// setState sets state and reason. The caller holds v.mu and broadcasts.
+func (v *VM) setState(s hypervisor.VMState, reason string) {
+	if v.status.State != s || v.status.Reason != reason {
+		v.status.State, v.status.Reason, v.status.Since = s, reason, time.Now()
+	}
+}
+
+// Capabilities returns what the VMM can do for this VM, or the back end for any
+// before it runs.
+func (v *VM) Capabilities() hypervisor.Capabilities {
+	v.mu.Lock()
+	live, caps, t := v.session != nil, v.caps, v.status.Backend
+	v.mu.Unlock()
+	if live && caps != (hypervisor.Capabilities{}) {
+		return caps
+	}
+	return v.host.backends.capabilities(t)
+}
+
+// saveRecord changes the record on disk and then in memory, or neither.
+func (v *VM) saveRecord(change func(*record)) error {
+	v.disk.Lock()
+	defer v.disk.Unlock()
+	return v.saveRecordLocked(change)
+}
+
+// saveRecordLocked is saveRecord for who holds v.disk.
+func (v *VM) saveRecordLocked(change func(*record)) error {
+	v.order.Lock()
+	seq := v.seq
+	v.order.Unlock()
+	v.mu.Lock()
+	rec, deleted := v.rec, v.deleted
+	v.mu.Unlock()
+	if deleted {
+		return ErrNotFound
+	}
+	change(&rec)
+	rec.Seq = seq
+	if err := rec.write(filepath.Join(v.dir, recordFile)); err != nil {
+		return fmt.Errorf("write record: %w", err)
+	}
+	v.mu.Lock()
+	v.rec = rec
+	v.mu.Unlock()
+	return nil
+}
+
+// emit completes r, keeps it and tells it to all subscribers. The caller holds no
+// lock.
+func (v *VM) emit(r Record) {
+	v.order.Lock()
+	defer v.order.Unlock()
+	if v.gone {
+		return
+	}
+	v.seq++
+	r.Seq, r.VM = v.seq, v.name
+	if r.Time.IsZero() {
+		r.Time = time.Now()
+	}
+	if r.Kind == KindDeleted {
+		v.gone = true
+	} else if err := v.history.add(r.String()); err != nil {
+		v.host.log.Warn("event not kept", "vm", v.name, "event", r.String(), "err", err)
+	}
+	v.events.publish(r)
+	v.host.feed.publish(r)
+	if v.gone {
+		v.events.close()
+	}
+}
+
+// Events returns the feed of this VM's records.
+func (v *VM) Events() *Feed { return &v.events }
+
+// History returns the last records of the VM as lines, those of earlier servers
+// included, the oldest first.
+func (v *VM) History() ([]string, error) {
+	v.order.Lock()
+	defer v.order.Unlock()
+	h := v.history
+	lines, _, err := h.lines()
+	if err != nil {
+		return nil, fmt.Errorf("machine: events of %s: %w", v.name, err)
+	}
+	return lines, nil
+}
+
+// delete removes the VM.
+func (v *VM) delete() error {
+	return v.run(context.Background(), "delete", v.host.opts.Timeouts.Stop+v.host.opts.Timeouts.Verb, func(ctx context.Context) error {
+		if err := v.awaitEnd(ctx); err != nil {
+			return err
+		}
+		h := v.host
+		v.disk.Lock()
+		defer v.disk.Unlock()
+		err := removeAside(v.dir)
+		if _, statErr := os.Lstat(v.dir); !errors.Is(statErr, os.ErrNotExist) {
+			return err
+		}
+		if err != nil {
+			// It is out of sight; the rest goes at the next start of a server.
+			h.log.Warn("removed VM has left something", "vm", v.name, "err", err)
+		}
+		v.emit(Record{Kind: KindDeleted})
+		v.update(func() { v.deleted = true })
+		v.console.wakeAll()
+		h.forget(v)
+		return nil
+	})
+}
+
+func (h *Host) forget(v *VM) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.vms[v.name] != v {
+		return
+	}
+	delete(h.vms, v.name)
+	sorted := make([]*VM, 0, len(h.sorted))
+	for _, o := range h.sorted {
+		if o != v {
+			sorted = append(sorted, o)
+		}
+	}
+	h.sorted = sorted
+}
