@@ -1,0 +1,237 @@
+package agent_test
+
+import (
+	"bufio"
+	"fmt"
+	"io/fs"
+	"net"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"vmfs/guest"
+	"vmfs/guest/guesttest"
+)
+
+var (
+	memoryLine = regexp.MustCompile(`(?m)^vmfs guest: memory (\d+) MiB \(was (\d+) MiB\)\n`)
+	prompt     = "guest# "
+)
+
+// run types a command to the guest's shell and returns what it printed. The
+// command must not print a line of its own that ends in "=status".
+func run(v *guesttest.VM, command string) (out, status string) {
+	// The quotes keep the echo of the typed line from matching.
+	v.Type(command + "; echo sta''tus=$?\n")
+	v.ExpectText("sta''tus=$?\n")
+	m := v.Expect(regexp.MustCompile(`(?s)(.*?)status=(\d+)\n`))
+	v.ExpectText(prompt)
+	return m[1], m[2]
+}
+
+// The whole of a guest's life, on each of Debian's cloud kernels.
+func TestBoot(t *testing.T) {
+	for _, series := range []string{"6.1", "6.12"} {
+		t.Run(series, func(t *testing.T) {
+			t.Parallel()
+			kernel, initrd := guesttest.Build(t, guest.Options{Package: guesttest.Kernel(t, series, "cloud")})
+			v := guesttest.Start(t, guesttest.Config{
+				Kernel: kernel, Initrd: initrd,
+				Memory: "256M,maxmem=2G",
+				Append: "vmfs.net=user vmfs.hostname=web",
+				Args: []string{
+					"-smp", "2",
+					"-object", "memory-backend-ram,id=plug,size=512M",
+					"-device", "virtio-mem-pci,id=vm0,memdev=plug,requested-size=0",
+					"-device", "virtio-balloon-pci",
+					"-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0",
+				},
+			})
+			m := v.Expect(guesttest.Ready)
+			assert.True(t, strings.HasPrefix(m[1], series+"."), m[1])
+			assert.Equal(t, "2", m[2], "cpus")
+			assert.Equal(t, "256", m[3], "MiB")
+			assert.NotContains(t, v.Output(), "vmfs guest: ", "a complaint")
+			v.ExpectText(prompt)
+
+			t.Run("shell", func(t *testing.T) { testShell(t, v) })
+			t.Run("network", func(t *testing.T) { testNetwork(t, v) })
+			t.Run("orphans", func(t *testing.T) { testOrphans(t, v) })
+			t.Run("memory", func(t *testing.T) { testMemory(t, v) })
+			if t.Failed() {
+				return
+			}
+			v.QMP(`{"execute":"system_powerdown"}`)
+			v.ExpectText("vmfs guest: powering off\n")
+			v.Wait()
+		})
+	}
+}
+
+func testShell(t *testing.T, v *guesttest.VM) {
+	out, status := run(v, "hostname; tty; false")
+	assert.Equal(t, "web\n/dev/pts/0\n", out)
+	assert.Equal(t, "1", status)
+	assert.NotContains(t, v.Output(), "\x1b[6n", "a question to terminals that only look on")
+
+	v.Type("echo sle''eping; sleep 1000\n")
+	v.ExpectText("\nsleeping\n")
+	v.Type("\x03") // job control: the terminal sends SIGINT to the foreground only
+	v.ExpectText(prompt)
+	out, _ = run(v, "sleep 1000 & jobs; kill %1")
+	assert.Contains(t, out, "Running")
+
+	// Signals that end an ordinary Go program, or would, must not touch init.
+	_, status = run(v, "kill -QUIT 1; kill -HUP 1; kill -ABRT 1; kill -SEGV 1; kill -35 1; kill -0 1")
+	assert.Equal(t, "0", status)
+	v.Type("exit\n") // and a shell that ends is replaced
+	v.ExpectText("built-in shell")
+	v.ExpectText(prompt)
+}
+
+func testNetwork(t *testing.T, v *guesttest.VM) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	got := make(chan string, 1)
+	go func() {
+		defer close(got)
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		l, err := bufio.NewReader(c).ReadString('\n')
+		if err == nil {
+			got <- l
+			fmt.Fprintln(c, "and back")
+		}
+	}()
+	_, port, err := net.SplitHostPort(ln.Addr().String())
+	require.NoError(t, err)
+	out, status := run(v, "echo out | nc 10.0.2.2 "+port)
+	assert.Equal(t, "and back\n", out)
+	assert.Equal(t, "0", status)
+	ln.Close()
+	assert.Equal(t, "out\n", <-got)
+
+	out, _ = run(v, "ip -4 -o addr show; ip route; cat /etc/resolv.conf")
+	assert.Contains(t, out, "127.0.0.1/8")
+	assert.Contains(t, out, "10.0.2.15/24")
+	assert.Contains(t, out, "default via 10.0.2.2 dev eth0")
+	assert.Contains(t, out, "nameserver 10.0.2.3")
+}
+
+// Processes whose parent is gone come to init, which must wait for them.
+func testOrphans(t *testing.T, v *guesttest.VM) {
+	out, _ := run(v, "for i in 1 2 3 4 5 6 7 8 9; do (sh -c 'exit 3' & ) ; done; while grep -q '^State:.Z' /proc/[0-9]*/status 2>/dev/null; do sleep 0.1; done; echo none")
+	assert.Equal(t, "none\n", out)
+}
+
+func testMemory(t *testing.T, v *guesttest.VM) {
+	steps := []struct {
+		name, qmp string
+		want, was string
+	}{
+		{"plug a block", `{"execute":"qom-set","arguments":{"path":"vm0","property":"requested-size","value":134217728}}`, "384", "256"},
+		{"plug part of a block", `{"execute":"qom-set","arguments":{"path":"vm0","property":"requested-size","value":146800640}}`, "396", "384"},
+		{"unplug", `{"execute":"qom-set","arguments":{"path":"vm0","property":"requested-size","value":0}}`, "256", "396"},
+		{"balloon up", `{"execute":"balloon","arguments":{"value":201326592}}`, "192", "256"},
+		{"balloon down", `{"execute":"balloon","arguments":{"value":268435456}}`, "256", "192"},
+	}
+	for _, s := range steps {
+		v.QMP(s.qmp)
+		// A slow change is told of on its way too.
+		for was := s.was; was != s.want; {
+			m := v.Expect(memoryLine)
+			require.Equal(t, was, m[2], s.name)
+			was = m[1]
+		}
+	}
+	v.Type("\n") // a fresh prompt under the agent's lines
+	v.ExpectText(prompt)
+}
+
+func TestScript(t *testing.T) {
+	script := func(name, content string, mode fs.FileMode) guest.File {
+		return guest.File{Path: "/test/" + name, Content: []byte(content), Mode: mode}
+	}
+	kernel, initrd := guesttest.Build(t, guest.Options{
+		Script: []byte("#!/bin/sh\ntty\necho out; echo err >&2; exit 7\n"),
+		Files: []guest.File{
+			script("signal", "kill -9 $$\n", 0o755), // no #!
+			script("poweroff", "#!/bin/sh\npoweroff\nsleep 1000\n", 0o644),
+			script("reboot", "#!/bin/sh\nreboot\nsleep 1000\n", 0o755),
+		},
+	})
+	for _, tc := range []struct {
+		name, append string
+		want         []string
+	}{
+		{"status", "", []string{"/dev/ttyS0\n", "out\nerr\n", "vmfs guest: script exited 7\n", "vmfs guest: powering off\n"}},
+		{"signal", "vmfs.script=/test/signal", []string{"vmfs guest: script exited 137\n", "vmfs guest: powering off\n"}},
+		{"poweroff", "vmfs.script=/test/poweroff", []string{"vmfs guest: powering off\n"}},
+		{"reboot", "vmfs.script=/test/reboot", []string{"vmfs guest: rebooting\n"}},
+		{"missing", "vmfs.script=/no/such", []string{"vmfs guest: script: start /no/such: no such file or directory\n", "vmfs guest: powering off\n"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			v := guesttest.Start(t, guesttest.Config{Kernel: kernel, Initrd: initrd, Append: tc.append})
+			v.Expect(guesttest.Ready)
+			for _, w := range tc.want {
+				v.ExpectText(w)
+			}
+			v.Wait()
+		})
+	}
+}
+
+// Without a busybox the agent's own prompt is the console.
+func TestPrompt(t *testing.T) {
+	t.Parallel()
+	kernel, initrd := guesttest.Build(t, guest.Options{Busybox: guest.NoBusybox})
+	v := guesttest.Start(t, guesttest.Config{Kernel: kernel, Initrd: initrd})
+	release := v.Expect(guesttest.Ready)[1]
+	v.ExpectText("guest> ")
+	for _, c := range []struct{ typed, want string }{
+		{"echo a  b", "\na b\n"},
+		{"mem", "\n256 MiB\n"},
+		{"uname", "\nLinux " + release + " "},
+		{"ps", "    1 /init\n"},
+		{"dmesg 3", "\n<"},
+		{"dmesg x", "dmesg: \"x\" is no number of lines\n"},
+		{"nonsense", "nonsense: no such command"},
+		{"help", "poweroff     end the machine\n"},
+	} {
+		v.Type(c.typed + "\n")
+		v.ExpectText(c.want)
+		v.ExpectText("guest> ")
+	}
+	v.Type("poweroff\n")
+	v.ExpectText("vmfs guest: powering off\n")
+	v.Wait()
+}
+
+func TestV9FSKernels(t *testing.T) {
+	for _, series := range []string{"6.1", "6.12"} {
+		t.Run(series, func(t *testing.T) {
+			t.Parallel()
+			kernel, initrd := guesttest.V9FS(t, series,
+				guesttest.Script("#!/bin/sh\ngrep 9p /proc/filesystems\nip -4 -o addr show dev eth0\ncat /etc/extra\n"),
+				guest.File{Path: "/etc/extra", Content: []byte("an extra file\n")})
+			v := guesttest.Start(t, guesttest.Config{
+				Kernel: kernel, Initrd: initrd, Append: "vmfs.net=user",
+				Args: []string{"-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0"},
+			})
+			v.Expect(regexp.MustCompile(`vmfs guest ready: linux ` + regexp.QuoteMeta(series) + `\.`))
+			v.ExpectText("nodev\t9p\n")
+			v.ExpectText("10.0.2.15/24")
+			v.ExpectText("an extra file\n")
+			v.ExpectText("vmfs guest: script exited 0\n")
+			v.Wait()
+		})
+	}
+}

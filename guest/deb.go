@@ -1,0 +1,197 @@
+package guest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"vmfs/guest/internal/flock"
+)
+
+// runTool runs a program with an argument vector and returns what it printed.
+// Its error carries the program's own words, and how to install it if it is missing.
+func runTool(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil, fmt.Errorf("%s is not installed: on Debian run `apt-get install %s`; elsewhere give a kernel and its modules by path: %w",
+			name, toolPackage[name], err)
+	}
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("%s: %w", name, ctx.Err())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, oneLine(stderr.Bytes()))
+	}
+	return stdout.Bytes(), nil
+}
+
+// toolPackage says which Debian package has a tool.
+var toolPackage = map[string]string{"apt-get": "apt", "apt-cache": "apt", "dpkg-deb": "dpkg"}
+
+func oneLine(b []byte) string {
+	return strings.Join(strings.FieldsFunc(string(b), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+// ResolvePackage returns the kernel package behind a Debian package name: the
+// name itself, or, for a meta package such as linux-image-cloud-amd64, the
+// package that it stands for today.
+func ResolvePackage(ctx context.Context, name string) (string, error) {
+	const hops = 4 // linux-image-cloud-amd64 needs one
+	for at, hop := name, 0; hop < hops; hop++ {
+		out, err := runTool(ctx, "", "apt-cache", "depends", "--no-recommends", "--no-suggests", at)
+		if err != nil {
+			return "", fmt.Errorf("guest: find the kernel package %s: %w (`apt-get update` fetches the package lists)", name, err)
+		}
+		next, err := kernelDependency(out)
+		if err != nil {
+			return "", fmt.Errorf("guest: find the kernel package %s: %w", name, err)
+		}
+		if next == "" {
+			return at, nil
+		}
+		at = next
+	}
+	return "", fmt.Errorf("guest: find the kernel package %s: still a meta package after %d steps", name, hops)
+}
+
+// kernelDependency picks the linux-image package out of what `apt-cache depends`
+// printed. It returns "" if there is none, as for a package with a kernel in it.
+func kernelDependency(out []byte) (string, error) {
+	for sc := bufio.NewScanner(bytes.NewReader(out)); sc.Scan(); {
+		what, name, ok := strings.Cut(strings.TrimSpace(sc.Text()), ": ")
+		if !ok || what != "Depends" && what != "|Depends" {
+			continue
+		}
+		if bare := strings.Trim(name, "<>"); strings.HasPrefix(bare, "linux-image-") {
+			if bare != name {
+				return "", fmt.Errorf("it depends on %s, which the package lists do not have", bare)
+			}
+			return name, nil
+		}
+	}
+	return "", nil
+}
+
+// aptFile is one file that apt-get would download.
+type aptFile struct {
+	name   string
+	sha256 string // hex; empty if the lists have another kind of sum
+}
+
+// parsePrintURIs reads the one line that `apt-get --print-uris download` prints:
+// 'URI' FILENAME SIZE SHA256:SUM
+func parsePrintURIs(out []byte) (aptFile, error) {
+	for sc := bufio.NewScanner(bytes.NewReader(out)); sc.Scan(); {
+		f := strings.Fields(sc.Text())
+		if len(f) < 3 || !strings.HasPrefix(f[0], "'") {
+			continue
+		}
+		if _, err := url.Parse(strings.Trim(f[0], "'")); err != nil {
+			continue
+		}
+		a := aptFile{name: f[1]}
+		if filepath.Base(a.name) != a.name || !strings.HasSuffix(a.name, ".deb") {
+			return aptFile{}, fmt.Errorf("apt-get names an odd file: %q", a.name)
+		}
+		if len(f) > 3 {
+			if sum, ok := strings.CutPrefix(f[3], "SHA256:"); ok {
+				a.sha256 = strings.ToLower(sum)
+			}
+		}
+		return a, nil
+	}
+	return aptFile{}, errors.New("apt-get --print-uris download printed no file")
+}
+
+// fetchPackage returns the path of a package's file in the cache directory,
+// downloaded if it is not there with the right sum. Concurrent callers, in this
+// process or others, take turns.
+func fetchPackage(ctx context.Context, cache, name string, logf func(string, ...any)) (string, error) {
+	out, err := runTool(ctx, "", "apt-get", "--print-uris", "download", name)
+	if err != nil {
+		return "", fmt.Errorf("guest: find the file of %s: %w", name, err)
+	}
+	want, err := parsePrintURIs(out)
+	if err != nil {
+		return "", fmt.Errorf("guest: find the file of %s: %w", name, err)
+	}
+	unlock, err := flock.Dir(ctx, cache)
+	if err != nil {
+		return "", fmt.Errorf("guest: lock the cache %s: %w", cache, err)
+	}
+	defer unlock()
+
+	path := filepath.Join(cache, want.name)
+	switch err := checkSum(path, want.sha256); {
+	case err == nil:
+		return path, nil
+	case !errors.Is(err, os.ErrNotExist):
+		logf("%v: downloading it again", err)
+	}
+	logf("downloading %s", want.name)
+	tmp, err := os.MkdirTemp(cache, "download-")
+	if err != nil {
+		return "", fmt.Errorf("guest: download %s: %w", name, err)
+	}
+	defer os.RemoveAll(tmp)
+	// As root apt-get would drop to a user who cannot write here, and warn.
+	if _, err := runTool(ctx, tmp, "apt-get", "-o", "APT::Sandbox::User=root", "download", name); err != nil {
+		return "", fmt.Errorf("guest: download %s: %w (`apt-get update` refreshes stale package lists)", name, err)
+	}
+	got := filepath.Join(tmp, want.name)
+	if err := checkSum(got, want.sha256); err != nil {
+		return "", fmt.Errorf("guest: download %s: %w", name, err)
+	}
+	if err := os.Rename(got, path); err != nil {
+		return "", fmt.Errorf("guest: download %s: %w", name, err)
+	}
+	return path, nil
+}
+
+// checkSum reports whether the file is there and, if sum is known, has it.
+func checkSum(path, sum string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if sum == "" {
+		return nil
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != sum {
+		return fmt.Errorf("%s has the SHA-256 sum %s, not %s", path, got, sum)
+	}
+	return nil
+}
+
+// unpackDeb unpacks a package file into dir.
+func unpackDeb(ctx context.Context, deb, dir string) error {
+	// dpkg-deb takes an argument with a leading dash for an option.
+	abs, err := filepath.Abs(deb)
+	if err != nil {
+		return fmt.Errorf("guest: unpack %s: %w", deb, err)
+	}
+	if _, err := runTool(ctx, "", "dpkg-deb", "--extract", abs, dir); err != nil {
+		return fmt.Errorf("guest: unpack %s: %w", deb, err)
+	}
+	return nil
+}
