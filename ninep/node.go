@@ -28,6 +28,10 @@ type node struct {
 	moved   bool   // what that change did to it
 }
 
+// atOnce is the context of what the reading goroutine does itself. Nothing
+// that is given it may block.
+var atOnce = context.Background()
+
 var nodePool = sync.Pool{New: func() any { return new(node) }}
 
 // newNode makes a node with one reference. It takes its own of the parent.
@@ -73,7 +77,7 @@ func (s *session) release(ctx context.Context, n *node) error {
 func (s *session) closeFile(ctx context.Context, n *node) (err error) {
 	defer s.recovered("close", &err)
 	if n.closesSlowly() {
-		if ctx == nil {
+		if ctx == atOnce {
 			// A directory that was open, and outlived its fid by its children.
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(context.Background(), s.srv.limits.Hangup)
@@ -248,6 +252,6 @@ func (srv *Server) renamed(by *session, oldDir *node, oldName string, newDir *no
 		}
 	})
 	for _, n := range drop {
-		_ = by.release(nil, n)
+		_ = by.release(atOnce, n)
 	}
 }

@@ -25,7 +25,7 @@ func runAttach(r *request) error {
 	f := newFid(r.fid, nil, &attachment{uname: r.name, uid: r.uid})
 	f.state = fidAttaching
 	if _, ok := s.srv.Attacher.(UserAttacher); !ok {
-		if err := execAttachTo(nil, r, f); err != nil {
+		if err := execAttachTo(atOnce, r, f); err != nil {
 			return err
 		}
 		s.insert(f)
@@ -79,7 +79,7 @@ func execAttachTo(ctx context.Context, r *request, f *fid) error {
 		s.srv.tree.RLock()
 		next, err := s.step(n, name, new([1]string))
 		s.srv.tree.RUnlock()
-		_ = s.release(nil, n)
+		_ = s.release(atOnce, n)
 		if err != nil {
 			return err
 		}
@@ -148,7 +148,7 @@ func runWalk(r *request) error {
 	old := f.node
 	f.node = n
 	s.mu.Unlock()
-	_ = s.release(nil, old)
+	_ = s.release(atOnce, old)
 	return nil
 }
 
@@ -181,7 +181,7 @@ func (s *session) walk(n *node, r *request) (*node, error) {
 	n.refs.Add(1)
 	for _, name := range r.names[:r.nnames] {
 		next, err := s.step(n, name, &s.c.one)
-		_ = s.release(nil, n) // the next one holds it now
+		_ = s.release(atOnce, n) // the next one holds it now
 		if err != nil {
 			if r.nqids > 0 && !s.google {
 				return nil, nil
@@ -209,7 +209,7 @@ func runClunk(r *request) error {
 			return err
 		}
 	} else {
-		err = s.closeFid(nil, f)
+		err = s.closeFid(atOnce, f)
 		f.recycle()
 		return err
 	}
@@ -283,17 +283,17 @@ func runRemove(r *request) error {
 	if parent != nil {
 		_, unlinks := parent.file.(UnlinkerContext)
 		slow = slow || unlinks
-		_ = s.release(nil, parent)
+		_ = s.release(atOnce, parent)
 	}
 	if slow {
 		if err := s.later(r, nil, execRemove); err == errLater {
 			return err
 		}
-		_ = s.release(nil, f.node)
+		_ = s.release(atOnce, f.node)
 		return errRequests
 	}
-	err = s.unlink(nil, f.node)
-	if cerr := s.closeFid(nil, f); err == nil {
+	err = s.unlink(atOnce, f.node)
+	if cerr := s.closeFid(atOnce, f); err == nil {
 		err = cerr
 	}
 	f.recycle()
@@ -335,12 +335,12 @@ func (s *session) unlink(ctx context.Context, n *node) (err error) {
 	if parent == nil {
 		return errRemoveRoot
 	}
-	defer func() { _ = s.release(nil, parent) }()
+	defer func() { _ = s.release(atOnce, parent) }()
 	u, slow := parent.file.(UnlinkerContext)
 	if !slow {
 		return s.unlinkPlain(n, parent, flags)
 	}
-	if ctx == nil {
+	if ctx == atOnce {
 		ctx = s.ctx
 	}
 	name, err := s.nameOf(n)

@@ -151,7 +151,7 @@ func runCreate(r *request) error {
 		}
 		return err
 	}
-	return execCreate(nil, r)
+	return execCreate(atOnce, r)
 }
 
 func execCreate(ctx context.Context, r *request) error {
@@ -179,7 +179,7 @@ func (s *session) become(f *fid, n *node) {
 	old := f.node
 	f.node = n
 	s.mu.Unlock()
-	_ = s.release(nil, old)
+	_ = s.release(atOnce, old)
 }
 
 func (s *session) create(ctx context.Context, dir *node, r *request) (p9.File, p9.QID, uint32, error) {

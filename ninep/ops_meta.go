@@ -221,7 +221,7 @@ func runRenameAt(r *request) error {
 	}
 	s.srv.tree.Lock()
 	defer s.srv.tree.Unlock()
-	return s.rename(nil, from.node, r.name, to.node, r.name2)
+	return s.rename(atOnce, from.node, r.name, to.node, r.name2)
 }
 
 // runRename moves a file to another directory.
@@ -239,7 +239,7 @@ func runRename(r *request) error {
 	if parent == nil {
 		return errRenameRoot
 	}
-	defer func() { _ = s.release(nil, parent) }()
+	defer func() { _ = s.release(atOnce, parent) }()
 	r.name2 = r.name
 	if _, ok := parent.file.(RenamerContext); ok {
 		if r.name, err = s.nameOf(f.node); err != nil {
@@ -253,7 +253,7 @@ func runRename(r *request) error {
 	if err := f.node.canChange(); err != nil {
 		return err
 	}
-	return s.rename(nil, f.node.parent, f.node.name, to.node, r.name2)
+	return s.rename(atOnce, f.node.parent, f.node.name, to.node, r.name2)
 }
 
 // renameLater renames in a goroutine, which keeps the directories alive.
@@ -261,23 +261,23 @@ func (s *session) renameLater(r *request, from, to *node) error {
 	from.refs.Add(1)
 	to.refs.Add(1)
 	err := s.later(r, nil, func(ctx context.Context, r *request) error {
-		defer func() { _ = s.release(nil, from); _ = s.release(nil, to) }()
+		defer func() { _ = s.release(atOnce, from); _ = s.release(atOnce, to) }()
 		return s.rename(ctx, from, r.name, to, r.name2)
 	})
 	if err != errLater {
-		_ = s.release(nil, from)
-		_ = s.release(nil, to)
+		_ = s.release(atOnce, from)
+		_ = s.release(atOnce, to)
 	}
 	return err
 }
 
 // rename renames, and makes the nodes follow. With a context it calls the
-// method that takes one; without, Server.tree must be held for writing.
+// method that takes one; with atOnce, Server.tree must be held for writing.
 func (s *session) rename(ctx context.Context, from *node, oldName string, to *node, newName string) error {
 	if from.qid.Path == to.qid.Path && oldName == newName {
 		return nil
 	}
-	if ctx != nil {
+	if ctx != atOnce {
 		if err := from.file.(RenamerContext).RenameAtContext(ctx, oldName, to.file, newName); err != nil {
 			return err
 		}
