@@ -1,0 +1,98 @@
+package ctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/machine"
+)
+
+// recorder is a server that keeps what it was asked to do.
+type recorder struct {
+	did  []string
+	fail string // the name that cannot be made
+}
+
+func (r *recorder) Create(_ context.Context, name string) error {
+	if name == r.fail {
+		return fmt.Errorf("create %s: %w", name, machine.ErrExists)
+	}
+	r.did = append(r.did, "create "+name)
+	return nil
+}
+
+func (r *recorder) Delete(_ context.Context, name string) error {
+	r.did = append(r.did, "delete "+name)
+	return nil
+}
+
+func TestRunServer(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		did  []string
+		err  string
+		is   error
+	}{
+		{"", nil, "", nil},
+		{"\n# nothing\n", nil, "", nil},
+		{"create web", []string{"create web"}, "", nil},
+		{"  create 'it''s' # so\n\ndelete it\n", []string{"create it's", "delete it"}, "", nil},
+		{"create a\ncreate taken\ncreate b", []string{"create a"}, "create taken: already exists", machine.ErrExists},
+		{"create a\nfrob 12", nil, `unknown control message: "frob 12"`, hypervisor.ErrInvalid},
+		{"create", nil, `wrong number of arguments, want "create NAME": "create"`, hypervisor.ErrInvalid},
+		{"create a b", nil, `wrong number of arguments, want "create NAME": "create a b"`, hypervisor.ErrInvalid},
+		{"create 'a", nil, "quote without an end", hypervisor.ErrInvalid},
+	} {
+		r := &recorder{fail: "taken"}
+		err := RunServer(context.Background(), r, c.text)
+		assert.Equal(t, c.did, r.did, "%q", c.text)
+		if c.err == "" {
+			assert.NoError(t, err, "%q", c.text)
+			continue
+		}
+		require.ErrorIs(t, err, c.is, "%q", c.text)
+		assert.ErrorContains(t, err, c.err)
+		var e *Error
+		assert.True(t, errors.As(err, &e))
+	}
+	assert.Equal(t, "create NAME\ndelete NAME\n", ServerUsage())
+}
+
+// TestTables holds that every verb is whole, is known to machine, and that the
+// capabilities they need are words that there are.
+func TestTables(t *testing.T) {
+	all := hypervisor.Capabilities{
+		SupportsSnapshot: true, SupportsHotplugMemory: true, SupportsPause: true,
+		SupportsVsock: true, SupportsGPUPassthrough: true, SupportsDiskIOLimit: true,
+	}
+	for _, v := range VMVerbs() {
+		assert.NotNil(t, v.run, v.Name)
+		assert.NotEmpty(t, v.Help, v.Name)
+		assert.NotEmpty(t, machine.ValidIn(v.Name), v.Name)
+		assert.Equal(t, v.Args == "", v.Max == 0, v.Name)
+		if v.Needs != "" {
+			assert.Contains(t, all.Words(), v.Needs, v.Name)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add("start\npause # x\n'a b' c")
+	f.Fuzz(func(t *testing.T, text string) {
+		msgs, err := parse(text)
+		if err != nil {
+			require.ErrorIs(t, err, hypervisor.ErrInvalid)
+			return
+		}
+		for _, m := range msgs {
+			assert.NotEmpty(t, m.Args)
+			assert.NotContains(t, m.Text, "\n")
+		}
+	})
+}

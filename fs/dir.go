@@ -1,0 +1,179 @@
+package fs
+
+import (
+	"context"
+	"io"
+	"sync"
+
+	"github.com/hugelgupf/p9/linux"
+	"github.com/hugelgupf/p9/p9"
+
+	"vmfs/machine"
+)
+
+// entry is one name in a directory.
+type entry struct {
+	name string
+	qid  p9.QID
+}
+
+// file is what every File here is.
+type file interface {
+	p9.File
+	qid() p9.QID
+}
+
+// dir is a fid on a directory.
+type dir struct {
+	node
+	parent *dir // the root is its own
+	// lookup finds a name, list all of them.
+	lookup func(name string) (file, error)
+	list   func() []entry
+
+	mu      sync.Mutex // guards what follows
+	opened  bool
+	entries []entry // as they were when reading began
+}
+
+// clone is the fid that a walk of no names makes.
+func (d *dir) clone() *dir {
+	return &dir{node: d.node, parent: d.parent, lookup: d.lookup, list: d.list}
+}
+
+// WalkOne walks one name.
+func (d *dir) WalkOne(name string) (p9.QID, p9.File, error) {
+	f, err := d.walk(name)
+	if err != nil {
+		return p9.QID{}, nil, err
+	}
+	return f.qid(), f, nil
+}
+
+func (d *dir) walk(name string) (file, error) {
+	if err := d.gone(); err != nil {
+		return nil, err
+	}
+	if name == ".." {
+		return d.parent.clone(), nil
+	}
+	if err := d.may(mayWalk, "walk to "+name); err != nil {
+		return nil, err
+	}
+	return d.lookup(name)
+}
+
+// Walk walks any number of names.
+func (d *dir) Walk(names []string) ([]p9.QID, p9.File, error) {
+	var at file = d
+	if len(names) == 0 {
+		return []p9.QID{d.qid()}, d.clone(), nil
+	}
+	qids := make([]p9.QID, 0, len(names))
+	for _, name := range names {
+		in, ok := at.(*dir)
+		if !ok {
+			return nil, nil, linux.ENOTDIR
+		}
+		f, err := in.walk(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		at = f
+		qids = append(qids, f.qid())
+	}
+	return qids, at, nil
+}
+
+// Open opens the directory for reading.
+func (d *dir) Open(mode p9.OpenFlags) (p9.QID, uint32, error) {
+	if err := d.gone(); err != nil {
+		return p9.QID{}, 0, err
+	}
+	if mode.Mode() != p9.ReadOnly {
+		return p9.QID{}, 0, linux.EISDIR
+	}
+	if err := d.may(mayRead, "open"); err != nil {
+		return p9.QID{}, 0, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.opened = true
+	return d.qid(), 0, nil
+}
+
+// Readdir returns the entries from offset on, of the list as it was when offset
+// 0 was read: VMs that come and go meanwhile neither hide nor double others.
+func (d *dir) Readdir(offset uint64, count uint32) (p9.Dirents, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.opened {
+		return nil, linux.EBADF
+	}
+	if offset == 0 || d.entries == nil {
+		if err := d.gone(); err != nil {
+			return nil, err
+		}
+		d.entries = d.list()
+	}
+	if offset >= uint64(len(d.entries)) {
+		return nil, io.EOF
+	}
+	rest := d.entries[offset:]
+	if uint64(len(rest)) > uint64(count) {
+		rest = rest[:count]
+	}
+	ents := make(p9.Dirents, len(rest))
+	for i, e := range rest {
+		ents[i] = p9.Dirent{QID: e.qid, Offset: offset + uint64(i) + 1, Type: e.qid.Type, Name: e.name}
+	}
+	return ents, nil
+}
+
+// MkdirContext makes a VM.
+func (d *dir) MkdirContext(ctx context.Context, name string, perm p9.FileMode, _ p9.UID, gid p9.GID) (p9.QID, error) {
+	if d.path != 0 {
+		return p9.QID{}, errReadonlyTree()
+	}
+	w := d.s.user
+	group := w.gids[0]
+	if gid.Ok() && (w.all || w.in(uint32(gid))) {
+		group = uint32(gid)
+	}
+	vm, err := d.s.tree.create(ctx, w, name, uint32(perm.Permissions()), group)
+	if err != nil {
+		return p9.QID{}, err
+	}
+	return vmQID(vm), nil
+}
+
+// UnlinkAtContext removes a VM.
+func (d *dir) UnlinkAtContext(ctx context.Context, name string, flags uint32) error {
+	if d.path != 0 {
+		return errReadonlyTree()
+	}
+	if _, fixed := findRow(rootTable, name); fixed {
+		return errReadonlyTree()
+	}
+	const atRemoveDir = 0x200 // AT_REMOVEDIR, unlinkat(2)
+	if flags&atRemoveDir == 0 {
+		if _, ok := d.s.tree.host.VM(name); ok {
+			return failf(linux.EISDIR, "%s is a VM: remove it with rmdir", name)
+		}
+	}
+	return d.s.tree.remove(ctx, d.s.user, name)
+}
+
+// Mkdir is MkdirContext for servers that know no contexts.
+func (d *dir) Mkdir(name string, perm p9.FileMode, uid p9.UID, gid p9.GID) (p9.QID, error) {
+	return d.MkdirContext(context.Background(), name, perm, uid, gid)
+}
+
+// UnlinkAt is UnlinkAtContext for servers that know no contexts.
+func (d *dir) UnlinkAt(name string, flags uint32) error {
+	return d.UnlinkAtContext(context.Background(), name, flags)
+}
+
+func vmQID(vm *machine.VM) p9.QID {
+	return p9.QID{Type: p9.TypeDir, Path: qidPath(vm, kindFixed, 0)}
+}

@@ -1,0 +1,97 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/hugelgupf/p9/p9"
+
+	"vmfs/machine"
+)
+
+// defaultMode is the mode of a VM that is made without one: its owner may do
+// anything, others nothing. Config and console can hold secrets.
+const defaultMode = 0o700
+
+// Options are what a Tree can be told. The zero value is useful.
+type Options struct {
+	// Version is the text of the version file's first line.
+	Version string
+	// CreateGroup is a group whose members may make VMs besides root and the
+	// server's own user; nil is none.
+	CreateGroup *uint32
+	// Log gets a line for each refused attach; nothing is logged if it is nil.
+	Log *slog.Logger
+}
+
+// Tree is the tree of one host.
+type Tree struct {
+	host *machine.Host
+	opt  Options
+}
+
+var _ p9.Attacher = (*Tree)(nil)
+
+// New returns the tree of host.
+func New(host *machine.Host, opt Options) *Tree {
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Tree{host: host, opt: opt}
+}
+
+// Attach returns the root for the server's own user. It is for servers and
+// tests that know nothing of users.
+func (t *Tree) Attach() (p9.File, error) {
+	return t.root(&who{uid: ownUID(), gids: []uint32{ownGID()}, all: true}), nil
+}
+
+// AttachUser returns the root for the user that the server and the client make
+// out together (see identify).
+func (t *Tree) AttachUser(_ context.Context, c caller, uname string, nuname uint32, aname string) (p9.File, error) {
+	w, err := t.identify(c, uname, nuname)
+	if err != nil {
+		t.opt.Log.Warn("attach refused", "listener", c.Listener(), "remote", c.Remote(), "uname", uname, "error", err)
+		return nil, fail(err)
+	}
+	return t.root(w), nil
+}
+
+func (t *Tree) mayCreate(w *who) bool {
+	return !w.readonly && (w.all || t.opt.CreateGroup != nil && w.in(*t.opt.CreateGroup))
+}
+
+// create makes a VM for w; an empty name is a generated one.
+func (t *Tree) create(_ context.Context, w *who, name string, mode, gid uint32) (*machine.VM, error) {
+	if !t.mayCreate(w) {
+		return nil, fail(fmt.Errorf("create %s as %s: %w: only root, the server's user and members of its --create-group make VMs", name, w, errAccess))
+	}
+	o := machine.Owner{UID: w.uid, GID: gid, Mode: mode & 0o777}
+	if name == "" {
+		vm, err := t.host.CreateAny(o)
+		return vm, fail(err)
+	}
+	vm, err := t.host.Create(name, o)
+	return vm, fail(err)
+}
+
+// remove deletes a VM for w, who must be its owner.
+func (t *Tree) remove(_ context.Context, w *who, name string) error {
+	vm, ok := t.host.VM(name)
+	if !ok {
+		return noVM(name)
+	}
+	if o := vm.Owner(); !w.owns(o) {
+		return fail(fmt.Errorf("delete %s as %s: %w: it belongs to user %d", name, w, errAccess, o.UID))
+	}
+	err := t.host.Delete(name)
+	if err != nil {
+		vm.RecordError("delete", err)
+	}
+	return fail(err)
+}
+
+func noVM(name string) error {
+	return fail(fmt.Errorf("no VM %q: %w", name, machine.ErrNotFound))
+}

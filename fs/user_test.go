@@ -1,0 +1,193 @@
+package fs
+
+import (
+	"context"
+	"os"
+	"testing"
+
+	"github.com/hugelgupf/p9/linux"
+	"github.com/hugelgupf/p9/p9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"vmfs/machine"
+)
+
+// conn is a connection's other end as a server would tell of it.
+type conn struct {
+	fixed  string
+	uid    uint32
+	groups []uint32
+	known  bool
+}
+
+func (c conn) Network() string           { return "test" }
+func (c conn) Listener() string          { return "test" }
+func (c conn) Remote() string            { return "" }
+func (c conn) FixedUser() (string, bool) { return c.fixed, c.fixed != "" }
+func (c conn) PeerCred() (uid, gid uint32, groups []uint32, pid int, ok bool) {
+	if len(c.groups) > 0 {
+		gid = c.groups[0]
+	}
+	return c.uid, gid, c.groups, 1, c.known
+}
+
+// peer is a process of the user on a Unix socket.
+func peer(uid uint32, groups ...uint32) conn { return conn{uid: uid, groups: groups, known: true} }
+
+func attach(t *testing.T, tree *Tree, c conn, uname string, nuname uint32) *dir {
+	t.Helper()
+	f, err := tree.AttachUser(context.Background(), c, uname, nuname, "")
+	require.NoError(t, err)
+	return f.(*dir)
+}
+
+func TestIdentify(t *testing.T) {
+	tree := New(newHost(t), Options{})
+	self := ownUID()
+	for name, c := range map[string]struct {
+		conn   conn
+		uname  string
+		nuname uint32
+		uid    uint32
+		all    bool
+		ro     bool
+	}{
+		"the peer":                           {peer(1234, 1234), "", noUser, 1234, false, false},
+		"a peer who claims to be root":       {peer(1234, 1234), "root", noUser, 1234, false, false},
+		"a peer who claims to be root by id": {peer(1234, 1234), "", 0, 1234, false, false},
+		"root":                               {peer(0, 0), "", noUser, 0, true, false},
+		"root for another by id":             {peer(0, 0), "", 4321, 4321, false, false},
+		"root for another by name":           {peer(0, 0), "4321", noUser, 4321, false, false},
+		"the id goes before the name":        {peer(0, 0), "root", 4321, 4321, false, false},
+		"the server's user":                  {peer(self, 0), "", noUser, self, true, false},
+		"a listener's fixed user":            {conn{fixed: "77"}, "root", 0, 77, false, false},
+		"nobody":                             {conn{}, "root", 0, nobody, false, true},
+	} {
+		w, err := tree.identify(c.conn, c.uname, c.nuname)
+		require.NoError(t, err, name)
+		assert.Equal(t, c.uid, w.uid, name)
+		assert.Equal(t, c.all, w.all, name)
+		assert.Equal(t, c.ro, w.readonly, name)
+	}
+	_, err := tree.AttachUser(context.Background(), peer(0, 0), "no such user here", noUser, "")
+	assert.Equal(t, linux.EACCES, linux.ExtractErrno(errnoOf(err)))
+}
+
+// TestPermissions walks every class of user over every file of a VM.
+func TestPermissions(t *testing.T) {
+	host := newHost(t)
+	tree := New(host, Options{})
+	vm, err := host.Create("web", machine.Owner{UID: 1001, GID: 2001, Mode: 0o640})
+	require.NoError(t, err)
+	type rights struct{ read, write, own bool }
+	for name, c := range map[string]struct {
+		conn conn
+		want rights
+	}{
+		"root":             {peer(0, 0), rights{true, true, true}},
+		"owner":            {peer(1001, 1001), rights{true, true, true}},
+		"group":            {peer(1002, 1002, 2001), rights{true, false, false}},
+		"others":           {peer(1003, 1003), rights{false, false, false}},
+		"owner of a group": {peer(1003, 2001), rights{true, false, false}},
+		"nobody, by TCP":   {conn{}, rights{false, false, false}},
+		"owner, by TCP":    {conn{fixed: "1001"}, rights{true, true, true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := attach(t, tree, c.conn, "", noUser)
+			_, f, err := root.Walk([]string{"web"})
+			require.NoError(t, err, "the name is for all to see")
+			_, err = f.(*dir).walk("ctl")
+			assert.Equal(t, c.want.read, err == nil, "walk")
+			for i := range vmTable {
+				row := &vmTable[i]
+				for mode, want := range map[p9.OpenFlags]bool{
+					p9.ReadOnly:                c.want.read,
+					p9.WriteOnly:               c.want.write && row.perm&0o222 != 0,
+					p9.ReadWrite:               c.want.read && c.want.write && row.perm&0o222 != 0,
+					p9.ReadOnly | openTruncate: c.want.write && row.perm&0o222 != 0,
+				} {
+					file := open1(root.s, vm, vmTable, i, root)
+					_, _, err := file.Open(mode)
+					assert.Equal(t, want, err == nil, "open of %s with %#x: %v", row.name, uint32(mode), err)
+					if err != nil {
+						assert.Equal(t, linux.EACCES, linux.ExtractErrno(errnoOf(err)), "%s", row.name)
+					}
+					require.NoError(t, file.Close())
+				}
+				file := open1(root.s, vm, vmTable, i, root)
+				_, _, attr, err := file.GetAttr(p9.AttrMaskAll)
+				require.NoError(t, err)
+				assert.Equal(t, p9.FileMode(row.perm&0o640), attr.Mode.Permissions(), row.name)
+				assert.Equal(t, p9.UID(1001), attr.UID)
+			}
+			err = f.SetAttr(p9.SetAttrMask{Permissions: true}, p9.SetAttr{Permissions: 0o640})
+			assert.Equal(t, c.want.own, err == nil, "chmod: %v", err)
+			err = f.SetAttr(p9.SetAttrMask{UID: true}, p9.SetAttr{UID: 5})
+			assert.Equal(t, name == "root", err == nil, "chown: %v", err)
+			require.NoError(t, vm.SetOwner(machine.Owner{UID: 1001, GID: 2001, Mode: 0o640}))
+			err = f.SetAttr(p9.SetAttrMask{GID: true}, p9.SetAttr{GID: 9})
+			assert.Equal(t, name == "root", err == nil, "chgrp to a group of others: %v", err)
+			require.NoError(t, vm.SetOwner(machine.Owner{UID: 1001, GID: 2001, Mode: 0o640}))
+			if !c.want.own {
+				err = root.UnlinkAt("web", 0x200)
+				assert.Equal(t, linux.EACCES, linux.ExtractErrno(errnoOf(err)), "rmdir")
+			}
+		})
+	}
+	owner := attach(t, tree, peer(1001, 1001, 3001), "", noUser)
+	_, f, err := owner.Walk([]string{"web"})
+	require.NoError(t, err)
+	require.NoError(t, f.SetAttr(p9.SetAttrMask{GID: true}, p9.SetAttr{GID: 3001}), "the owner gives a VM to a group of his")
+	assert.Equal(t, uint32(3001), vm.Owner().GID)
+}
+
+func TestCreateGroup(t *testing.T) {
+	host := newHost(t)
+	group := uint32(500)
+	tree := New(host, Options{CreateGroup: &group})
+	for name, c := range map[string]struct {
+		conn conn
+		ok   bool
+	}{
+		"root":   {peer(0, 0), true},
+		"member": {peer(1001, 1001, 500), true},
+		"other":  {peer(1002, 1002), false},
+		"nobody": {conn{}, false},
+	} {
+		root := attach(t, tree, c.conn, "", noUser)
+		_, err := root.Mkdir("web", 0o750, p9.NoUID, p9.NoGID)
+		assert.Equal(t, c.ok, err == nil, "%s: %v", name, err)
+		if err != nil {
+			assert.Equal(t, linux.EACCES, linux.ExtractErrno(errnoOf(err)), name)
+			continue
+		}
+		vm, ok := host.VM("web")
+		require.True(t, ok)
+		want := machine.Owner{UID: c.conn.uid, GID: c.conn.groups[0], Mode: 0o750}
+		assert.Equal(t, want, vm.Owner())
+		require.NoError(t, root.UnlinkAt("web", 0x200))
+	}
+}
+
+// TestEventsOfOthers holds that a user sees nothing of the VMs he may not read.
+func TestEventsOfOthers(t *testing.T) {
+	host := newHost(t)
+	tree := New(host, Options{})
+	uid := uint32(os.Getuid())
+	user := attach(t, tree, peer(1001, 1001), "", noUser)
+	_, f, err := user.Walk([]string{"events"})
+	require.NoError(t, err)
+	_, _, err = f.Open(p9.ReadOnly)
+	require.NoError(t, err)
+	_, err = host.Create("secret", machine.Owner{UID: uid, Mode: 0o700})
+	require.NoError(t, err)
+	_, err = host.Create("open", machine.Owner{UID: 1001, Mode: 0o700})
+	require.NoError(t, err)
+	buf := make([]byte, 1000)
+	n, err := f.(*streamFile).ReadContext(context.Background(), buf, 0)
+	require.NoError(t, err)
+	assert.Contains(t, string(buf[:n]), " open created")
+	assert.NotContains(t, string(buf[:n]), "secret")
+	require.NoError(t, f.Close())
+}
