@@ -25,11 +25,12 @@ type memFS struct {
 type memNode struct {
 	fs       *memFS
 	path     uint64
-	version  uint32
+	version  atomic.Uint32
 	mode     p9.FileMode
 	uid      p9.UID
 	gid      p9.GID
 	mtime    uint64
+	mu       sync.Mutex // guards data: plain reads and writes of a file may race
 	data     []byte
 	children map[string]*memNode
 	target   string
@@ -45,7 +46,8 @@ type stream struct {
 	out     chan string // what was written; unbuffered
 	waiting chan struct{}
 	closed  chan string
-	openErr chan error // if not nil, opening waits for it
+	openErr chan error    // if not nil, opening waits for it
+	hold    chan struct{} // if not nil, a cancelled request waits for it
 }
 
 func newMemFS() *memFS {
@@ -55,7 +57,8 @@ func newMemFS() *memFS {
 }
 
 func (fs *memFS) node(mode p9.FileMode) *memNode {
-	n := &memNode{fs: fs, path: fs.paths.Add(1), mode: mode, version: 1}
+	n := &memNode{fs: fs, path: fs.paths.Add(1), mode: mode}
+	n.version.Store(1)
 	if mode.IsDir() {
 		n.children = make(map[string]*memNode)
 	}
@@ -116,7 +119,7 @@ func (fs *memFS) handle(n *memNode) p9.File {
 }
 
 func (n *memNode) qid() p9.QID {
-	return p9.QID{Type: n.mode.QIDType(), Version: n.version, Path: n.path}
+	return p9.QID{Type: n.mode.QIDType(), Version: n.version.Load(), Path: n.path}
 }
 
 func (f *memFile) Walk(names []string) ([]p9.QID, p9.File, error) {
@@ -139,6 +142,8 @@ func (f *memFile) FSync() error { return nil }
 
 func (f *memFile) GetAttr(req p9.AttrMask) (p9.QID, p9.AttrMask, p9.Attr, error) {
 	n := f.n
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	return n.qid(), req, p9.Attr{Mode: n.mode, UID: n.uid, GID: n.gid, NLink: 1, Size: uint64(len(n.data)), BlockSize: 4096, MTimeSeconds: n.mtime}, nil
 }
 
@@ -159,7 +164,7 @@ func (f *memFile) SetAttr(valid p9.SetAttrMask, attr p9.SetAttr) error {
 	if valid.MTime {
 		n.mtime = attr.MTimeSeconds
 	}
-	n.version++
+	n.version.Add(1)
 	return nil
 }
 
@@ -179,32 +184,34 @@ func (f *memFile) Open(mode p9.OpenFlags) (p9.QID, uint32, error) {
 		panic("as told")
 	}
 	if mode&oTrunc != 0 && f.n.stream == nil {
-		f.n.data, f.n.version = nil, f.n.version+1
+		f.n.mu.Lock()
+		f.n.data = nil
+		f.n.mu.Unlock()
+		f.n.version.Add(1)
 	}
 	return f.n.qid(), 0, nil
 }
 
 func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
+	f.n.mu.Lock()
+	defer f.n.mu.Unlock()
 	if off >= int64(len(f.n.data)) {
 		return 0, io.EOF
 	}
 	return copy(p, f.n.data[off:]), nil
 }
 
-// memData is the only thing that p9 lets plain calls race for.
-var memData sync.Mutex
-
 func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
-	memData.Lock()
-	defer memData.Unlock()
 	n := f.n
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if off > 1<<20 {
 		return 0, linux.EFBIG
 	}
 	if need := int(off) + len(p); need > len(n.data) {
 		n.data = append(n.data, make([]byte, need-len(n.data))...)
 	}
-	n.version++
+	n.version.Add(1)
 	return copy(n.data[off:], p), nil
 }
 
@@ -249,7 +256,7 @@ func (f *memFile) newChild(name string, mode p9.FileMode, uid p9.UID, gid p9.GID
 		n.gid = gid
 	}
 	f.n.children[name] = n
-	f.n.version++
+	f.n.version.Add(1)
 	return n, nil
 }
 
@@ -330,7 +337,7 @@ func (f *memFile) UnlinkAt(name string, _ uint32) error {
 		return linux.ENOTEMPTY
 	}
 	delete(f.n.children, name)
-	f.n.version++
+	f.n.version.Add(1)
 	return nil
 }
 
@@ -379,6 +386,9 @@ func (f *memStream) ReadContext(ctx context.Context, p []byte, _ int64) (int, er
 			}
 			f.rest = rec
 		case <-ctx.Done():
+			if st.hold != nil {
+				<-st.hold
+			}
 			return 0, ctx.Err()
 		}
 	}

@@ -1,0 +1,294 @@
+package ninep
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func openFds(t testing.TB) int {
+	ents, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Skip("no /proc to count descriptors in")
+	}
+	return len(ents)
+}
+
+// TestMalformedFrames throws ten thousand bad frames at a live listener, over
+// many connections, while another client goes on with its work.
+func TestMalformedFrames(t *testing.T) {
+	fs := basicTree()
+	ts := serve(t, fs)
+	good := ts.raw("9P2000.L").attach()
+	before := openFds(t)
+
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			good.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1", "names", "a")
+			good.rpc("Tlopen", "Rlopen", "fid", "1")
+			good.rpc("Tread", "Rread", "fid", "1", "count", "100")
+			good.rpc("Tclunk", "Rclunk", "fid", "1")
+		}
+	})
+	const total, conns = 10000, 50
+	for i := range conns {
+		rnd := rand.New(rand.NewPCG(uint64(i), 1))
+		versions := []string{"9P2000.L", "9P2000.L.Google.7", "9P2000", "9P2000.u", ""}
+		v := versions[i%len(versions)]
+		var c net.Conn
+		if v == "" {
+			c = ts.dial()
+		} else {
+			c = ts.raw(v)
+		}
+		drain := func(c net.Conn) { wg.Go(func() { _, _ = io.Copy(io.Discard, c) }) }
+		drain(c)
+		for range total / conns {
+			if _, err := c.Write(badFrame(rnd)); err != nil {
+				// Hung up on, as it should be; start again.
+				c.Close()
+				c = ts.dial()
+				drain(c)
+			}
+		}
+		c.Close()
+	}
+	close(stop)
+	wg.Wait()
+	good.rpc("Tgetattr", "Rgetattr", "fid", "0")
+	eventually(t, "all descriptors closed", func() bool { return openFds(t) <= before })
+	assert.Less(t, strings.Count(ts.log.String(), "level=WARN"), 3*total, "the log is flooded")
+	assert.NotContains(t, ts.log.String(), "level=ERROR")
+}
+
+// badFrame makes a frame that is wrong in one of many ways.
+func badFrame(rnd *rand.Rand) []byte {
+	types := []uint8{8, 12, 14, 16, 18, 20, 22, 24, 26, 30, 32, 40, 50, 52, 54, 70, 72, 74, 76, 102, 104, 108, 110, 112, 114, 116, 118, 120, 122, 124, 126, 128, 130, 132, 134}
+	n := rnd.IntN(60)
+	e := new(enc)
+	e.begin(msgType(types[rnd.IntN(len(types))]), uint16(rnd.Uint32()))
+	for range n {
+		e.u8(uint8(rnd.Uint32()))
+	}
+	e.end(0)
+	switch rnd.IntN(8) {
+	case 0: // a type that there is not
+		e.b[4] = uint8(rnd.Uint32())
+		if e.b[4] == 100 {
+			e.b[4]++
+		}
+	case 1: // a reply
+		e.b[4] |= 1
+	case 2: // counts and lengths that run over
+		for i := 7; i < len(e.b); i++ {
+			e.b[i] = 0xff
+		}
+	case 3: // nothing in it
+		e.b = e.b[:7]
+		e.end(0)
+	case 4: // a length that cannot be
+		if rnd.IntN(20) == 0 {
+			e.b[0], e.b[1], e.b[2], e.b[3] = uint8(rnd.IntN(7)), 0, 0, 0
+		}
+	case 5:
+		if rnd.IntN(20) == 0 {
+			e.b[3] = 0xff
+		}
+	}
+	return e.b
+}
+
+// TestHangup sees that the files of a client that is gone are closed and what
+// it waited for is cancelled, and nobody else notices.
+func TestHangup(t *testing.T) {
+	fs := basicTree()
+	st := fs.streamFile("s")
+	ts := serve(t, fs)
+	other := ts.raw("9P2000.L").attach()
+	c := ts.raw("9P2000.L").attach()
+	for fid := range 10 {
+		n := string(rune('0' + fid))
+		c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1"+n, "names", "s")
+		c.rpc("Tlopen", "Rlopen", "fid", "1"+n, "flags", "2")
+		c.send("Tread", uint16(100+fid), "fid", "1"+n, "count", "10")
+		wait(t, "read", st.waiting)
+	}
+	start := time.Now()
+	c.Close()
+	for range 10 {
+		wait(t, "close", st.closed)
+	}
+	assert.Less(t, time.Since(start), 10*time.Second)
+	other.rpc("Tgetattr", "Rgetattr", "fid", "0")
+}
+
+// TestSlowFrame hangs up on a client that begins a message and does not finish
+// it, and one that says nothing at all.
+func TestSlowFrame(t *testing.T) {
+	ts := serve(t, basicTree(), func(s *Server) {
+		s.Limits.Frame = 50 * time.Millisecond
+		s.Limits.Handshake = 50 * time.Millisecond
+	})
+	c := ts.raw("9P2000.L").attach()
+	time.Sleep(100 * time.Millisecond) // idle is no fault
+	c.rpc("Tgetattr", "Rgetattr", "fid", "0")
+	_, err := c.Write([]byte{20, 0, 0, 0, 24})
+	require.NoError(t, err)
+	_, err = c.recvFrame()
+	assert.ErrorIs(t, err, io.EOF)
+	eventually(t, "log", func() bool { return strings.Contains(ts.log.String(), errSlowFrame.Error()) })
+
+	mute := &rawClient{t: t, Conn: ts.dial()}
+	_, err = mute.recvFrame()
+	assert.ErrorIs(t, err, io.EOF)
+	eventually(t, "log", func() bool { return strings.Contains(ts.log.String(), errNoHello.Error()) })
+}
+
+// TestUnreadReplies ends a client that asks and asks and reads nothing. Its
+// requests are not even read once too many replies wait.
+func TestUnreadReplies(t *testing.T) {
+	fs := basicTree()
+	fs.file("big", strings.Repeat("x", 60000))
+	ts := serve(t, fs, func(s *Server) { s.Limits.Write = 300 * time.Millisecond })
+	c := ts.raw("9P2000.L").attach()
+	c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1", "names", "big")
+	c.rpc("Tlopen", "Rlopen", "fid", "1")
+	other := ts.raw("9P2000.L").attach()
+	frame := wireEncode("9P2000.L", "Tread", 9, map[string]string{"fid": "1", "count": "60000"})
+	var sent int
+	for {
+		_ = c.SetWriteDeadline(time.Now().Add(patience))
+		if _, err := c.Write(frame); err != nil {
+			assert.False(t, errors.Is(err, os.ErrDeadlineExceeded), "not hung up on")
+			break
+		}
+		if sent++; sent%10 == 0 {
+			start := time.Now()
+			other.rpc("Tgetattr", "Rgetattr", "fid", "0")
+			require.Less(t, time.Since(start), 5*time.Second)
+		}
+	}
+	eventually(t, "log", func() bool { return strings.Contains(ts.log.String(), errNoReader.Error()) })
+	other.rpc("Tgetattr", "Rgetattr", "fid", "0")
+}
+
+// TestFidLimit refuses one fid too many, and goes on.
+func TestFidLimit(t *testing.T) {
+	ts := serve(t, basicTree(), func(s *Server) { s.Limits.Fids = 10 })
+	c := ts.raw("9P2000.L").attach()
+	for i := 1; i < 10; i++ {
+		c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", string(rune('0'+i)))
+	}
+	c.rpc("Twalk", "Rlerror", "fid", "0", "newfid", "77")
+	c.rpc("Txattrwalk", "Rlerror", "fid", "0", "newfid", "77", "name", "")
+	c.rpc("Tattach", "Rlerror", "fid", "77", "afid", "NOFID")
+	c.rpc("Tclunk", "Rclunk", "fid", "5")
+	c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "77000")
+	assert.Contains(t, ts.log.String(), "too many fids")
+}
+
+// TestConnLimits closes one connection too many, at once.
+func TestConnLimits(t *testing.T) {
+	ts := serve(t, basicTree(), func(s *Server) { s.Limits.UserConns = 3 })
+	var cs []*rawClient
+	for range 3 {
+		cs = append(cs, ts.raw("9P2000.L").attach())
+	}
+	c := &rawClient{t: t, Conn: ts.dial()}
+	_, err := c.recvFrame()
+	require.Error(t, err)
+	eventually(t, "log", func() bool { return strings.Contains(ts.log.String(), errTooManyConns.Error()) })
+	cs[1].Close()
+	eventually(t, "room again", func() bool {
+		c := &rawClient{t: t, Conn: ts.dial(), dialect: "9P2000.L"}
+		if _, err := c.Write(wireEncode("9P2000.L", "Tversion", 1, map[string]string{"msize": "8192", "version": "9P2000.L"})); err != nil {
+			return false
+		}
+		_, err := c.recvFrame()
+		return err == nil
+	})
+	cs[0].rpc("Tgetattr", "Rgetattr", "fid", "0")
+}
+
+// TestShutdown answers what is in flight, cancels what blocks, and closes
+// every file before it returns.
+func TestShutdown(t *testing.T) {
+	fs := basicTree()
+	st := fs.streamFile("s")
+	ts := serve(t, fs)
+	c := ts.raw("9P2000.L").attach()
+	c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1", "names", "s")
+	c.rpc("Tlopen", "Rlopen", "fid", "1", "flags", "2")
+	c.send("Tread", 50, "fid", "1", "count", "10")
+	wait(t, "read", st.waiting)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	require.NoError(t, ts.Shutdown(ctx))
+	c.want("Rlerror", 50, "ecode", "EINTR")
+	_, err := c.recvFrame()
+	assert.ErrorIs(t, err, io.EOF)
+	assert.Zero(t, fs.open.Load())
+	assert.NoFileExists(t, strings.TrimPrefix(ts.addr, "unix!"))
+	ln, err := Listen(t.Context(), ts.addr)
+	require.NoError(t, err)
+	assert.ErrorIs(t, ts.Serve(t.Context(), ln), ErrShutdown)
+}
+
+// TestForcedShutdown cuts connections when the time is up, and says so.
+func TestForcedShutdown(t *testing.T) {
+	fs := basicTree()
+	st := fs.streamFile("s")
+	st.hold = make(chan struct{})
+	ts := serve(t, fs)
+	c := ts.raw("9P2000.L").attach()
+	c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1", "names", "s")
+	c.rpc("Tlopen", "Rlopen", "fid", "1", "flags", "2")
+	c.send("Tread", 50, "fid", "1", "count", "10")
+	wait(t, "read", st.waiting)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	assert.ErrorIs(t, ts.Shutdown(ctx), context.DeadlineExceeded)
+	_, err := c.recvFrame()
+	assert.Error(t, err)
+	close(st.hold)
+}
+
+// TestServeContext hangs up when the context of Serve ends.
+func TestServeContext(t *testing.T) {
+	checkLeaks(t)
+	fs := basicTree()
+	srv := &Server{Attacher: fs}
+	ln, err := Listen(t.Context(), "tcp!127.0.0.1!0")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(ctx, ln) }()
+	conn, err := Dial(t.Context(), DialString(ln.Addr()))
+	require.NoError(t, err)
+	defer conn.Close()
+	c := &rawClient{t: t, Conn: conn, dialect: "9P2000.L"}
+	c.rpc("Tversion", "Rversion", "msize", "8192", "version", "9P2000.L")
+	c.attach()
+	cancel()
+	_, err = c.recvFrame()
+	assert.Error(t, err)
+	assert.ErrorIs(t, wait(t, "Serve", done), context.Canceled)
+	assert.Zero(t, fs.open.Load())
+}
