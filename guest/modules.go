@@ -40,6 +40,8 @@ type module struct {
 	data []byte
 }
 
+var errCircle = errors.New("depends on itself")
+
 func openModuleTree(dir string) (*moduleTree, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -94,7 +96,7 @@ func (t *moduleTree) closure(names []string) ([]module, error) {
 	const visiting, done = 1, 2
 	seen := map[string]int{}
 	var visit func(name string) error
-	visit = func(name string) error {
+	visit = func(name string) (err error) {
 		path, isFile := t.files[name]
 		if !isFile && t.builtin[name] {
 			return nil
@@ -106,9 +108,14 @@ func (t *moduleTree) closure(names []string) ([]module, error) {
 		case done:
 			return nil
 		case visiting:
-			return fmt.Errorf("module %s depends on itself", name)
+			return fmt.Errorf("module %s %w", name, errCircle)
 		}
 		seen[name] = visiting
+		defer func() {
+			if err != nil {
+				delete(seen, name)
+			}
+		}()
 		data, err := readModule(filepath.Join(t.dir, path))
 		if err != nil {
 			return fmt.Errorf("module %s: %w", name, err)
@@ -118,11 +125,12 @@ func (t *moduleTree) closure(names []string) ([]module, error) {
 			return fmt.Errorf("module %s: %s: %w", name, path, err)
 		}
 		for _, soft := range mi.softdep {
-			// A soft dependency may go round in a circle with a hard one.
-			if t.files[soft] != "" && seen[soft] != visiting {
-				if err := visit(soft); err != nil {
-					return fmt.Errorf("%w (wanted by %s)", err, name)
-				}
+			if t.files[soft] == "" {
+				continue
+			}
+			// In a circle with a hard dependency the soft one gives way.
+			if err := visit(soft); err != nil && !errors.Is(err, errCircle) {
+				return fmt.Errorf("%w (wanted by %s)", err, name)
 			}
 		}
 		for _, dep := range mi.depends {
