@@ -102,3 +102,9 @@ func CloseHandle(hv Hypervisor) error {
 type ExtraChecker interface {
 	CheckExtra(key, value string) error
 }
+
+// Capable is a VMStarter that can say what its VMs can do before one runs. What
+// a certain VM can do is said by its handle.
+type Capable interface {
+	Capabilities() Capabilities
+}
