@@ -50,3 +50,13 @@ func TestManual(t *testing.T) {
 		assert.Equal(t, k.Repeat, strings.Contains(page[head], "repeated"), head)
 	}
 }
+
+// TestReadme holds the README's table of verbs to the table here.
+func TestReadme(t *testing.T) {
+	page, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
+	text := strings.ReplaceAll(string(page), "`", "")
+	for _, v := range VMVerbs() {
+		assert.Contains(t, text, "| "+v.Usage()+" | "+v.Help+" |")
+	}
+}

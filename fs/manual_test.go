@@ -33,3 +33,13 @@ func has(entries []string, name, help string) bool {
 	}
 	return false
 }
+
+// TestReadme holds the README's table of files to the table here.
+func TestReadme(t *testing.T) {
+	page, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
+	text := strings.ReplaceAll(string(page), "`", "")
+	for _, f := range VMFiles() {
+		assert.Contains(t, text, "| "+f.Name+" | "+f.Help+" |")
+	}
+}
