@@ -1,12 +1,13 @@
 package hypervisortest
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"fmt"
 	"io"
 	"os"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,37 +17,43 @@ import (
 	"vmfs/backends/hypervisor"
 )
 
-// converse types and reads until want has come, a read fails or time is up.
-// After a time-out the reader ends when the caller closes conn.
+// converse types and reads until want has come, a read fails or time is up, and
+// returns what it has read. After a time-out its reader ends when the caller
+// closes conn.
 func converse(conn io.ReadWriter, typed, want string, timeout time.Duration) (string, error) {
-	type result struct {
-		got []byte
-		err error
+	var mu sync.Mutex // guards got
+	var got []byte
+	read := func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return string(got)
 	}
-	done := make(chan result, 1)
+	done := make(chan error, 1)
 	go func() {
-		var r result
-		if _, r.err = io.WriteString(conn, typed); r.err == nil {
-			buf := make([]byte, 4096)
-			for r.err == nil && !bytes.Contains(r.got, []byte(want)) {
-				var n int
-				n, r.err = conn.Read(buf)
-				r.got = append(r.got, buf[:n]...)
-			}
+		_, err := io.WriteString(conn, typed)
+		buf := make([]byte, 4096)
+		for err == nil && !strings.Contains(read(), want) {
+			var n int
+			n, err = conn.Read(buf)
+			mu.Lock()
+			got = append(got, buf[:n]...)
+			mu.Unlock()
 		}
-		if bytes.Contains(r.got, []byte(want)) {
-			r.err = nil
-		}
-		done <- r
+		done <- err
 	}()
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
+	var err error
 	select {
-	case r := <-done:
-		return string(r.got), r.err
+	case err = <-done:
 	case <-timer.C:
-		return "", fmt.Errorf("nothing of it within %s", timeout)
+		err = fmt.Errorf("no more within %s", timeout)
 	}
+	text := read()
+	if strings.Contains(text, want) {
+		return text, nil
+	}
+	return text, err
 }
 
 func newToken() string { return "t" + rand.Text()[:10] }
@@ -72,7 +79,8 @@ func (vm *VM) expectAlive(t testing.TB) {
 		return
 	}
 	typed, want := vm.suite.b.Echo(newToken())
-	vm.typeAt(t, conn, typed, want)
+	// The first return ends what an earlier connection may have left half typed.
+	vm.typeAt(t, conn, "\r"+typed, want)
 	require.NoError(t, conn.Close())
 }
 
