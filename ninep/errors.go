@@ -97,6 +97,7 @@ var plan9Words = map[linux.Errno]string{
 	linux.EIO:       "i/o error",
 	linux.ENOTEMPTY: "directory is not empty",
 	linux.EINTR:     "interrupted",
+	linux.EROFS:     "read only file system",
 	linux.EPERM:     "operation not permitted",
 }
 

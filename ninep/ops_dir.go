@@ -12,11 +12,9 @@ import (
 // fit a reply is kept for the next one: some files give more than asked for,
 // and cannot give it twice.
 type dirReader struct {
-	rest []p9.Dirent
-	at   uint64 // the offset that rest begins at
-	byte uint64 // the same as a count of bytes, for 9P2000
-	last uint64 // offset of the last entry that was taken from rest
-	eof  bool
+	rest  []p9.Dirent
+	at    uint64 // the offset that rest begins at
+	bytes uint64 // the same as a count of bytes, for 9P2000
 }
 
 // entries gives what follows an entry's offset: at least one, or none at the
@@ -115,4 +113,68 @@ func (s *session) direntType(ent *p9.Dirent) uint8 {
 		return dtReg
 	}
 	return dtUnknown
+}
+
+// readDir fills p with stat records, as read(5) has directories read: from the
+// beginning, or from where the last read ended.
+func (s *session) readDir(f *fid, p []byte, off uint64) (int, error) {
+	d := &f.dir
+	switch off {
+	case d.bytes:
+	case 0:
+		*d = dirReader{}
+	default:
+		return 0, errDirOffset
+	}
+	e := enc{p[:0:len(p)]}
+	for {
+		before := d.at
+		ents, err := s.entries(f, before, uint32(len(p)))
+		if err != nil || len(ents) == 0 {
+			if len(e.b) > 0 {
+				err = nil // it comes again with the next read
+			}
+			d.bytes += uint64(len(e.b))
+			return len(e.b), err
+		}
+		for i := range ents {
+			was := len(e.b)
+			if err := s.encodeEntry(&e, f.node, ents[i].Name); err != nil {
+				return 0, err
+			}
+			if len(e.b) > len(p) {
+				if was == 0 {
+					return 0, proto(linux.EINVAL, "count is too small for a directory entry")
+				}
+				d.bytes += uint64(was)
+				return was, nil
+			}
+			d.used(1)
+		}
+		if d.at == before {
+			return 0, proto(linux.EIO, "i/o error: directory entries have no offsets")
+		}
+	}
+}
+
+// encodeEntry writes the record of a file in a directory; nothing if it is gone
+// by now.
+func (s *session) encodeEntry(e *enc, dir *node, name string) error {
+	if name == "." || name == ".." {
+		return nil
+	}
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	n, err := s.step(dir, name, new([1]string))
+	if err == nil {
+		var st stat
+		if err = s.statOf(n, &st); err == nil {
+			s.encodeStat(e, &st)
+		}
+		_ = s.release(atOnce, n)
+	}
+	if err != nil && errnoOf(err) == linux.ENOENT {
+		return nil
+	}
+	return err
 }

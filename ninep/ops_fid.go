@@ -262,7 +262,7 @@ func (s *session) closeFid(ctx context.Context, f *fid) error {
 	if f.xattr != nil {
 		err = s.storeXattr(f)
 	}
-	if f.rclose {
+	if f.rclose && f.node.opened {
 		_ = s.unlink(ctx, f.node)
 	}
 	if cerr := s.release(ctx, f.node); err == nil {

@@ -59,8 +59,11 @@ func (s *session) isLinux() bool { return s.dialect == dialectL && !s.google }
 
 // sent is a QID as this client sees it.
 func (s *session) sent(q p9.QID) p9.QID {
-	if s.isLinux() {
+	switch {
+	case s.isLinux():
 		q.Version = 0 // "do not cache"
+	case s.is(dialect9P):
+		q.Type &^= p9.TypeSymlink | p9.TypeLink // which it does not know
 	}
 	return q
 }

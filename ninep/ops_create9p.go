@@ -1,0 +1,236 @@
+package ninep
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/hugelgupf/p9/linux"
+	"github.com/hugelgupf/p9/p9"
+)
+
+// Modes of open(5).
+const (
+	oRead   = 0
+	oExec   = 3
+	oTrunc9 = 0x10
+	oCexec  = 0x20
+	oRclose = 0x40
+	oAppend = 0x80 // 9P2000.u's
+
+	linuxAppend = 0o2000
+)
+
+// openFlags makes open(2)'s flags of open(5)'s mode.
+func (s *session) openFlags(mode uint8) (flags uint32, rclose bool, err error) {
+	known := uint8(3 | oTrunc9 | oCexec | oRclose)
+	if s.is(dialectU) {
+		known |= oAppend
+	}
+	if mode&^known != 0 {
+		return 0, false, proto(linux.EINVAL, "bad open mode")
+	}
+	if flags = uint32(mode & 3); flags == oExec {
+		flags = oRead
+	}
+	if mode&oTrunc9 != 0 {
+		flags |= oTrunc
+	}
+	if mode&oAppend != 0 {
+		flags |= linuxAppend
+	}
+	return flags, mode&oRclose != 0, nil
+}
+
+// runOpen9P is Topen.
+func runOpen9P(r *request) error {
+	s := r.s
+	flags, rclose, err := s.openFlags(uint8(r.mode))
+	if err != nil {
+		return err
+	}
+	f, err := s.fileOf(r.fid)
+	if err != nil {
+		return err
+	}
+	if rclose && f.node.isDir() {
+		return errIsDir
+	}
+	r.flags = flags
+	err = runOpen(r)
+	if err == nil || err == errLater {
+		f.rclose = rclose
+	}
+	return err
+}
+
+// runCreate9P is Tcreate: it makes a file of any kind and makes the fid it,
+// open.
+func runCreate9P(r *request) error {
+	s := r.s
+	f, err := s.dirOf(r.fid, r.name)
+	if err != nil {
+		return err
+	}
+	var rclose bool
+	if r.flags, rclose, err = s.openFlags(uint8(r.flags)); err != nil {
+		return err
+	}
+	kinds := uint32(dmDir)
+	if s.is(dialectU) {
+		kinds |= dmSymlink | dmLink | dmDevice | dmNamedPipe | dmSocket | dmSetuid | dmSetgid
+	}
+	if r.mode&^(kinds|dmTmp|0o777) != 0 {
+		return proto(linux.EOPNOTSUPP, "files of that mode cannot be created here")
+	}
+	if r.mode&dmDir != 0 && (r.flags != oRead || rclose) {
+		return errIsDir
+	}
+	if err := s.beginOpen(f, p9.ReadOnly); err != nil {
+		return err
+	}
+	r.f = f
+	f.rclose = rclose
+	_, creates := f.node.file.(CreatorContext)
+	_, mkdirs := f.node.file.(MkdirerContext)
+	if creates || mkdirs {
+		err := s.later(r, nil, execCreate9P)
+		if err != errLater {
+			s.endOpen(f, fidClosed)
+		}
+		return err
+	}
+	return execCreate9P(atOnce, r)
+}
+
+func execCreate9P(ctx context.Context, r *request) (err error) {
+	s, f := r.s, r.f
+	special := r.mode&(dmDir|dmSymlink|dmLink|dmDevice|dmNamedPipe|dmSocket) != 0
+	perm := r.mode & 0o777
+	if s.is(dialect9P) {
+		if perm, err = s.inherit(f.node, perm, r.mode&dmDir != 0); err != nil {
+			s.endOpen(f, fidClosed)
+			return err
+		}
+	}
+	kind := r.mode
+	r.mode = perm
+	if kind&dmSetuid != 0 {
+		r.mode |= 0o4000
+	}
+	if kind&dmSetgid != 0 {
+		r.mode |= 0o2000
+	}
+	if !special {
+		return execCreate(ctx, r)
+	}
+	state := fidClosed
+	defer func() { s.endOpen(f, state) }()
+	if err := s.makeSpecial(ctx, r, kind); err != nil {
+		return err
+	}
+	n, err := s.stepLocked(f.node, r.name)
+	if err != nil {
+		return err
+	}
+	r.qid, r.count = n.qid, 0
+	if kind&dmDir != 0 {
+		if r.qid, r.count, err = s.openNode(ctx, n); err != nil {
+			_ = s.release(atOnce, n)
+			return err
+		}
+		s.become(f, n)
+		s.opened(f, p9.ReadOnly)
+		state = fidOpen
+		return nil
+	}
+	s.become(f, n)
+	return nil
+}
+
+func (s *session) stepLocked(n *node, name string) (*node, error) {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	return s.step(n, name, new([1]string))
+}
+
+func (s *session) openNode(ctx context.Context, n *node) (p9.QID, uint32, error) {
+	if o, ok := n.file.(OpenerContext); ok {
+		return o.OpenContext(ctx, p9.ReadOnly)
+	}
+	return s.openPlain(n, p9.ReadOnly)
+}
+
+// inherit makes a new file's permissions of those asked for and its
+// directory's, as open(5) wants it.
+func (s *session) inherit(dir *node, perm uint32, isDir bool) (uint32, error) {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	_, _, a, err := dir.file.GetAttr(p9.AttrMaskAll)
+	if err != nil {
+		return 0, err
+	}
+	bits := uint32(0o666)
+	if isDir {
+		bits = 0o777
+	}
+	return perm & (^bits | uint32(a.Mode)&bits), nil
+}
+
+// makeSpecial makes what is not a regular file.
+func (s *session) makeSpecial(ctx context.Context, r *request, kind uint32) error {
+	if kind&dmDir != 0 {
+		if m, ok := r.f.node.file.(MkdirerContext); ok {
+			_, err := m.MkdirContext(ctx, r.name, p9.FileMode(r.mode), p9.NoUID, p9.NoGID)
+			return err
+		}
+	}
+	return s.changeDir(r.f.node, func(dir p9.File) (err error) {
+		switch {
+		case kind&dmDir != 0:
+			_, err = dir.Mkdir(r.name, p9.FileMode(r.mode), p9.NoUID, p9.NoGID)
+		case kind&dmSymlink != 0:
+			_, err = dir.Symlink(r.name2, r.name, p9.NoUID, p9.NoGID)
+		case kind&dmLink != 0:
+			err = s.linkFid(dir, r)
+		default:
+			err = mknod(dir, r, kind)
+		}
+		return err
+	})
+}
+
+// linkFid makes a link to the file of a fid that the extension names.
+func (s *session) linkFid(dir p9.File, r *request) error {
+	num, err := strconv.ParseUint(strings.TrimSpace(r.name2), 10, 32)
+	if err != nil {
+		return proto(linux.EINVAL, "link to no fid: "+strconv.Quote(r.name2))
+	}
+	target, err := s.fileOf(uint32(num))
+	if err != nil {
+		return err
+	}
+	return dir.Link(target.node.file, r.name)
+}
+
+func mknod(dir p9.File, r *request, kind uint32) error {
+	mode := p9.FileMode(r.mode)
+	var major, minor uint32
+	switch {
+	case kind&dmNamedPipe != 0:
+		mode |= p9.ModeNamedPipe
+	case kind&dmSocket != 0:
+		mode |= p9.ModeSocket
+	default:
+		var c byte
+		if _, err := fmt.Sscanf(r.name2, "%c %d %d", &c, &major, &minor); err != nil || c != 'c' && c != 'b' {
+			return proto(linux.EINVAL, "no device: "+strconv.Quote(r.name2))
+		}
+		if mode |= p9.ModeCharacterDevice; c == 'b' {
+			mode ^= p9.ModeCharacterDevice | p9.ModeBlockDevice
+		}
+	}
+	_, err := dir.Mknod(r.name, mode, major, minor, p9.NoUID, p9.NoGID)
+	return err
+}

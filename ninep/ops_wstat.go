@@ -1,0 +1,261 @@
+package ninep
+
+import (
+	"context"
+
+	"github.com/hugelgupf/p9/linux"
+	"github.com/hugelgupf/p9/p9"
+)
+
+// wstatError refuses a change that stat(5) does not allow.
+func wstatError(text string) error { return proto(linux.EPERM, "wstat: cannot change "+text) }
+
+// runStat describes a file.
+func runStat(r *request) error {
+	s := r.s
+	f, err := s.fileOf(r.fid)
+	if err != nil {
+		return err
+	}
+	r.stat = new(stat)
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	return s.statOf(f.node, r.stat)
+}
+
+// runWstat changes a file's name and attributes: all that is asked for, or
+// nothing.
+func runWstat(r *request) error {
+	s := r.s
+	f, err := s.fileOf(r.fid)
+	if err != nil {
+		return err
+	}
+	r.f = f
+	if r.stat.unspecified {
+		return s.syncFor(f, r)
+	}
+	_, slow := f.node.file.(AttrSetterContext)
+	if parent := s.parentOf(f.node); parent != nil {
+		_, renames := parent.file.(RenamerContext)
+		slow = slow || renames && r.stat.name != ""
+		_ = s.release(atOnce, parent)
+	}
+	if slow {
+		return s.later(r, nil, execWstat)
+	}
+	return execWstat(atOnce, r)
+}
+
+// syncFor is what a wstat that changes nothing is for: it makes sure that the
+// file is on stable storage.
+func (s *session) syncFor(f *fid, r *request) error {
+	s.mu.Lock()
+	open := f.state == fidOpen
+	s.mu.Unlock()
+	if !open || f.node.isDir() {
+		return nil
+	}
+	if _, ok := f.node.file.(SyncerContext); ok {
+		return s.later(r, nil, execFsync)
+	}
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	return f.node.file.FSync()
+}
+
+// wstat is a Twstat that was found to be allowed.
+type wstat struct {
+	mask    p9.SetAttrMask
+	attr    p9.SetAttr
+	oldName string
+	newName string // empty if the name stays
+}
+
+func execWstat(ctx context.Context, r *request) error {
+	s, n := r.s, r.f.node
+	w, err := s.planWstat(n, r.stat)
+	if err != nil {
+		return err
+	}
+	if w.newName != "" {
+		if err := s.renameHere(ctx, n, w.oldName, w.newName); err != nil {
+			return err
+		}
+	}
+	if w.mask == (p9.SetAttrMask{}) {
+		return nil
+	}
+	err = s.setAttr(ctx, n, w.mask, w.attr)
+	if err != nil && w.newName != "" {
+		if back := s.renameHere(undo(ctx), n, w.newName, w.oldName); back != nil {
+			s.c.log.Error("wstat failed half-way", "name", w.newName, "was", w.oldName, "err", back)
+		}
+	}
+	return err
+}
+
+// undo gives the context for taking back: the end of the request must not stop
+// that.
+func undo(ctx context.Context) context.Context {
+	if ctx == atOnce {
+		return atOnce
+	}
+	return context.WithoutCancel(ctx)
+}
+
+func (s *session) setAttr(ctx context.Context, n *node, mask p9.SetAttrMask, attr p9.SetAttr) error {
+	if a, ok := n.file.(AttrSetterContext); ok {
+		return a.SetAttrContext(ctx, mask, attr)
+	}
+	s.srv.tree.Lock()
+	defer s.srv.tree.Unlock()
+	if err := n.canChange(); err != nil {
+		return err
+	}
+	return n.file.SetAttr(mask, attr)
+}
+
+// renameHere gives a file another name in its directory.
+func (s *session) renameHere(ctx context.Context, n *node, oldName, newName string) error {
+	parent := s.parentOf(n)
+	defer func() { _ = s.release(atOnce, parent) }()
+	if _, ok := parent.file.(RenamerContext); ok {
+		return s.rename(ctx, parent, oldName, parent, newName)
+	}
+	s.srv.tree.Lock()
+	defer s.srv.tree.Unlock()
+	if err := n.canChange(); err != nil {
+		return err
+	}
+	return s.rename(atOnce, parent, oldName, parent, newName)
+}
+
+// planWstat checks a Twstat against what is, before anything is changed.
+func (s *session) planWstat(n *node, st *stat) (w wstat, err error) {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	if err := n.canChange(); err != nil {
+		return w, err
+	}
+	var now stat
+	if err := s.statOf(n, &now); err != nil {
+		return w, err
+	}
+	if err := unchangeable(st, &now); err != nil {
+		return w, err
+	}
+	if err := s.planMode(&w, st, &now); err != nil {
+		return w, err
+	}
+	if err := s.planOwner(&w, st, &now); err != nil {
+		return w, err
+	}
+	switch {
+	case st.length == untouched.length:
+	case now.mode&dmDir == 0:
+		w.mask.Size, w.attr.Size = true, st.length
+	case st.length != 0:
+		return w, wstatError("the length of a directory")
+	}
+	if st.atime != dontTouch {
+		w.mask.ATime, w.mask.ATimeNotSystemTime, w.attr.ATimeSeconds = true, true, uint64(st.atime)
+	}
+	if st.mtime != dontTouch {
+		w.mask.MTime, w.mask.MTimeNotSystemTime, w.attr.MTimeSeconds = true, true, uint64(st.mtime)
+	}
+	return w, s.planName(&w, n, st, &now)
+}
+
+// unchangeable refuses changes of what the server alone decides.
+func unchangeable(st, now *stat) error {
+	switch {
+	case st.typ != untouched.typ && st.typ != now.typ:
+		return wstatError("type")
+	case st.dev != untouched.dev && st.dev != now.dev:
+		return wstatError("dev")
+	case st.qid.Type != untouched.qid.Type && st.qid.Type != now.qid.Type,
+		st.qid.Version != untouched.qid.Version && st.qid.Version != now.qid.Version,
+		st.qid.Path != untouched.qid.Path && st.qid.Path != now.qid.Path:
+		return wstatError("qid")
+	case st.muid != "" && st.muid != now.muid, st.nmuid != dontTouch && st.nmuid != now.nmuid:
+		return wstatError("muid")
+	case st.ext != "" && st.ext != now.ext:
+		return wstatError("extension")
+	}
+	return nil
+}
+
+func (s *session) planMode(w *wstat, st, now *stat) error {
+	if st.mode == dontTouch {
+		return nil
+	}
+	perm := uint32(0o777)
+	if s.is(dialectU) {
+		perm |= dmSetuid | dmSetgid
+	}
+	if st.mode&^perm != now.mode&^perm {
+		if (st.mode^now.mode)&dmDir != 0 {
+			return wstatError("the directory bit")
+		}
+		return wstatError("those mode bits")
+	}
+	mode := p9.FileMode(st.mode & 0o777)
+	if st.mode&dmSetuid != 0 && s.is(dialectU) {
+		mode |= 0o4000
+	}
+	if st.mode&dmSetgid != 0 && s.is(dialectU) {
+		mode |= 0o2000
+	}
+	w.mask.Permissions, w.attr.Permissions = true, mode
+	return nil
+}
+
+// planOwner: groups change in every dialect, users in 9P2000.u alone.
+func (s *session) planOwner(w *wstat, st, now *stat) (err error) {
+	gid := st.ngid
+	if gid == dontTouch && st.gid != "" && st.gid != now.gid {
+		if gid, err = s.srv.groupID(st.gid); err != nil {
+			return err
+		}
+	}
+	if gid != dontTouch && gid != now.ngid {
+		w.mask.GID, w.attr.GID = true, p9.GID(gid)
+	}
+	uid := st.nuid
+	if uid == dontTouch && st.uid != "" && st.uid != now.uid {
+		if !s.is(dialectU) {
+			return wstatError("the owner")
+		}
+		if uid, err = s.srv.userID(st.uid); err != nil {
+			return err
+		}
+	}
+	if uid != dontTouch && uid != now.nuid {
+		w.mask.UID, w.attr.UID = true, p9.UID(uid)
+	}
+	return nil
+}
+
+// planName: a name may change to one that the directory does not have.
+func (s *session) planName(w *wstat, n *node, st, now *stat) error {
+	if st.name == "" || st.name == now.name {
+		return nil
+	}
+	if n.parent == nil {
+		return errRenameRoot
+	}
+	if err := checkName(st.name); err != nil {
+		return err
+	}
+	other, err := s.step(n.parent, st.name, new([1]string))
+	if err == nil {
+		_ = s.release(atOnce, other)
+		return linux.EEXIST
+	}
+	if errnoOf(err) != linux.ENOENT {
+		return err
+	}
+	w.oldName, w.newName = n.name, st.name
+	return nil
+}
