@@ -101,10 +101,13 @@ var faultKinds = map[FaultKind]struct {
 // ParseFault reads a fault as settings have it: KIND[@VERB][:ARGUMENT].
 func ParseFault(s string) (Fault, error) {
 	head, arg, hasArg := strings.Cut(strings.TrimSpace(s), ":")
-	kind, verb, _ := strings.Cut(head, "@")
+	kind, verb, hasVerb := strings.Cut(head, "@")
 	f := Fault{Kind: FaultKind(kind), Verb: Verb(verb)}
 	var err error
-	if hasArg {
+	if hasVerb && verb == "" {
+		err = errors.New("no verb behind the @")
+	}
+	if hasArg && err == nil {
 		switch faultKinds[f.Kind].argument {
 		case delayArgument:
 			f.Delay, err = time.ParseDuration(arg)

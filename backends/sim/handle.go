@@ -234,7 +234,12 @@ func (h *Handle) ResizeMemoryAndWait(ctx context.Context, bytes int64, timeout t
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
 	target := vm.round(bytes)
-	err := h.admit(within, VerbMemory, vm.set.caps.SupportsHotplugMemory)
+	// The timeout is for the VMM too where it hangs, and else for the guest alone.
+	admission := ctx
+	if vm.hangs(VerbMemory) {
+		admission = within
+	}
+	err := h.admit(admission, VerbMemory, vm.set.caps.SupportsHotplugMemory)
 	if err == nil {
 		if err = vm.setTarget(bytes); err == nil && vm.actual != target {
 			err = h.wait(within, func() bool { return vm.actual == target })

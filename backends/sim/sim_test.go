@@ -33,6 +33,7 @@ func start(t *testing.T, c sim.Config, extras ...string) (*sim.Handle, hyperviso
 	pid, hv, err := s.StartVM(t.Context(), nil, "", filepath.Join(dir, s.SocketName()), config)
 	require.NoError(t, err)
 	assert.Zero(t, pid)
+	t.Cleanup(func() { assert.NoError(t, hypervisor.CloseHandle(hv)) })
 	return hv.(*sim.Handle), config
 }
 

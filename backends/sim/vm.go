@@ -61,6 +61,9 @@ func newVM(w *World, socketPath string, c hypervisor.VMConfig, set settings) *VM
 // SocketPath returns the path by which the VM is found.
 func (vm *VM) SocketPath() string { return vm.socketPath }
 
+// World returns where the VM lives.
+func (vm *VM) World() *World { return vm.world }
+
 // Config returns what the VM was started with.
 func (vm *VM) Config() hypervisor.VMConfig { return vm.config }
 
