@@ -193,9 +193,12 @@ func (c *consoleLog) rotate(f *os.File, size int64) error {
 func (v *VM) OpenConsole() *ConsoleReader {
 	c := &v.console
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.readers++
-	return &ConsoleReader{log: c, epoch: -1, closed: make(chan struct{})}
+	c.mu.Unlock()
+	r := &ConsoleReader{log: c, epoch: -1, closed: make(chan struct{})}
+	// The past ends here. A file that cannot be opened is the first Read's to tell.
+	r.look(nil)
+	return r
 }
 
 // A ConsoleReader reads a console's output. Slow readers hold nobody up; one that

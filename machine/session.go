@@ -469,7 +469,8 @@ func (s *session) stop(ctx context.Context) error {
 	if err == nil {
 		err = hv.Shutdown(octx)
 	}
-	if err == nil {
+	if err == nil || notRunning(err) {
+		// It has taken the order, or ends already; it may have disks to flush.
 		select {
 		case <-s.gone:
 			return nil
@@ -479,10 +480,8 @@ func (s *session) stop(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if !notRunning(err) {
-		s.setReasonForced()
-		v.host.log.Warn("the VMM does not end in an orderly way and is killed", "vm", v.name, "pid", s.proc.PID, "err", err)
-	}
+	s.setReasonForced()
+	v.host.log.Warn("the VMM does not end in an orderly way and is killed", "vm", v.name, "pid", s.proc.PID, "err", err)
 	return s.kill(ctx)
 }
 
