@@ -1,0 +1,71 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/hugelgupf/p9/p9"
+	"github.com/spf13/cobra"
+)
+
+func newCat() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "cat PATH…",
+		Short: "Print files, as their content comes",
+		Long: `Print files of the server, one after the other. What the server sends is printed
+at once, so a file that blocks (events, wait, console) prints each thing when it
+happens, until the file ends or the command is interrupted.`,
+		Example: `  vmfs cat web/state
+  vmfs cat web/events | while read -r line; do echo "web: $line"; done
+  vmfs cat events`,
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: completePath,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := connect(cmd)
+			if err != nil {
+				return err
+			}
+			defer s.close()
+			var result error
+			for _, name := range args {
+				if err := s.cat(cmd.OutOrStdout(), name); err != nil {
+					report(fmt.Errorf("cat %s: %w", name, err))
+					result = errReported
+				}
+			}
+			return result
+		},
+	}
+	addrFlag(cmd)
+	return cmd
+}
+
+// cat copies the file name to w.
+func (s *session) cat(w io.Writer, name string) error {
+	f, err := s.open(name, p9.ReadOnly)
+	if err != nil {
+		return lost(err)
+	}
+	defer f.Close()
+	return f.copyTo(w)
+}
+
+// copyTo writes to w what f has, each piece at once, until f ends.
+func (f *file) copyTo(w io.Writer) error {
+	buf := make([]byte, ioSize)
+	for {
+		n, err := f.Read(buf)
+		if n > 0 {
+			if _, werr := w.Write(buf[:n]); werr != nil {
+				return fmt.Errorf("%w: %w", errOutput, werr)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return lost(err)
+		}
+	}
+}

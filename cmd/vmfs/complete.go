@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hugelgupf/p9/p9"
+	"github.com/spf13/cobra"
+)
+
+// completionTimeout is how long somebody at a shell waits for names.
+const completionTimeout = 2 * time.Second
+
+// completePath completes a path on the server.
+func completePath(cmd *cobra.Command, _ []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	names := serverNames(cmd, toComplete)
+	directive := cobra.ShellCompDirectiveNoFileComp
+	if len(names) == 1 && strings.HasSuffix(names[0], "/") {
+		directive |= cobra.ShellCompDirectiveNoSpace
+	}
+	return names, directive
+}
+
+// completeOnePath completes the first argument.
+func completeOnePath(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return completePath(cmd, args, toComplete)
+}
+
+// completeWrite completes the path, and then, for a ctl file, the verbs that it
+// says are valid now: the first word of each line read from it.
+func completeWrite(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	if len(args) != 1 {
+		return completeOnePath(cmd, args, toComplete)
+	}
+	names := splitPath(args[0])
+	if len(names) == 0 || len(names) > 2 || names[len(names)-1] != "ctl" {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var verbs []string
+	withServer(cmd, func(s *session) {
+		text, _ := s.readFile(args[0])
+		for line := range strings.Lines(text) {
+			if verb, _, _ := strings.Cut(strings.TrimSpace(line), " "); verb != "" && strings.HasPrefix(verb, toComplete) {
+				verbs = append(verbs, verb)
+			}
+		}
+	})
+	return slices.Compact(verbs), cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeWait completes a VM, and then states.
+func completeWait(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return vmStates, cobra.ShellCompDirectiveNoFileComp
+	}
+	var vms []string
+	for _, n := range serverNames(cmd, toComplete) {
+		if vm, ok := strings.CutSuffix(n, "/"); ok && vmOf(vm) != "" {
+			vms = append(vms, vm)
+		}
+	}
+	return vms, cobra.ShellCompDirectiveNoFileComp
+}
+
+// serverNames returns the paths on the server that start with prefix;
+// directories end in a slash. Without a server there are none.
+func serverNames(cmd *cobra.Command, prefix string) []string {
+	dir := prefix[:strings.LastIndexByte(prefix, '/')+1]
+	var names []string
+	withServer(cmd, func(s *session) {
+		ents, _ := s.readDir(dir)
+		for _, e := range ents {
+			name := dir + e.Name
+			if e.QID.Type&p9.TypeDir != 0 {
+				name += "/"
+			}
+			if strings.HasPrefix(name, prefix) {
+				names = append(names, name)
+			}
+		}
+	})
+	return names
+}
+
+// withServer calls fn with a session, if one can be had, for as long as somebody
+// at a shell waits.
+func withServer(cmd *cobra.Command, fn func(*session)) {
+	ctx, cancel := context.WithTimeout(context.Background(), completionTimeout)
+	defer cancel()
+	s, err := dial(ctx, serverAddr(cmd))
+	if err != nil {
+		return
+	}
+	defer s.close()
+	stop := context.AfterFunc(ctx, s.close)
+	defer stop()
+	fn(s)
+}

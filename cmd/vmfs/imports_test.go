@@ -1,0 +1,252 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A layer is what the packages of one part of vmfs may import. Paths stand for
+// themselves and for all below them.
+type layer struct {
+	part string
+	// vmfs are the other packages of this module; the part's own are free.
+	vmfs []string
+	// foreign are packages of other modules, where only some may be used.
+	foreign []string
+	any     bool // of other modules, any may be used
+	reason  string
+}
+
+// layers has the most special part first. The reason is for somebody whose
+// change has just been refused.
+var layers = []layer{
+	{
+		part: "vmfs/cmd",
+		vmfs: []string{"vmfs"},
+		any:  true,
+		reason: "a command links everything, and so stands at the top: " +
+			"what another package needs of it belongs into a package of its own",
+	},
+	{
+		part:    "vmfs/ninep",
+		foreign: []string{"github.com/hugelgupf/p9/p9", "github.com/hugelgupf/p9/linux", "golang.org/x/sys", "github.com/mdlayher/vsock"},
+		reason: "ninep is a 9P server for any p9.Attacher: knowing nothing of VMs keeps it testable with " +
+			"other trees and usable by other programs",
+	},
+	{
+		part: "vmfs/fs",
+		vmfs: []string{"vmfs/ctl", "vmfs/machine", "vmfs/backends/hypervisor"},
+		any:  true,
+		reason: "fs shows what machine has, and runs commands by ctl: with a back end or the 9P server in it, " +
+			"adding a back end or a dialect would mean changing the tree",
+	},
+	{
+		part: "vmfs/ctl",
+		vmfs: []string{"vmfs/machine", "vmfs/backends/hypervisor"},
+		reason: "ctl is a language over machine: a verb that reaches past it, to a back end or to the tree, " +
+			"would work on one hypervisor or over one protocol only",
+	},
+	{
+		part: "vmfs/machine",
+		vmfs: []string{"vmfs/backends/hypervisor", "vmfs/backends/process"},
+		any:  true,
+		reason: "machine knows back ends by the contract and what is registered: the program that links them " +
+			"decides which there are",
+	},
+	{
+		part: "vmfs/backends/hypervisor/hypervisortest",
+		vmfs: []string{"vmfs/backends/hypervisor"},
+		any:  true,
+		reason: "the suite holds every back end to the contract, and so must know no back end " +
+			"and nothing that is built on them",
+	},
+	{
+		part: "vmfs/backends/hypervisor",
+		reason: "the contract is what back ends and their users have in common: a dependency of it " +
+			"is a dependency of them all",
+	},
+	{
+		part:   "vmfs/backends/process",
+		any:    true,
+		reason: "starting and watching a VMM's process is the same for all back ends, and for none in particular",
+	},
+	{
+		part: "vmfs/backends",
+		vmfs: []string{"vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/vsock"},
+		any:  true,
+		reason: "a back end is one hypervisor behind the contract: it knows neither another back end " +
+			"nor who uses it, so that each can be added, replaced or left out alone",
+	},
+	{
+		part:   "vmfs/vsock",
+		any:    true,
+		reason: "vsock carries bytes into and out of guests, of which there are several kinds: it is below all that knows VMs",
+	},
+	{
+		part: "vmfs/guest",
+		vmfs: []string{"vmfs/vsock"},
+		any:  true,
+		reason: "the agent runs inside the guest, where there is no server, no back end and little memory: " +
+			"what it links goes into every image",
+	},
+}
+
+// testOnly are packages that exist for tests and must not be linked into the
+// program.
+var testOnly = []string{
+	"vmfs/backends/hypervisor/hypervisortest",
+	"vmfs/guest/guesttest",
+	"testing",
+	"github.com/stretchr/testify",
+}
+
+// below reports whether the package path is one of parts or below one.
+func below(path string, parts []string) bool {
+	return slices.ContainsFunc(parts, func(p string) bool {
+		return path == p || strings.HasPrefix(path, p+"/")
+	})
+}
+
+// testHelper reports whether a package exists to be imported by tests alone.
+func testHelper(path string) bool {
+	return strings.HasSuffix(path[strings.LastIndexByte(path, '/')+1:], "test")
+}
+
+// check returns what is wrong with the package path importing imp, or "".
+func check(path, imp string) string {
+	i := slices.IndexFunc(layers, func(l layer) bool { return below(path, []string{l.part}) })
+	if i < 0 {
+		return fmt.Sprintf("%s is in no layer: add it to the table in imports_test.go, with a reason", path)
+	}
+	l := layers[i]
+	first, _, _ := strings.Cut(imp, "/")
+	refuse := func() string { return fmt.Sprintf("%s must not import %s: %s", path, imp, l.reason) }
+	switch {
+	case first == "vmfs" && testHelper(imp) && !testHelper(path):
+		return fmt.Sprintf("%s must not import %s: that is for tests, and would be linked into the program", path, imp)
+	case first == "vmfs" && below(imp, []string{"vmfs/cmd"}):
+		return fmt.Sprintf("%s must not import %s: %s", path, imp, layers[0].reason)
+	case first == "vmfs":
+		// A part that is special within a larger one is not that one's own.
+		own := below(imp, []string{l.part}) && layers[slices.IndexFunc(layers, func(l layer) bool {
+			return below(imp, []string{l.part})
+		})].part == l.part
+		if !own && !below(imp, l.vmfs) || own && l.part == "vmfs/backends" && backend(imp) != backend(path) {
+			return refuse()
+		}
+	case strings.Contains(first, "."):
+		if !l.any && !below(imp, l.foreign) {
+			return refuse()
+		}
+	}
+	return ""
+}
+
+// backend returns the name of the back end that the package is part of.
+func backend(path string) string {
+	name, _, _ := strings.Cut(strings.TrimPrefix(path, "vmfs/backends/"), "/")
+	return name
+}
+
+// goList runs the go tool on this module for one system.
+func goList(t *testing.T, goos, goarch string, args ...string) []byte {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+	cmd.Dir = "../.."
+	cmd.Env = append(cmd.Environ(), "GOOS="+goos, "GOARCH="+goarch, "CGO_ENABLED=0")
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	require.NoError(t, err, "go list %s: %s", strings.Join(args, " "), stderr.String())
+	return out
+}
+
+// systems are those whose files are looked at.
+var systems = []struct{ goos, goarch string }{{"linux", "amd64"}, {"linux", "arm64"}, {"darwin", "arm64"}}
+
+// TestImportDirections holds every package to its layer, on every system.
+func TestImportDirections(t *testing.T) {
+	for _, sys := range systems {
+		t.Run(sys.goos+"/"+sys.goarch, func(t *testing.T) {
+			seen := 0
+			dec := json.NewDecoder(strings.NewReader(string(goList(t, sys.goos, sys.goarch, "-e", "-json=ImportPath,Imports", "./..."))))
+			for {
+				var p struct {
+					ImportPath string
+					Imports    []string
+				}
+				err := dec.Decode(&p)
+				if err == io.EOF {
+					break
+				}
+				require.NoError(t, err)
+				seen++
+				for _, imp := range p.Imports {
+					if wrong := check(p.ImportPath, imp); wrong != "" {
+						t.Error(wrong)
+					}
+				}
+			}
+			assert.Greater(t, seen, 5, "packages of this module")
+		})
+	}
+}
+
+// TestLinked holds the program to what it may contain.
+func TestLinked(t *testing.T) {
+	for _, sys := range systems {
+		t.Run(sys.goos+"/"+sys.goarch, func(t *testing.T) {
+			deps := strings.Fields(string(goList(t, sys.goos, sys.goarch, "-deps", "./cmd/vmfs")))
+			require.Contains(t, deps, "vmfs/ninep")
+			for _, dep := range deps {
+				assert.False(t, below(dep, testOnly), "cmd/vmfs links %s, which is for tests", dep)
+			}
+		})
+	}
+}
+
+// TestCheck shows that the rules refuse what they should.
+func TestCheck(t *testing.T) {
+	for _, c := range []struct {
+		path, imp string
+		ok        bool
+	}{
+		{"vmfs/ctl", "vmfs/machine", true},
+		{"vmfs/ctl", "vmfs/machine/rc", true},
+		{"vmfs/machine", "vmfs/ctl", false},
+		{"vmfs/machine", "vmfs/backends/qemu", false},
+		{"vmfs/fs", "vmfs/ctl", true},
+		{"vmfs/fs", "vmfs/ninep", false},
+		{"vmfs/ninep", "github.com/hugelgupf/p9/p9", true},
+		{"vmfs/ninep", "github.com/spf13/cobra", false},
+		{"vmfs/ninep", "vmfs/machine", false},
+		{"vmfs/ninep", "net", true},
+		{"vmfs/backends/qemu", "vmfs/backends/qemu/qmp", true},
+		{"vmfs/backends/qemu", "vmfs/backends/hypervisor", true},
+		{"vmfs/backends/qemu", "vmfs/backends/process", true},
+		{"vmfs/backends/qemu", "vmfs/backends/sim", false},
+		{"vmfs/backends/qemu", "vmfs/backends/hypervisor/hypervisortest", false},
+		{"vmfs/backends/qemu/qmp", "vmfs/backends/qemu", true},
+		{"vmfs/backends/sim", "vmfs/vsock", true},
+		{"vmfs/backends/sim", "vmfs/machine", false},
+		{"vmfs/backends/hypervisor", "golang.org/x/sys/unix", false},
+		{"vmfs/backends/hypervisor", "vmfs/vsock", false},
+		{"vmfs/vsock/vhostuser", "vmfs/backends/hypervisor", false},
+		{"vmfs/guest/agent", "vmfs/vsock", true},
+		{"vmfs/guest/agent", "vmfs/machine", false},
+		{"vmfs/cmd/vmfs", "vmfs/guest/guesttest", false},
+		{"vmfs/guest/guesttest", "vmfs/guest", true},
+		{"vmfs/fs", "vmfs/cmd/vmfs", false},
+		{"vmfs/nowhere", "fmt", false},
+	} {
+		assert.Equal(t, c.ok, check(c.path, c.imp) == "", "%s importing %s: %q", c.path, c.imp, check(c.path, c.imp))
+	}
+}

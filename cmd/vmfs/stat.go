@@ -1,0 +1,56 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/hugelgupf/p9/p9"
+	"github.com/spf13/cobra"
+)
+
+func newStat() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "stat PATH…",
+		Short: "Print the attributes of files",
+		Long: `Print the attributes of files of the server as key=value lines. The size of what
+the server generates is 0: read it to know.`,
+		Example: `  vmfs stat web
+  vmfs stat web/ctl web/state`,
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: completePath,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := connect(cmd)
+			if err != nil {
+				return err
+			}
+			defer s.close()
+			var result error
+			for _, name := range args {
+				if err := s.stat(cmd.OutOrStdout(), name); err != nil {
+					report(fmt.Errorf("stat %s: %w", name, lost(err)))
+					result = errReported
+				}
+			}
+			return result
+		},
+	}
+	addrFlag(cmd)
+	return cmd
+}
+
+// stat prints the attributes of name.
+func (s *session) stat(w io.Writer, name string) error {
+	f, err := s.walk(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	qid, _, a, err := f.GetAttr(p9.AttrMaskAll)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "path=%s\nqid=%#x version=%d type=%#x\nmode=%s\nuid=%d\ngid=%d\nsize=%d\nmtime=%s\n",
+		name, qid.Path, qid.Version, uint8(qid.Type), a.Mode.OSMode(), a.UID, a.GID, a.Size, mtime(a).Format(time.RFC3339Nano))
+	return err
+}
