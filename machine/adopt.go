@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -118,7 +119,11 @@ func (v *VM) recover(ctx context.Context) *session {
 		}
 		return v.readopt()
 	}
-	if err := v.saveRecord(func(r *record) { r.ID = v.id }); err != nil {
+	uuid := v.snapshotUUID()
+	if err := v.saveRecord(func(r *record) {
+		r.ID = v.id
+		r.UUID = cmp.Or(uuid, r.UUID)
+	}); err != nil {
 		v.host.log.Error("record not written", "vm", v.name, "err", err)
 	}
 	return nil

@@ -119,32 +119,44 @@ func (v *VM) Stop(ctx context.Context) error {
 func (v *VM) Kill(ctx context.Context) error {
 	kctx, cancel := context.WithTimeout(ctx, v.host.opts.Timeouts.Verb)
 	defer cancel()
-	v.mu.Lock()
-	s, busy := v.session, v.command != nil
-	v.mu.Unlock()
-	if busy {
-		// A command may wait for a VMM that does not answer, so the VMM goes first. One
-		// that is only just being started goes with its command.
-		var killed error
-		if s != nil {
-			s.setReason("killed")
-			killed = s.kill(kctx)
-		}
-		if err := v.interrupt(kctx, errKilled); err != nil {
-			return v.wrap("kill", err)
-		}
+	for {
 		v.mu.Lock()
-		again := v.session
+		s, busy := v.session, v.command != nil
 		v.mu.Unlock()
-		if again == nil || again == s {
-			return v.wrap("kill", killed)
+		if busy {
+			if err := v.killBusy(kctx, s); err != nil {
+				return v.wrap("kill", err)
+			}
+			v.mu.Lock()
+			again := v.session
+			v.mu.Unlock()
+			if again == nil || again == s {
+				return nil
+			}
+			// A start was over before it could be ended.
 		}
-		// The start was over before it could be ended.
+		err := v.live(ctx, "kill", v.host.opts.Timeouts.Verb, func(ctx context.Context, s *session) error {
+			s.setReason("killed")
+			return s.kill(ctx)
+		})
+		var late *BusyError
+		if !errors.As(err, &late) || kctx.Err() != nil {
+			return err
+		}
 	}
-	return v.live(ctx, "kill", v.host.opts.Timeouts.Verb, func(ctx context.Context, s *session) error {
+}
+
+// killBusy ends the VMM and the command under way. The command may wait for a VMM
+// that does not answer, so the VMM goes first; one that is only just being started
+// goes with its command.
+func (v *VM) killBusy(ctx context.Context, s *session) error {
+	if s != nil {
 		s.setReason("killed")
-		return s.kill(ctx)
-	})
+		if err := s.kill(ctx); err != nil {
+			return err
+		}
+	}
+	return v.interrupt(ctx, errKilled)
 }
 
 // ResizeMemory sets the guest's memory target in bytes. With wait above 0 it

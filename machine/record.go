@@ -59,7 +59,7 @@ func (r *record) check() error {
 	switch {
 	case r.Format != recordFormat:
 		return fmt.Errorf("format is %d, this server knows %d", r.Format, recordFormat)
-	case r.ID == 0 || r.UUID == "":
+	case r.ID == 0 || r.ID > 1<<62 || r.UUID == "":
 		return errors.New("no id or no uuid")
 	}
 	switch r.Phase {

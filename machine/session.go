@@ -530,6 +530,11 @@ func (s *session) kill(ctx context.Context) error {
 	case <-s.gone:
 		return nil
 	case <-ctx.Done():
+	}
+	select {
+	case <-s.gone:
+		return nil // both at once, as when two kill it
+	default:
 		return fmt.Errorf("the VMM was killed and has not ended yet: %w", ctx.Err())
 	}
 }

@@ -108,16 +108,9 @@ func (v *VM) Restore(ctx context.Context, name string) error {
 			return err
 		}
 		dir := v.snapshotDir(name)
-		b, err := os.ReadFile(filepath.Join(dir, snapshotInfo))
-		if errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
-		}
+		info, err := v.readSnapshot(name)
 		if err != nil {
 			return err
-		}
-		var info snapshotRecord
-		if err := json.Unmarshal(b, &info); err != nil {
-			return fmt.Errorf("snapshot %s: %s: %w", name, snapshotInfo, err)
 		}
 		if info.Format != recordFormat || info.UUID != v.UUID() {
 			return fmt.Errorf("snapshot %s is of a VM %s with uuid %s (format %d), not of this one: %w", name, info.VM, info.UUID, info.Format, hypervisor.ErrInvalid)
@@ -149,6 +142,36 @@ func (v *VM) Restore(ctx context.Context, name string) error {
 		v.emitSnapshot(name, "restored")
 		return nil
 	})
+}
+
+func (v *VM) readSnapshot(name string) (snapshotRecord, error) {
+	var info snapshotRecord
+	b, err := os.ReadFile(filepath.Join(v.snapshotDir(name), snapshotInfo))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		err = ErrNotFound
+	case err == nil:
+		err = json.Unmarshal(b, &info)
+	}
+	if err != nil {
+		return info, fmt.Errorf("snapshot %s: %w", name, err)
+	}
+	return info, nil
+}
+
+// snapshotUUID returns the uuid of the VM as its snapshots have it, "" without
+// any.
+func (v *VM) snapshotUUID() string {
+	names, err := v.Snapshots()
+	if err != nil {
+		return ""
+	}
+	for _, name := range names {
+		if info, err := v.readSnapshot(name); err == nil && info.VM == v.name {
+			return info.UUID
+		}
+	}
+	return ""
 }
 
 // Snapshots returns the names of the VM's snapshots, sorted.
