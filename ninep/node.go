@@ -143,7 +143,7 @@ func (s *session) step(from *node, name string, one *[1]string) (*node, error) {
 	}
 	if len(qids) != 1 {
 		_ = file.Close()
-		return nil, proto(linux.EIO, "i/o error: walk of one name gave another number of qids")
+		return nil, fault(linux.EIO, "i/o error: walk of one name gave another number of qids")
 	}
 	return newNode(file, qids[0], from, name), nil
 }

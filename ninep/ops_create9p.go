@@ -29,7 +29,7 @@ func (s *session) openFlags(mode uint8) (flags uint32, rclose bool, err error) {
 		known |= oAppend
 	}
 	if mode&^known != 0 {
-		return 0, false, proto(linux.EINVAL, "bad open mode")
+		return 0, false, fault(linux.EINVAL, "bad open mode")
 	}
 	if flags = uint32(mode & 3); flags == oExec {
 		flags = oRead
@@ -82,7 +82,7 @@ func runCreate9P(r *request) error {
 		kinds |= dmSymlink | dmLink | dmDevice | dmNamedPipe | dmSocket | dmSetuid | dmSetgid
 	}
 	if r.mode&^(kinds|dmTmp|0o777) != 0 {
-		return proto(linux.EOPNOTSUPP, "files of that mode cannot be created here")
+		return fault(linux.EOPNOTSUPP, "files of that mode cannot be created here")
 	}
 	if r.mode&dmDir != 0 && (r.flags != oRead || rclose) {
 		return errIsDir
@@ -205,7 +205,7 @@ func (s *session) makeSpecial(ctx context.Context, r *request, kind uint32) erro
 func (s *session) linkFid(dir p9.File, r *request) error {
 	num, err := strconv.ParseUint(strings.TrimSpace(r.name2), 10, 32)
 	if err != nil {
-		return proto(linux.EINVAL, "link to no fid: "+strconv.Quote(r.name2))
+		return fault(linux.EINVAL, "link to no fid: "+strconv.Quote(r.name2))
 	}
 	target, err := s.fileOf(uint32(num))
 	if err != nil {
@@ -225,7 +225,7 @@ func mknod(dir p9.File, r *request, kind uint32) error {
 	default:
 		var c byte
 		if _, err := fmt.Sscanf(r.name2, "%c %d %d", &c, &major, &minor); err != nil || c != 'c' && c != 'b' {
-			return proto(linux.EINVAL, "no device: "+strconv.Quote(r.name2))
+			return fault(linux.EINVAL, "no device: "+strconv.Quote(r.name2))
 		}
 		if mode |= p9.ModeCharacterDevice; c == 'b' {
 			mode ^= p9.ModeCharacterDevice | p9.ModeBlockDevice

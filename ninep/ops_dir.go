@@ -86,7 +86,7 @@ func runReaddir(r *request) error {
 		n++
 	}
 	if n == 0 && len(ents) > 0 && !s.google {
-		return proto(linux.EINVAL, "count is too small for a directory entry")
+		return fault(linux.EINVAL, "count is too small for a directory entry")
 	}
 	f.dir.used(n)
 	e.end(start)
@@ -144,7 +144,7 @@ func (s *session) readDir(f *fid, p []byte, off uint64) (int, error) {
 			}
 			if len(e.b) > len(p) {
 				if was == 0 {
-					return 0, proto(linux.EINVAL, "count is too small for a directory entry")
+					return 0, fault(linux.EINVAL, "count is too small for a directory entry")
 				}
 				d.bytes += uint64(was)
 				return was, nil
@@ -152,7 +152,7 @@ func (s *session) readDir(f *fid, p []byte, off uint64) (int, error) {
 			d.used(1)
 		}
 		if d.at == before {
-			return 0, proto(linux.EIO, "i/o error: directory entries have no offsets")
+			return 0, fault(linux.EIO, "i/o error: directory entries have no offsets")
 		}
 	}
 }

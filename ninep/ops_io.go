@@ -65,7 +65,7 @@ func (s *session) beginOpen(f *fid, flags p9.OpenFlags) error {
 	case !n.isDir() && flags&oDirectory != 0:
 		return errNotDir
 	case flags.Mode() == p9.OpenFlagsModeMask:
-		return proto(linux.EINVAL, "bad open mode")
+		return fault(linux.EINVAL, "bad open mode")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -272,7 +272,7 @@ func (s *session) readPlain(file p9.File, p []byte, off int64) (int, error) {
 func checkRead(p []byte, n int, err error) (int, error) {
 	switch {
 	case n < 0 || n > len(p):
-		return 0, proto(linux.EIO, "i/o error: bad count of a read")
+		return 0, fault(linux.EIO, "i/o error: bad count of a read")
 	case n > 0 || errors.Is(err, io.EOF):
 		return n, nil
 	}
@@ -368,7 +368,7 @@ func (s *session) writePlain(file p9.File, p []byte, off int64) (int, error) {
 
 func checkWrite(p []byte, n int, err error) (int, error) {
 	if n < 0 || n > len(p) {
-		return 0, proto(linux.EIO, "i/o error: bad count of a write")
+		return 0, fault(linux.EIO, "i/o error: bad count of a write")
 	}
 	return n, err
 }

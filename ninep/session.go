@@ -74,7 +74,7 @@ func (s *session) handle(r *request, d *dec) error {
 	m := &s.table[r.typ]
 	if m.in&s.dialect == 0 {
 		s.c.complain("unknown message", "type", r.typ)
-		return proto(linux.EOPNOTSUPP, "unknown message")
+		return fault(linux.EOPNOTSUPP, "unknown message")
 	}
 	r.m, r.f, r.f2, r.data, r.stat = m, nil, nil, nil, nil
 	if s.blocked.Load() != 0 && r.typ != msgTflush && s.tagInUse(r.tag) {
@@ -84,7 +84,7 @@ func (s *session) handle(r *request, d *dec) error {
 	m.decode(r, d)
 	if !d.ok() {
 		s.c.complain("malformed message", "type", m.name)
-		return proto(linux.EBADMSG, "malformed "+m.name)
+		return fault(linux.EBADMSG, "malformed "+m.name)
 	}
 	if err := s.run(r); err != nil {
 		if err == errFids || err == errRequests {

@@ -202,7 +202,7 @@ func (srv *Server) userID(name string) (uint32, error) {
 func numericID(what, name string) (uint32, error) {
 	id, err := strconv.ParseUint(name, 10, 32)
 	if err != nil {
-		return 0, proto(linux.EINVAL, "unknown "+what+" "+strconv.Quote(name))
+		return 0, fault(linux.EINVAL, "unknown "+what+" "+strconv.Quote(name))
 	}
 	return uint32(id), nil
 }

@@ -54,7 +54,7 @@ func (c *conn) version(r *request, d *dec) {
 	r.s = old
 	if !d.ok() {
 		c.complain("malformed message", "type", "Tversion")
-		c.replyError(r, proto(linux.EBADMSG, "malformed Tversion"))
+		c.replyError(r, fault(linux.EBADMSG, "malformed Tversion"))
 		return
 	}
 	if old != nil {

@@ -121,7 +121,7 @@ func (s *session) storeXattr(f *fid) (err error) {
 		return nil
 	}
 	if uint64(len(x.data)) != x.size {
-		return proto(linux.EINVAL, "extended attribute was not written whole")
+		return fault(linux.EINVAL, "extended attribute was not written whole")
 	}
 	s.srv.tree.Lock()
 	defer s.srv.tree.Unlock()
