@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"time"
@@ -19,7 +20,11 @@ func (v *VM) live(ctx context.Context, verb string, timeout time.Duration, f fun
 		if s == nil {
 			return hypervisor.ErrHypervisorNotRunning
 		}
-		return f(ctx, s)
+		err := f(ctx, s)
+		if errors.Is(err, net.ErrClosed) {
+			err = fmt.Errorf("the connection to the VMM was lost: %w", hypervisor.ErrHypervisorNotRunning)
+		}
+		return err
 	})
 }
 

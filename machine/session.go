@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -515,15 +516,19 @@ func (s *session) kill(ctx context.Context) error {
 			return err
 		}
 	default:
-		hv, err := s.handle(ctx)
-		if notRunning(err) {
+		for last := hypervisor.Hypervisor(nil); ; {
+			hv, err := s.handle(ctx)
+			if err == nil {
+				err = kill(ctx, hv)
+			}
+			if errors.Is(err, net.ErrClosed) && hv != last {
+				last = hv
+				continue // that handle was given up: there will be another, or an end
+			}
+			if err != nil && !notRunning(err) {
+				return err
+			}
 			break
-		}
-		if err != nil {
-			return err
-		}
-		if err := kill(ctx, hv); err != nil && !notRunning(err) {
-			return err
 		}
 	}
 	select {
