@@ -17,6 +17,7 @@ func newCat() *cobra.Command {
 at once, so a file that blocks (events, wait, console) prints each thing when it
 happens, until the file ends or the command is interrupted.`,
 		Example: `  vmfs cat web/state
+  vmfs cat web/console | grep -m1 login:
   vmfs cat web/events | while read -r line; do echo "web: $line"; done
   vmfs cat events`,
 		Args:              cobra.MinimumNArgs(1),
@@ -27,6 +28,7 @@ happens, until the file ends or the command is interrupted.`,
 				return err
 			}
 			defer s.close()
+			exitWithReader(cmd.OutOrStdout())
 			var result error
 			for _, name := range args {
 				if err := s.cat(cmd.OutOrStdout(), name); err != nil {

@@ -308,7 +308,7 @@ func reason(text, sent string) string {
 			text = rest
 		}
 	}
-	commands := []string{"config", "console", "delete"}
+	commands := []string{"set", "console", "delete"}
 	for line := range strings.Lines(sent) {
 		line = strings.TrimSpace(line)
 		verb, _, _ := strings.Cut(line, " ")

@@ -38,6 +38,7 @@ name is read and printed before anything is written: the input is for its ctl.`,
 				return err
 			}
 			defer s.close()
+			exitWithReader(cmd.OutOrStdout())
 			if err := s.rdwr(args[0], cmd.InOrStdin(), cmd.OutOrStdout()); err != nil {
 				return fmt.Errorf("rdwr %s: %w", args[0], err)
 			}

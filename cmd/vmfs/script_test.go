@@ -82,9 +82,8 @@ type procsKey struct{}
 
 // procs are the processes that a script started and that may still run.
 type procs struct {
-	byName   map[string]*proc
-	notify   *net.UnixConn
-	notified []string
+	byName map[string]*proc
+	notify *net.UnixConn
 }
 
 // end kills what is left at the end of a script.
