@@ -36,6 +36,8 @@ type conn struct {
 	pos     int
 	replies *buf // not handed to out yet
 	req     request
+	dec     dec // of req: what is given to a message's functions would else be on the heap
+	enc     enc
 	one     [1]string
 	names   map[string]string
 	timed   bool // a read deadline is set
@@ -315,9 +317,9 @@ func (c *conn) handle(frame []byte) {
 	r := &c.req
 	r.typ = msgType(frame[4])
 	r.tag = binary.LittleEndian.Uint16(frame[5:])
-	d := dec{b: frame[headerSize:]}
+	c.dec = dec{b: frame[headerSize:]}
 	if r.typ == msgTversion {
-		c.version(r, &d)
+		c.version(r, &c.dec)
 		return
 	}
 	s := c.sess.Load()
@@ -327,7 +329,7 @@ func (c *conn) handle(frame []byte) {
 		c.replyError(r, errNoVersion)
 		return
 	}
-	if err := s.handle(r, &d); err != nil && err != errLater && err != errReplied {
+	if err := s.handle(r, &c.dec); err != nil && err != errLater && err != errReplied {
 		c.replyError(r, err)
 	}
 }
@@ -335,17 +337,18 @@ func (c *conn) handle(frame []byte) {
 // reply writes the results of a request that the reading goroutine answers.
 func (c *conn) reply(r *request) {
 	b := c.room(512)
-	e := enc{b.b}
+	e := &c.enc
+	e.b = b.b
 	start := e.begin(r.typ+1, r.tag)
 	if r.m.encode != nil {
-		r.m.encode(r, &e)
+		r.m.encode(r, e)
 	}
 	e.end(start)
 	if uint32(len(e.b)-start) > r.s.msize {
 		e.b = e.b[:start]
-		r.s.encodeError(&e, r.tag, errReplySize)
+		r.s.encodeError(e, r.tag, errReplySize)
 	}
-	b.b = e.b
+	b.b, e.b = e.b, nil
 }
 
 func (c *conn) replyError(r *request, err error) {

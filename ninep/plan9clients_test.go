@@ -44,7 +44,7 @@ func Test9fansClient(t *testing.T) {
 	assert.Equal(t, "down here\n", string(b))
 	require.NoError(t, f.Close())
 
-	_, err = root.Open("dir/nothing", plan9.OREAD)
+	_, err = root.Open("nothing", plan9.OREAD)
 	assert.ErrorContains(t, err, "file does not exist")
 	_, err = root.Open("dir", plan9.OWRITE)
 	assert.ErrorContains(t, err, "is a directory")
