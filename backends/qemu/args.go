@@ -1,0 +1,300 @@
+package qemu
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"vmfs/backends/hypervisor"
+)
+
+// A plan is all that QEMU's command line is made of. Making the command line
+// opens nothing and starts nothing.
+type plan struct {
+	config  hypervisor.VMConfig
+	set     settings
+	arch    *arch
+	accel   string // accelKVM or accelTCG
+	machine string // the machine type
+	program program
+	host    host
+	dir     runDir
+	// incoming makes a VM that waits for the state of another.
+	incoming bool
+	// vsockDevice is whether the server can start a vsock device.
+	vsockDevice bool
+
+	files []string // what QEMU inherits, in the order of its descriptors, from firstFile on
+}
+
+// The files that every QEMU inherits. A tap adds "tap:NAME".
+const (
+	fileControl = "control" // the listening control socket
+	fileMonitor = "monitor" // the listening socket of the monitor for people and tools
+	fileConsole = "console" // the listening socket of the console
+	fileVsock   = "vsock"   // the listening socket for the vsock device
+	fileTap     = "tap:"
+	firstFile   = 3 // the first descriptor behind the standard ones
+)
+
+// The names of QEMU's objects that the handle uses.
+const (
+	idBalloon    = "balloon0"
+	idVirtioMem  = "vm0"
+	idConsole    = "console"
+	idVsock      = "vsock0"
+	idVsockPort  = "vsockport"
+	idVsockSock  = "vsocksock"
+	idBaseMemory = "mem0"
+)
+
+// file returns the descriptor under which QEMU inherits a file.
+func (p *plan) file(name string) int {
+	p.files = append(p.files, name)
+	return firstFile + len(p.files) - 1
+}
+
+const (
+	mib = 1 << 20
+	// baseStep is what the base memory has to be a multiple of.
+	baseStep = 1 * mib
+	// memoryFloor is the least memory of a VM and the least that its balloon
+	// leaves: with less no kernel of today gets anywhere.
+	memoryFloor = 16 * mib
+	// memoryStep is the size in which virtio-mem plugs memory.
+	memoryStep = 2 * mib
+	// hotplugAlign is what the hot-plug area is rounded up to.
+	hotplugAlign = memoryStep
+)
+
+var uuidForm = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+
+// args makes the command line, without the program, or says what is wrong with
+// the configuration.
+func (p *plan) args() ([]string, error) {
+	p.files = nil
+	c := &p.config
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	var a commandLine
+	a.opt("name", opt("").setIf("guest", c.Name).setIf("process", processName(c.Name)).on("debug-threads", true))
+	if c.UUID != "" {
+		a.text("uuid", c.UUID)
+	}
+	a.flag("nodefaults")
+	a.flag("no-user-config")
+	a.text("display", "none")
+	a.text("vga", "none")
+	a.opt("msg", opt("").on("timestamp", true))
+	if p.program.sandbox {
+		a.opt("sandbox", opt("on").set("obsolete", "deny").set("elevateprivileges", "deny").
+			set("spawn", "deny").set("resourcecontrol", "deny"))
+	}
+	a.text("pidfile", p.dir.pidFile())
+
+	// A guest that powers off or crashes leaves QEMU, stopped, to tell of it.
+	act := opt("").set("reboot", "reset").set("shutdown", "pause").set("panic", "pause").setIf("watchdog", p.set.watchdog)
+	a.opt("action", act)
+	a.flag("S")
+	if p.incoming {
+		a.text("incoming", "defer")
+	}
+
+	a.opt("machine", opt(p.machine).set("memory-backend", idBaseMemory))
+	a.text("accel", p.accel)
+	a.text("cpu", p.cpu())
+	smp, err := p.smp()
+	if err != nil {
+		return nil, err
+	}
+	a.opt("smp", smp)
+	p.memory(&a)
+	a.opt("rtc", opt("").set("base", "utc"))
+	a.opt("boot", opt("").on("strict", true))
+
+	for _, m := range []struct{ file, id string }{{fileControl, "qmp"}, {fileMonitor, "monitor"}} {
+		a.opt("chardev", opt("socket").set("id", m.id).num("fd", int64(p.file(m.file))).on("server", true).on("wait", false))
+		a.opt("mon", opt("").set("chardev", m.id).set("mode", "control").on("pretty", m.file == fileMonitor))
+	}
+	a.opt("chardev", opt("socket").set("id", idConsole).num("fd", int64(p.file(fileConsole))).on("server", true).on("wait", false).
+		setIf("logfile", c.SerialLogPath).on("logappend", true))
+	a.text("serial", "chardev:"+idConsole)
+
+	a.opt("device", opt("virtio-rng-pci").set("id", "rng0"))
+	a.opt("device", opt(p.arch.panicAt).set("id", "panic0"))
+	if p.set.watchdog != "" {
+		a.opt("device", opt("i6300esb").set("id", "watchdog0"))
+	}
+	if err := p.disks(&a); err != nil {
+		return nil, err
+	}
+	if err := p.networks(&a); err != nil {
+		return nil, err
+	}
+	if err := p.pci(&a); err != nil {
+		return nil, err
+	}
+	if err := p.vsock(&a); err != nil {
+		return nil, err
+	}
+	if err := p.boot(&a); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// check looks at what concerns no single device.
+func (p *plan) check() error {
+	c := &p.config
+	if strings.ContainsAny(c.Name, "\x00\n") {
+		return fmt.Errorf("the name %q: %w", c.Name, hypervisor.ErrInvalid)
+	}
+	if c.UUID != "" && !uuidForm.MatchString(c.UUID) {
+		return fmt.Errorf("the uuid %q: %w", c.UUID, hypervisor.ErrInvalid)
+	}
+	if c.MemoryBytes < memoryFloor {
+		return fmt.Errorf("memory of %d bytes: less than %d is not enough for any kernel: %w", c.MemoryBytes, memoryFloor, hypervisor.ErrInvalid)
+	}
+	if c.MemoryBytes%baseStep != 0 {
+		return fmt.Errorf("memory of %d bytes: not a multiple of 1 MiB (%d would be): %w", c.MemoryBytes,
+			(c.MemoryBytes+baseStep-1)/baseStep*baseStep, hypervisor.ErrInvalid)
+	}
+	if c.HotplugBytes < 0 || c.HotplugBytes > 1<<46 || c.MemoryBytes > 1<<46 {
+		return fmt.Errorf("memory of %d bytes and hotplug of %d: %w", c.MemoryBytes, c.HotplugBytes, hypervisor.ErrInvalid)
+	}
+	for name, path := range map[string]string{
+		"serial log": c.SerialLogPath, "kernel": c.KernelPath, "initrd": c.InitrdPath, "run-time directory": p.dir.dir,
+	} {
+		if strings.ContainsRune(path, 0) {
+			return fmt.Errorf("the %s's path %q: %w", name, path, hypervisor.ErrInvalid)
+		}
+	}
+	if strings.ContainsRune(c.KernelArgs, 0) {
+		return fmt.Errorf("the kernel's arguments %q: %w", c.KernelArgs, hypervisor.ErrInvalid)
+	}
+	return nil
+}
+
+// processName is what ps and top show. The kernel keeps 15 bytes of it.
+func processName(name string) string {
+	if name == "" {
+		return ""
+	}
+	return "qemu:" + name
+}
+
+func (p *plan) cpu() string {
+	switch {
+	case p.set.cpu != "":
+		return p.set.cpu
+	case p.accel == accelKVM:
+		return "host"
+	default:
+		return "max"
+	}
+}
+
+// smp makes the virtual CPUs' layout. Without one they are the cores of one package.
+func (p *plan) smp() (*option, error) {
+	n := max(p.config.VCPUs, 1)
+	t := p.config.Topology
+	if t == nil {
+		t = &hypervisor.CPUTopology{CoresPerDie: n}
+	}
+	if p.config.VCPUs < 0 || t.CPUs() != n {
+		return nil, fmt.Errorf("%d vcpus with a topology of %d: %w", p.config.VCPUs, t.CPUs(), hypervisor.ErrInvalid)
+	}
+	o := opt("").num("cpus", int64(n)).num("sockets", int64(max(t.Packages, 1)))
+	switch {
+	case p.arch.dies:
+		o.num("dies", int64(max(t.DiesPerPackage, 1)))
+	case t.DiesPerPackage > 1:
+		return nil, fmt.Errorf("%d dies a package on %s: %w", t.DiesPerPackage, p.machine, hypervisor.ErrNotSupported)
+	}
+	return o.num("cores", int64(max(t.CoresPerDie, 1))).num("threads", int64(max(t.ThreadsPerCore, 1))), nil
+}
+
+// memory makes the base, the area above it that virtio-mem fills, and the
+// balloon that takes from the base. All of it is memory that can be shared with a
+// device in another process (vhost-user).
+func (p *plan) memory(a *commandLine) {
+	c := &p.config
+	hotplug := hotplugArea(c.HotplugBytes)
+	size := opt("").set("size", fmt.Sprintf("%dB", c.MemoryBytes))
+	if hotplug > 0 {
+		size.set("maxmem", fmt.Sprintf("%dB", c.MemoryBytes+hotplug))
+	}
+	a.opt("m", size)
+	a.opt("object", opt("memory-backend-memfd").set("id", idBaseMemory).num("size", c.MemoryBytes).on("share", true))
+	if hotplug > 0 {
+		a.opt("object", opt("memory-backend-memfd").set("id", "vmem0").num("size", hotplug).on("share", true).on("reserve", false))
+		a.opt("device", opt("virtio-mem-pci").set("id", idVirtioMem).set("memdev", "vmem0").
+			num("block-size", memoryStep).num("requested-size", 0))
+	}
+	a.opt("device", opt("virtio-balloon-pci").set("id", idBalloon))
+}
+
+// hotplugArea is the size of the area above the base: a whole number of steps.
+func hotplugArea(bytes int64) int64 {
+	return (bytes + hotplugAlign - 1) / hotplugAlign * hotplugAlign
+}
+
+// boot makes the guest start from a kernel, or by firmware from a disk.
+func (p *plan) boot(a *commandLine) error {
+	c := &p.config
+	switch {
+	case p.set.firmware != "":
+		a.text("bios", p.set.firmware)
+	case c.KernelPath == "" && p.arch.firmware != nil:
+		path := ""
+		for _, f := range p.arch.firmware {
+			if p.host.exists(f) {
+				path = f
+				break
+			}
+		}
+		if path == "" {
+			return fmt.Errorf("to boot %s from a disk it takes firmware, and there is none in %s: set qemu.firmware, or a kernel: %w",
+				p.machine, strings.Join(p.arch.firmware, ", "), hypervisor.ErrInvalid)
+		}
+		a.text("bios", path)
+	}
+	if c.KernelPath == "" {
+		if c.InitrdPath != "" || c.KernelArgs != "" {
+			return fmt.Errorf("an initrd or arguments without a kernel: %w", hypervisor.ErrInvalid)
+		}
+		return nil
+	}
+	a.text("kernel", c.KernelPath)
+	if c.InitrdPath != "" {
+		a.text("initrd", c.InitrdPath)
+	}
+	a.text("append", p.kernelArgs())
+	return nil
+}
+
+// kernelArgs is the configured arguments, with those in front that the guest
+// could not know: where its console is, unless that is set, and its addresses.
+func (p *plan) kernelArgs() string {
+	var words []string
+	if !hasWord(p.config.KernelArgs, "console=") {
+		words = append(words, "console="+p.arch.console)
+	}
+	if !hasWord(p.config.KernelArgs, "ip=") {
+		words = append(words, p.addresses()...)
+	}
+	if p.config.KernelArgs != "" {
+		words = append(words, p.config.KernelArgs)
+	}
+	return strings.Join(words, " ")
+}
+
+func hasWord(args, prefix string) bool {
+	for _, w := range strings.Fields(args) {
+		if strings.HasPrefix(w, prefix) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,69 @@
+package qemu
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	"vmfs/backends/hypervisor"
+)
+
+// OpenConsole connects to the serial console. It returns when QEMU has taken the
+// connection, so that nothing that is printed afterwards is missed. A second
+// connection is ErrBusy.
+func (vm *VM) OpenConsole(ctx context.Context) (io.ReadWriteCloser, error) {
+	c, err := vm.openConsole(ctx)
+	return c, vm.wrap("console", err)
+}
+
+func (vm *VM) openConsole(ctx context.Context) (_ io.ReadWriteCloser, err error) {
+	if err := vm.conn.Err(); err != nil {
+		return nil, err
+	}
+	vm.mu.Lock()
+	taken := vm.console
+	vm.console = true
+	vm.mu.Unlock()
+	if taken {
+		return nil, fmt.Errorf("there is a connection already: %w", hypervisor.ErrBusy)
+	}
+	give := sync.OnceFunc(func() {
+		vm.mu.Lock()
+		defer vm.mu.Unlock()
+		vm.console = false
+	})
+	defer func() {
+		if err != nil {
+			give()
+		}
+	}()
+	// The one before may have been closed a moment ago, and QEMU not know it yet.
+	if err := vm.awaitChardev(ctx, idConsole, false); err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", vm.dir.console())
+	if err != nil {
+		return nil, dialError(err)
+	}
+	if err := vm.awaitChardev(ctx, idConsole, true); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return &consoleConn{Conn: conn, give: give}, nil
+}
+
+// A consoleConn is the one connection to a console.
+type consoleConn struct {
+	net.Conn
+	give func()
+}
+
+// Close ends the connection; a Read that waits returns.
+func (c *consoleConn) Close() error {
+	err := c.Conn.Close()
+	c.give()
+	return err
+}

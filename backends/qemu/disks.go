@@ -1,0 +1,100 @@
+package qemu
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"vmfs/backends/hypervisor"
+)
+
+// disks makes a virtio disk of every DiskConfig. The image's format is the
+// declared one, never a guess, and is told to QEMU as JSON, which quotes any
+// path.
+func (p *plan) disks(a *commandLine) error {
+	for i, d := range p.config.Disks {
+		n := strconv.Itoa(i)
+		if d.IOBps < 0 || d.IOBurstBps < 0 || d.IOBurstBps > 0 && d.IOBurstBps < d.IOBps {
+			return fmt.Errorf("disk %s: a burst of %d bytes a second with a limit of %d: %w", d.Path, d.IOBurstBps, d.IOBps, hypervisor.ErrInvalid)
+		}
+		if d.IOBurstBps > 0 && d.IOBps == 0 {
+			return fmt.Errorf("disk %s: a burst without a limit: %w", d.Path, hypervisor.ErrInvalid)
+		}
+		format := string(d.Format)
+		switch d.Format {
+		case "":
+			format = string(hypervisor.DiskRaw)
+		case hypervisor.DiskRaw, hypervisor.DiskQCOW2:
+		default:
+			return fmt.Errorf("disk %s: format %q: %w", d.Path, d.Format, hypervisor.ErrInvalid)
+		}
+		mode, err := diskMode(d)
+		if err != nil {
+			return err
+		}
+		file := map[string]any{"driver": "file", "filename": d.Path}
+		if mode&fs.ModeDevice != 0 {
+			file["driver"] = "host_device"
+		}
+		node := map[string]any{
+			"driver": format, "node-name": "disk" + n, "read-only": d.Readonly, "discard": "unmap", "file": file,
+		}
+		if d.IOBps > 0 {
+			limits := map[string]int64{"bps-total": d.IOBps}
+			if d.IOBurstBps > d.IOBps {
+				limits["bps-total-max"] = d.IOBurstBps
+			}
+			a.text("object", asJSON(map[string]any{"qom-type": "throttle-group", "id": "limit" + n, "limits": limits}))
+			node["node-name"] = "image" + n
+			node = map[string]any{
+				"driver": "throttle", "node-name": "disk" + n, "read-only": d.Readonly, "discard": "unmap",
+				"throttle-group": "limit" + n, "file": node,
+			}
+		}
+		a.text("blockdev", asJSON(node))
+		// A write that fails stops the VM, so that nothing is lost and it can go on
+		// when there is room again; a read that fails is the guest's to deal with.
+		dev := opt("virtio-blk-pci").set("id", "blk"+n).set("drive", "disk"+n).set("werror", "stop").set("rerror", "report")
+		if p.config.KernelPath == "" {
+			dev.num("bootindex", int64(i))
+		}
+		a.opt("device", dev)
+	}
+	return nil
+}
+
+// diskMode looks whether a disk can be used, for an error that says which.
+func diskMode(d hypervisor.DiskConfig) (fs.FileMode, error) {
+	fi, err := os.Stat(d.Path)
+	if err != nil {
+		return 0, fmt.Errorf("disk: %w", err)
+	}
+	if m := fi.Mode(); !m.IsRegular() && m&fs.ModeDevice == 0 || m&fs.ModeCharDevice != 0 {
+		return 0, fmt.Errorf("disk %s: neither a file nor a block device: %w", d.Path, hypervisor.ErrInvalid)
+	}
+	how := os.O_RDWR
+	if d.Readonly {
+		how = os.O_RDONLY
+	}
+	f, err := os.OpenFile(d.Path, how, 0)
+	if errors.Is(err, fs.ErrPermission) && !d.Readonly {
+		return 0, fmt.Errorf("disk: %w (it may do with readonly)", err)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("disk: %w", err)
+	}
+	return fi.Mode(), f.Close()
+}
+
+// asJSON encodes what is made of strings, numbers and maps; their order is the
+// alphabet's.
+func asJSON(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // of nothing that can fail
+	}
+	return string(b)
+}

@@ -1,0 +1,272 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/backends/qemu/qmp"
+)
+
+// An eventRule is what one of QEMU's events means. An event without a rule is not
+// reported.
+type eventRule struct {
+	kind hypervisor.EventKind
+	// state and reason are those of the VM after the event, where they are always
+	// the same.
+	state  hypervisor.VMState
+	reason string
+	// when holds state and reason back unless the event's data has this value.
+	when struct{ key, value string }
+	// detail are the data that are told, by QEMU's name and ours.
+	detail []renamed
+	// more does what else is to be done, and completes the event.
+	more func(vm *VM, data map[string]any, e *hypervisor.Event)
+}
+
+type renamed struct{ qemu, ours string }
+
+// eventRules has every event of QEMU's that is reported.
+var eventRules = map[string]eventRule{
+	"STOP":     {kind: hypervisor.EventPaused, state: hypervisor.StatePaused, more: (*VM).stopped},
+	"RESUME":   {kind: hypervisor.EventRunning, state: hypervisor.StateRunning, more: (*VM).resumed},
+	"SUSPEND":  {kind: hypervisor.EventPaused, state: hypervisor.StatePaused, reason: reasonSuspended, more: (*VM).fellAsleep},
+	"WAKEUP":   {kind: hypervisor.EventRunning, state: hypervisor.StateRunning, more: (*VM).resumed},
+	"RESET":    {kind: hypervisor.EventReset, detail: []renamed{{"reason", "by"}}, more: (*VM).wasReset},
+	"SHUTDOWN": {kind: hypervisor.EventShutdown, state: hypervisor.StateShutdown, more: (*VM).ended},
+	"POWERDOWN": {
+		kind: hypervisor.EventPowerdown,
+	},
+	"GUEST_PANICKED": {
+		kind: hypervisor.EventPanicked, state: hypervisor.StatePaused, reason: reasonPanicked,
+		when: struct{ key, value string }{"action", "pause"}, more: (*VM).panicked,
+	},
+	"GUEST_CRASHLOADED": {kind: hypervisor.EventPanicked, detail: []renamed{{"action", "action"}}, more: (*VM).panicked},
+	"WATCHDOG": {
+		kind: hypervisor.EventWatchdog, state: hypervisor.StatePaused, reason: reasonWatchdog,
+		when: struct{ key, value string }{"action", "pause"}, detail: []renamed{{"action", "action"}},
+	},
+	"BLOCK_IO_ERROR": {
+		kind: hypervisor.EventIOError, state: hypervisor.StatePaused, reason: reasonIOError,
+		when: struct{ key, value string }{"action", "stop"},
+		detail: []renamed{
+			{"node-name", "disk"}, {"operation", "operation"}, {"action", "action"}, {"nospace", "nospace"}, {"reason", "error"},
+		},
+	},
+	"MEMORY_DEVICE_SIZE_CHANGE": {kind: hypervisor.EventMemory, more: (*VM).memoryChanged},
+	"BALLOON_CHANGE":            {kind: hypervisor.EventMemory, more: (*VM).memoryChanged},
+}
+
+// askTimeout bounds what the handle itself asks QEMU when an event has come. A
+// QEMU that hangs sends no events.
+const askTimeout = 5 * time.Second
+
+// follow takes QEMU's events until the connection ends. It never waits for the
+// consumer of the handle's own.
+func (vm *VM) follow(sub *qmp.Subscription) {
+	defer vm.queue.end()
+	vm.catchUp()
+	for {
+		ev, err := sub.Next(vm.ctx)
+		if err != nil {
+			vm.lost(err)
+			return
+		}
+		vm.translate(ev)
+	}
+}
+
+// translate reports one of QEMU's events.
+func (vm *VM) translate(ev qmp.Event) {
+	rule, ok := eventRules[ev.Event]
+	if !ok {
+		vm.other(ev)
+		return
+	}
+	e := hypervisor.Event{
+		Kind: rule.kind,
+		Time: time.Unix(ev.Timestamp.Seconds, ev.Timestamp.Microseconds*1000),
+	}
+	if rule.when.key == "" || ev.Data[rule.when.key] == rule.when.value {
+		e.State, e.Reason = rule.state, rule.reason
+	}
+	for _, d := range rule.detail {
+		if v, ok := ev.Data[d.qemu]; ok {
+			e.Detail = append(e.Detail, hypervisor.Detail{Key: d.ours, Value: text(v)})
+		}
+	}
+	if rule.more != nil {
+		rule.more(vm, ev.Data, &e)
+	}
+	if e.Kind != "" {
+		vm.queue.push(e)
+	}
+}
+
+// text is a value of QEMU's data as text.
+func text(v any) string {
+	if f, ok := v.(float64); ok {
+		return strconv.FormatFloat(f, 'f', -1, 64)
+	}
+	return fmt.Sprint(v)
+}
+
+// ask runs f with a context for a question of the handle's own.
+func (vm *VM) ask(f func(ctx context.Context)) {
+	ctx, cancel := context.WithTimeout(vm.ctx, askTimeout)
+	defer cancel()
+	f(ctx)
+}
+
+// stopped asks why, since the event does not say; what comes after the guest's end
+// is not told twice.
+func (vm *VM) stopped(_ map[string]any, e *hypervisor.Event) {
+	vm.mu.Lock()
+	ended := vm.endReason != ""
+	vm.mu.Unlock()
+	if ended {
+		*e = hypervisor.Event{}
+		return
+	}
+	vm.ask(func(ctx context.Context) {
+		if status, err := vm.status(ctx); err == nil {
+			if s := vm.meaning(status); s.state == hypervisor.StatePaused {
+				e.Reason = s.reason
+			}
+		}
+	})
+}
+
+func (vm *VM) resumed(map[string]any, *hypervisor.Event) {
+	vm.mu.Lock()
+	vm.suspended = false
+	vm.mu.Unlock()
+	vm.setRan()
+}
+
+func (vm *VM) fellAsleep(map[string]any, *hypervisor.Event) {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	vm.suspended = true
+}
+
+// wasReset tells who did it, and the state: a VM that stood still for a reason
+// stands still without one after a reset.
+func (vm *VM) wasReset(data map[string]any, e *hypervisor.Event) {
+	e.Detail = append(e.Detail, hypervisor.Detail{Key: "guest", Value: text(data["guest"])})
+	vm.ask(func(ctx context.Context) {
+		if status, err := vm.status(ctx); err == nil {
+			s := vm.meaning(status)
+			e.State, e.Reason = s.state, s.reason
+		}
+	})
+}
+
+// ended is the guest's end, or QEMU's. A QEMU whose guest has ended is told to go;
+// that it then reports its own end is not told again.
+func (vm *VM) ended(data map[string]any, e *hypervisor.Event) {
+	e.Reason = text(data["reason"])
+	vm.mu.Lock()
+	again := vm.endReason != ""
+	if !again {
+		vm.endReason = e.Reason
+	}
+	vm.mu.Unlock()
+	if again {
+		*e = hypervisor.Event{}
+		return
+	}
+	if data["guest"] == true {
+		vm.sendAway()
+	}
+}
+
+// sendAway tells a QEMU whose guest has ended to quit.
+func (vm *VM) sendAway() {
+	vm.spawn(func() {
+		if err := vm.quit(vm.ctx); err != nil && vm.ctx.Err() == nil {
+			vm.log.Warn("QEMU does not quit after its guest", "vm", vm.name, "err", err)
+		}
+	})
+}
+
+// panicked tells what the guest said of its crash, where it says more than that.
+func (vm *VM) panicked(data map[string]any, e *hypervisor.Event) {
+	info, _ := data["info"].(map[string]any)
+	for _, key := range slices.Sorted(maps.Keys(info)) {
+		e.Detail = append(e.Detail, hypervisor.Detail{Key: key, Value: text(info[key])})
+	}
+}
+
+// memoryChanged wakes those who wait for a size, and tells it.
+func (vm *VM) memoryChanged(_ map[string]any, e *hypervisor.Event) {
+	vm.wakeWaiters()
+	vm.ask(func(ctx context.Context) {
+		actual, err := vm.actualMemory(ctx)
+		if err != nil {
+			*e = hypervisor.Event{}
+			return
+		}
+		e.Detail = append(e.Detail, hypervisor.Detail{Key: "actual", Value: strconv.FormatInt(actual, 10)})
+	})
+}
+
+// other is for events that are the handle's own business.
+func (vm *VM) other(qmp.Event) {}
+
+// catchUp learns what happened before the handle was there: a guest that has
+// ended and whose QEMU waits for somebody to be told, one that sleeps, one that
+// was paused for a snapshot by a server that died.
+func (vm *VM) catchUp() {
+	status, err := vm.status(vm.ctx) // as long as the handle is there
+	if err != nil {
+		return
+	}
+	switch s := vm.meaning(status); {
+	case s.reason == reasonSuspended:
+		vm.fellAsleep(nil, nil)
+	case s.state == hypervisor.StateShutdown:
+		e := hypervisor.Event{Kind: hypervisor.EventShutdown, Time: time.Now(), State: s.state}
+		vm.ended(map[string]any{"reason": s.reason, "guest": true}, &e)
+		if e.Kind != "" {
+			vm.queue.push(e)
+		}
+	}
+}
+
+// exitWait is how long QEMU may take from closing its socket to its end.
+const exitWait = 5 * time.Second
+
+// lost is the end of the connection. A QEMU that ended without a word is reported.
+func (vm *VM) lost(err error) {
+	if !errors.Is(err, qmp.ErrDisconnected) {
+		if vm.ctx.Err() == nil {
+			vm.log.Error("QMP connection lost", "vm", vm.name, "err", err)
+		}
+		return
+	}
+	e := hypervisor.Event{Kind: hypervisor.EventShutdown, State: hypervisor.StateShutdown, Reason: reasonVMMExited}
+	if vm.child != nil {
+		if vm.child.await(vm.ctx, exitWait) != nil {
+			return // it lives: only the connection is gone
+		}
+		e.Detail = []hypervisor.Detail{{Key: "exit", Value: vm.child.how()}}
+	} else if serves(vm.ctx, vm.dir.control()) {
+		return
+	}
+	e.Time = time.Now()
+	vm.mu.Lock()
+	told := vm.endReason != ""
+	if !told {
+		vm.endReason = reasonVMMExited
+	}
+	vm.mu.Unlock()
+	if !told {
+		vm.queue.push(e)
+	}
+}

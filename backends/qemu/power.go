@@ -1,0 +1,131 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/backends/qemu/qmp"
+)
+
+// GetVMInfo asks QEMU for its run state and the guest's memory.
+func (vm *VM) GetVMInfo(ctx context.Context) (*hypervisor.VMInfo, error) {
+	var (
+		both      sync.WaitGroup
+		actual    int64
+		memoryErr error
+	)
+	both.Go(func() { actual, memoryErr = vm.actualMemory(ctx) })
+	status, err := vm.status(ctx)
+	both.Wait()
+	if err != nil {
+		return nil, vm.wrap("info", err)
+	}
+	s := vm.meaning(status)
+	info := &hypervisor.VMInfo{State: s.state, Reason: s.reason}
+	var refused *qmp.Error
+	switch {
+	case memoryErr == nil:
+		info.MemoryActualSize = &actual
+	case !errors.As(memoryErr, &refused):
+		return nil, vm.wrap("info", memoryErr)
+	}
+	if s.state == hypervisor.StateShutdown {
+		vm.mu.Lock()
+		vm.told = true
+		vm.mu.Unlock()
+	}
+	return info, nil
+}
+
+// Pause stops the virtual CPUs. When QEMU answers they stand still.
+func (vm *VM) Pause(ctx context.Context) error {
+	if err := vm.free(); err != nil {
+		return vm.wrap("pause", err)
+	}
+	return vm.wrap("pause", vm.raw(ctx).Stop())
+}
+
+// Resume lets the virtual CPUs go on; a guest that sleeps is woken. After an
+// internal error only a reset helps, and the error says so.
+func (vm *VM) Resume(ctx context.Context) error {
+	if err := vm.free(); err != nil {
+		return vm.wrap("resume", err)
+	}
+	return vm.wrap("resume", vm.resume(ctx))
+}
+
+func (vm *VM) resume(ctx context.Context) error {
+	vm.mu.Lock()
+	ended, suspended := vm.endReason != "", vm.suspended
+	vm.mu.Unlock()
+	if err := vm.conn.Err(); err != nil {
+		return err
+	}
+	if ended {
+		return fmt.Errorf("the guest has ended: %w", hypervisor.ErrBusy)
+	}
+	if suspended {
+		return vm.raw(ctx).SystemWakeup()
+	}
+	err := vm.raw(ctx).Cont()
+	var refused *qmp.Error
+	if errors.As(err, &refused) {
+		status, serr := vm.status(ctx)
+		if serr == nil && vm.meaning(status).state != hypervisor.StateRunning {
+			return fmt.Errorf("%w (it is %s): %w", err, status, hypervisor.ErrBusy)
+		}
+	}
+	if err == nil {
+		vm.setRan()
+	}
+	return err
+}
+
+// Reset resets the VM as a reset button does. A paused VM stays paused.
+func (vm *VM) Reset(ctx context.Context) error {
+	if err := vm.free(); err != nil {
+		return vm.wrap("reset", err)
+	}
+	return vm.wrap("reset", vm.raw(ctx).SystemReset())
+}
+
+// DeleteVM presses the power button. A paused guest learns of it when it goes on.
+func (vm *VM) DeleteVM(ctx context.Context) error {
+	return vm.wrap("poweroff", vm.raw(ctx).SystemPowerdown())
+}
+
+// Shutdown tells QEMU to quit: it writes out what the guest has written to its
+// disks, and ends.
+//
+// When the guest has ended the handle does so by itself. A caller whom GetVMInfo
+// has told of that end, and who orders it too, is not refused for being late:
+// the first such call returns nil though QEMU be gone already.
+func (vm *VM) Shutdown(ctx context.Context) error {
+	err := vm.quit(ctx)
+	if errors.Is(err, qmp.ErrDisconnected) {
+		vm.mu.Lock()
+		late := vm.told
+		vm.told = false
+		vm.mu.Unlock()
+		if late {
+			return nil
+		}
+	}
+	return vm.wrap("stop", err)
+}
+
+// quit gives QEMU the order. QEMU may go before it has answered.
+func (vm *VM) quit(ctx context.Context) error {
+	select {
+	case <-vm.conn.Done():
+		return vm.conn.Err()
+	default:
+	}
+	if err := vm.raw(ctx).Quit(); !errors.Is(err, qmp.ErrDisconnected) {
+		return err
+	}
+	return nil
+}

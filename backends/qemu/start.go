@@ -1,0 +1,223 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/backends/qemu/qmp"
+)
+
+// StartVM starts a QEMU and lets its guest run. See hypervisor.VMStarter.
+func (s *Starter) StartVM(ctx context.Context, p *hypervisor.Paths, version, socketPath string, config hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
+	vm, err := s.startVM(ctx, p, version, socketPath, config)
+	if err != nil {
+		return 0, nil, fmt.Errorf("qemu: start %s: %w", nameOf(config, socketPath), err)
+	}
+	return vm.child.pid(), vm, nil
+}
+
+func nameOf(config hypervisor.VMConfig, socketPath string) string {
+	if config.Name != "" {
+		return config.Name
+	}
+	return filepath.Base(filepath.Dir(socketPath))
+}
+
+func (s *Starter) startVM(ctx context.Context, p *hypervisor.Paths, version, socketPath string, config hypervisor.VMConfig) (*VM, error) {
+	pl, err := s.plan(ctx, p, version, socketPath, config)
+	if err != nil {
+		return nil, err
+	}
+	vm, err := s.launch(ctx, pl)
+	if err != nil {
+		return nil, err
+	}
+	if err := vm.letRun(ctx); err != nil {
+		return nil, s.abandon(ctx, vm.child, vm, pl.dir, err)
+	}
+	return vm, nil
+}
+
+// plan finds out what a VM is to be made with.
+func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socketPath string, config hypervisor.VMConfig) (*plan, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	dir, err := dirOf(socketPath)
+	if err != nil {
+		return nil, err
+	}
+	set, err := settingsOf(config.Extras)
+	if err != nil {
+		return nil, err
+	}
+	path, err := findProgram(s.binary(p, set))
+	if err != nil {
+		return nil, err
+	}
+	pl := &plan{config: config, set: set, host: s.host, dir: dir, vsockDevice: s.config.StartVsockDevice != nil}
+	if pl.program, err = s.probes.ask(ctx, path); err != nil {
+		return nil, err
+	}
+	if err := checkVersion(pl.program.version, version); err != nil {
+		return nil, err
+	}
+	if pl.arch, err = archOf(path); err != nil {
+		return nil, err
+	}
+	if pl.accel, err = s.host.chooseAccel(set.accel, pl.arch); err != nil {
+		return nil, err
+	}
+	if pl.machine = set.machine; pl.machine == "" {
+		pl.machine = pl.arch.machine
+	}
+	return pl, nil
+}
+
+// launch starts QEMU with its virtual CPUs stopped, and returns when it answers.
+// When it fails nothing is left of it.
+func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
+	args, err := pl.args()
+	if err != nil {
+		return nil, err
+	}
+	if err := pl.dir.prepare(ctx); err != nil {
+		return nil, err
+	}
+	vm, c, err := s.spawn(ctx, pl, args)
+	if err == nil {
+		if err = vm.conn.Ready(ctx); err == nil {
+			err = vm.plugVsock(ctx)
+		}
+	}
+	if err != nil {
+		return nil, s.abandon(ctx, c, vm, pl.dir, err)
+	}
+	return vm, nil
+}
+
+// spawn makes what QEMU inherits, starts it and connects to it. What it returns
+// beside an error is to be abandoned.
+func (s *Starter) spawn(ctx context.Context, pl *plan, args []string) (*VM, *child, error) {
+	rec := &record{
+		Format: recordFormat, Config: pl.config, Binary: pl.program.path, Version: pl.program.version,
+		Accel: pl.accel, Machine: pl.machine, Args: args, Time: time.Now(),
+		Ran: pl.incoming, Vsock: pl.config.VsockSocket != "",
+	}
+	if err := rec.write(pl.dir); err != nil {
+		return nil, nil, err
+	}
+	var files []*os.File
+	defer func() {
+		for _, f := range files {
+			_ = f.Close() // QEMU has its own by now, or never will
+		}
+	}()
+	for _, name := range pl.files {
+		f, err := pl.open(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		files = append(files, f)
+	}
+	log := pl.config.LogPath
+	if log == "" {
+		log = pl.dir.log()
+	}
+	c, err := spawn(pl.program.path, args, files, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	vm, err := s.connect(ctx, pl.dir, rec, c)
+	return vm, c, err
+}
+
+// open opens one of the files that QEMU inherits.
+func (p *plan) open(name string) (*os.File, error) {
+	switch name {
+	case fileControl:
+		return listen(p.dir.control())
+	case fileMonitor:
+		return listen(p.dir.monitor())
+	case fileConsole:
+		return listen(p.dir.console())
+	case fileVsock:
+		return listen(p.dir.vhost())
+	}
+	if tap, ok := strings.CutPrefix(name, fileTap); ok {
+		return openTap(tap)
+	}
+	return nil, fmt.Errorf("no such file to inherit: %s", name)
+}
+
+// letRun lets the guest of a new QEMU run, and makes sure that it does.
+func (vm *VM) letRun(ctx context.Context) error {
+	if err := vm.resume(ctx); err != nil {
+		return err
+	}
+	status, err := vm.status(ctx)
+	if err != nil {
+		return err
+	}
+	switch s := vm.meaning(status); s.reason {
+	case reasonInternalError, reasonPrelaunch:
+		return fmt.Errorf("the guest does not run: QEMU says %s", status)
+	}
+	return nil
+}
+
+// abandon ends what a failed start has made, and returns err with QEMU's own
+// words. The child or the handle may be nil.
+func (s *Starter) abandon(ctx context.Context, c *child, vm *VM, dir runDir, err error) error {
+	if c != nil {
+		// QEMU that ends by itself is let finish what it has to say.
+		if ctx.Err() == nil && (errors.Is(err, qmp.ErrDisconnected) || errors.Is(err, hypervisor.ErrHypervisorNotRunning)) {
+			_ = c.await(ctx, exitWait) // if not, it is killed
+		}
+		byItself := c.how()
+		if kerr := c.kill(); kerr != nil {
+			s.log.Error("QEMU of a failed start cannot be ended", "dir", dir.dir, "err", kerr)
+		}
+		switch said := plain(c.said()); {
+		case byItself != "" && said != "":
+			err = fmt.Errorf("QEMU ended (%s): %s", byItself, said)
+		case byItself != "":
+			err = fmt.Errorf("QEMU ended (%s) and said nothing", byItself)
+		case said != "":
+			err = fmt.Errorf("%w; QEMU said: %s", err, said)
+		}
+		if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
+			err = fmt.Errorf("%w: %w", ctx.Err(), err)
+		}
+	}
+	if vm != nil {
+		_ = vm.Close() // never fails
+	}
+	if cerr := dir.clear(); cerr != nil {
+		s.log.Error("a failed start cannot be cleared away", "dir", dir.dir, "err", cerr)
+	}
+	return err
+}
+
+// stamp is what QEMU puts before its messages: the time, and its own name.
+var stamp = regexp.MustCompile(`(^|; )\d{4}-\d\d-\d\dT[0-9:.]+Z (qemu-system-\S+: )?`)
+
+// plain takes the stamps from QEMU's words.
+func plain(said string) string { return stamp.ReplaceAllString(said, "$1") }
+
+// RestoreVM is not there yet.
+func (s *Starter) RestoreVM(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string) (int, hypervisor.Hypervisor, error) {
+	return 0, nil, hypervisor.ErrNotSupported
+}
+
+// Snapshot is not there yet.
+func (vm *VM) Snapshot(ctx context.Context, destPath string) error {
+	return vm.wrap("snapshot", hypervisor.ErrNotSupported)
+}

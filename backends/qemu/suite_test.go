@@ -1,0 +1,79 @@
+package qemu_test
+
+import (
+	"io"
+	"log/slog"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/backends/hypervisor/hypervisortest"
+	"vmfs/backends/qemu"
+	"vmfs/guest/guesttest"
+)
+
+// readyText is what the guest prints when it is up.
+const readyText = "vmfs guest ready"
+
+// newStarter makes a Starter and registers it, where QEMU is installed.
+func newStarter(t testing.TB) *qemu.Starter {
+	t.Helper()
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		guesttest.Missing(t, "QEMU is missing: apt-get install qemu-system-x86")
+	}
+	s := qemu.New(qemu.Config{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	s.Register()
+	return s
+}
+
+func TestSuite(t *testing.T) {
+	s := newStarter(t)
+	kernel, initrd := guesttest.Image(t)
+	hypervisortest.Run(t, hypervisortest.Backend{
+		Type:    hypervisor.TypeQEMU,
+		Starter: s,
+		Config: func(testing.TB, string) hypervisor.VMConfig {
+			return hypervisor.VMConfig{
+				MemoryBytes: 256 << 20, HotplugBytes: 256 << 20,
+				KernelPath: kernel, InitrdPath: initrd, KernelArgs: "quiet",
+			}
+		},
+		Ready:    hypervisortest.ReadyLine(readyText),
+		Timeout:  60 * time.Second,
+		Deadline: 500 * time.Millisecond,
+		Echo: func(token string) (string, string) {
+			return "echo " + token + "\r", "\n" + token
+		},
+		Remember: func(token string) (string, string) {
+			return "T=" + token + "; echo kept$T\r", "\nkept" + token
+		},
+		Recall: func(token string) (string, string) {
+			return "echo $T\r", "\n" + token
+		},
+		Stops: []hypervisortest.Stop{
+			{
+				Name: "guest powers off", Provoke: typing("poweroff\r"),
+				Kind: hypervisor.EventShutdown, State: hypervisor.StateShutdown, Reason: "guest-shutdown",
+			},
+			{
+				Name: "guest panics", Provoke: typing("echo c > /proc/sysrq-trigger\r"),
+				Kind: hypervisor.EventPanicked, State: hypervisor.StatePaused, Reason: "guest-panicked",
+			},
+		},
+	})
+}
+
+// typing types text at the console.
+func typing(text string) func(testing.TB, *hypervisortest.VM) {
+	return func(t testing.TB, vm *hypervisortest.VM) {
+		conn, err := vm.Handle.(hypervisor.Console).OpenConsole(t.Context())
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close() }) // not at once: QEMU may not have read it yet
+		go func() { _, _ = io.Copy(io.Discard, conn) }() // a guest waits for its console's reader
+		_, err = io.WriteString(conn, text)
+		require.NoError(t, err)
+	}
+}

@@ -1,0 +1,206 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"github.com/digitalocean/go-qemu/qmp/raw"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/backends/qemu/qmp"
+)
+
+// A VM is the handle on one QEMU. It holds the one connection that QEMU's control
+// socket serves, so that there is one handle at a time: a second one waits, within
+// its calls, until the first is closed.
+type VM struct {
+	dir   runDir
+	name  string
+	conn  *qmp.Conn
+	child *child // nil where another server started it
+	log   *slog.Logger
+	start StartVsockDevice // nil: none
+	caps  hypervisor.Capabilities
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // what the handle runs beside its callers
+	queue  eventQueue
+
+	resizing chan struct{} // holds a token while a memory target is being set
+
+	mu        sync.Mutex // guards the fields below
+	closed    bool
+	rec       *record // nil where there is none; replaced, never changed
+	ran       bool    // the guest was let run
+	busy      string  // what keeps other commands out: reasonSnapshot or ""
+	endReason string  // why the guest ended, once it has
+	told      bool    // GetVMInfo has told of the guest's end, see Shutdown
+	suspended bool    // the guest sleeps (ACPI S3)
+	console   bool    // there is a console connection
+	limits    *limits // of the memory, once known
+	waiters   map[chan struct{}]struct{}
+}
+
+var (
+	_ hypervisor.Hypervisor  = (*VM)(nil)
+	_ hypervisor.EventSource = (*VM)(nil)
+	_ hypervisor.Resetter    = (*VM)(nil)
+	_ hypervisor.Console     = (*VM)(nil)
+	_ hypervisor.Identifier  = (*VM)(nil)
+)
+
+// connect makes the handle on the QEMU that serves the control socket in dir. It
+// does not wait for an answer: a QEMU that hangs makes the handle's calls wait, as
+// far as their contexts let them.
+func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *child) (*VM, error) {
+	conn, err := qmp.Dial(ctx, dir.control())
+	if err != nil {
+		return nil, dialError(err)
+	}
+	vm := &VM{
+		dir:      dir,
+		name:     filepath.Base(dir.dir),
+		conn:     conn,
+		child:    c,
+		log:      s.log,
+		start:    s.config.StartVsockDevice,
+		caps:     s.capabilities(),
+		resizing: make(chan struct{}, 1),
+		rec:      rec,
+		waiters:  make(map[chan struct{}]struct{}),
+	}
+	if rec != nil {
+		vm.ran = rec.Ran
+		if rec.Config.Name != "" {
+			vm.name = rec.Config.Name
+		}
+	}
+	vm.ctx, vm.cancel = context.WithCancel(context.Background())
+	vm.queue.init()
+	sub := conn.Subscribe()
+	conn.Start()
+	vm.wg.Go(func() { vm.follow(sub) })
+	return vm, nil
+}
+
+// dialError makes of "nobody is there" what the contract calls it.
+func dialError(err error) error {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("%w: %w", hypervisor.ErrHypervisorNotRunning, err)
+	}
+	return err
+}
+
+// Close gives up the connection and leaves QEMU as it is.
+func (vm *VM) Close() error {
+	vm.mu.Lock()
+	vm.closed = true
+	vm.mu.Unlock()
+	vm.cancel()
+	_ = vm.conn.Close() // never fails
+	vm.wg.Wait()
+	vm.queue.close()
+	return nil
+}
+
+// spawn runs f beside the handle's callers, unless it is closed.
+func (vm *VM) spawn(f func()) bool {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	if vm.closed {
+		return false
+	}
+	vm.wg.Go(f)
+	return true
+}
+
+// Capabilities tells what works for this VM.
+func (vm *VM) Capabilities() hypervisor.Capabilities { return vm.caps }
+
+// raw is go-qemu's typed calls, obeying ctx.
+func (vm *VM) raw(ctx context.Context) *raw.Monitor { return raw.NewMonitor(vm.conn.Monitor(ctx)) }
+
+// wrap makes an error of an operation: "qemu: pause web: …".
+func (vm *VM) wrap(op string, err error) error {
+	var refused *qmp.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, qmp.ErrDisconnected):
+		err = hypervisor.ErrHypervisorNotRunning
+		if vm.child != nil {
+			if how := vm.child.how(); how != "" {
+				err = fmt.Errorf("%w (%s)", err, how)
+			}
+		}
+	case errors.As(err, &refused) && refused.Class == qmp.ClassCommandNotFound:
+		err = fmt.Errorf("%w: %w", err, hypervisor.ErrNotSupported)
+	}
+	return fmt.Errorf("qemu: %s %s: %w", op, vm.name, err)
+}
+
+// free returns an error while something keeps other commands out.
+func (vm *VM) free() error {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	if vm.busy != "" {
+		return fmt.Errorf("a %s is being written: %w", vm.busy, hypervisor.ErrBusy)
+	}
+	return nil
+}
+
+// occupy keeps other commands out until release is called.
+func (vm *VM) occupy(what string) (release func(), err error) {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	if vm.busy != "" {
+		return nil, fmt.Errorf("a %s is being written: %w", vm.busy, hypervisor.ErrBusy)
+	}
+	vm.busy = what
+	return func() {
+		vm.mu.Lock()
+		defer vm.mu.Unlock()
+		vm.busy = ""
+	}, nil
+}
+
+// changeRecord replaces the record, if there is one. That it could not be written
+// is logged: the VM runs on, and only what a restarted server knows of it suffers.
+func (vm *VM) changeRecord(change func(*record)) {
+	vm.mu.Lock()
+	if vm.rec == nil {
+		vm.mu.Unlock()
+		return
+	}
+	rec := *vm.rec
+	change(&rec)
+	vm.rec = &rec
+	vm.mu.Unlock()
+	if err := rec.write(vm.dir); err != nil {
+		vm.log.Warn("record not written", "vm", vm.name, "err", err)
+	}
+}
+
+func (vm *VM) record() *record {
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	return vm.rec
+}
+
+// setRan notes that the guest was let run.
+func (vm *VM) setRan() {
+	vm.mu.Lock()
+	first := !vm.ran
+	vm.ran = true
+	vm.mu.Unlock()
+	if first {
+		vm.changeRecord(func(r *record) { r.Ran = true })
+	}
+}

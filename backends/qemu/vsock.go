@@ -1,0 +1,129 @@
+package qemu
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"vmfs/backends/hypervisor"
+)
+
+const (
+	minCID = 3
+	maxCID = 1<<32 - 2
+)
+
+// A VsockDevice is what a virtio-vsock device in a process of its own needs to
+// know.
+type VsockDevice struct {
+	// QEMUSocket is where QEMU listens for the device (vhost-user): the device
+	// connects, and again whenever it was started anew.
+	QEMUSocket string
+	// Socket is the device's own, on which hosts' programs dial the guest.
+	Socket string
+	// CID is the guest's context ID.
+	CID int64
+	// Dir is the VM's run-time directory.
+	Dir string
+}
+
+// StartVsockDevice starts the device of one VM and returns when it has connected
+// to QEMUSocket. The device is to live until QEMU closes that connection. Closing
+// what is returned ends it at once, for a start that failed.
+type StartVsockDevice func(ctx context.Context, d VsockDevice) (io.Closer, error)
+
+// vsock makes what the vsock device needs: nothing but the device itself where
+// the host's kernel has one, and the socket and slot for one that comes from
+// another process. That is plugged in once it has connected (see plugVsock).
+func (p *plan) vsock(a *commandLine) error {
+	c := &p.config
+	if c.VsockSocket == "" && c.VsockCID == 0 {
+		return nil
+	}
+	if c.VsockCID < minCID || c.VsockCID > maxCID {
+		return fmt.Errorf("vsock: the CID %d is not in %d..%d: %w", c.VsockCID, minCID, int64(maxCID), hypervisor.ErrInvalid)
+	}
+	if c.VsockSocket != "" {
+		if !p.vsockDevice {
+			return fmt.Errorf("vsock: the socket %s needs a device in user space, which this program has none of: %w", c.VsockSocket, hypervisor.ErrNotSupported)
+		}
+		if err := checkSocketPath(c.VsockSocket); err != nil {
+			return fmt.Errorf("vsock: %w", err)
+		}
+		a.opt("chardev", opt("socket").set("id", idVsockSock).num("fd", int64(p.file(fileVsock))).on("server", true).on("wait", false))
+		a.opt("device", opt("pcie-root-port").set("id", idVsockPort).num("chassis", 1).num("slot", 1))
+		return nil
+	}
+	if !p.host.exists(vhostVsock) {
+		return fmt.Errorf("vsock: this host has no %s (modprobe vhost_vsock): %w", vhostVsock, hypervisor.ErrNotSupported)
+	}
+	a.opt("device", opt("vhost-vsock-pci").set("id", idVsock).num("guest-cid", c.VsockCID))
+	return nil
+}
+
+const vhostVsock = "/dev/vhost-vsock"
+
+// plugVsock starts the device of a VM that has one in user space, and plugs it in.
+func (vm *VM) plugVsock(ctx context.Context) error {
+	rec := vm.record()
+	if rec == nil || !rec.Vsock {
+		return nil
+	}
+	device, err := vm.start(ctx, VsockDevice{
+		QEMUSocket: vm.dir.vhost(), Socket: rec.Config.VsockSocket, CID: rec.Config.VsockCID, Dir: vm.dir.dir,
+	})
+	if err != nil {
+		return fmt.Errorf("vsock device: %w", err)
+	}
+	if err := vm.addVsock(ctx); err != nil {
+		_ = device.Close() // the start failed already
+		return fmt.Errorf("vsock device: %w", err)
+	}
+	return nil
+}
+
+// addVsock plugs the device in, once it has connected.
+func (vm *VM) addVsock(ctx context.Context) error {
+	if err := vm.awaitChardev(ctx, idVsockSock, true); err != nil {
+		return err
+	}
+	args := map[string]any{"driver": "vhost-user-vsock-pci", "id": idVsock, "chardev": idVsockSock, "bus": idVsockPort}
+	return vm.conn.Execute(ctx, "device_add", args, nil)
+}
+
+// chardevPoll is how often QEMU is asked whether it has taken a connection. No
+// event tells of it; the first answer is mostly the last.
+const chardevPoll = 5 * time.Millisecond
+
+// awaitChardev waits until one of QEMU's sockets has a connection, or has none.
+func (vm *VM) awaitChardev(ctx context.Context, id string, want bool) error {
+	for {
+		var devs []struct {
+			Label    string `json:"label"`
+			Filename string `json:"filename"`
+		}
+		if err := vm.conn.Execute(ctx, "query-chardev", nil, &devs); err != nil {
+			return err
+		}
+		for _, d := range devs {
+			if d.Label == id && !strings.HasPrefix(d.Filename, "disconnected:") == want {
+				return nil
+			}
+		}
+		timer := time.NewTimer(chardevPoll)
+		select {
+		case <-timer.C:
+		case <-vm.conn.Done():
+			timer.Stop()
+			return vm.conn.Err()
+		case <-ctx.Done():
+			timer.Stop()
+			if want {
+				return fmt.Errorf("nobody has connected to QEMU's %s: %w", id, ctx.Err())
+			}
+			return fmt.Errorf("somebody else has QEMU's %s: %w", id, ctx.Err())
+		}
+	}
+}
