@@ -194,6 +194,7 @@ func (o *Options) assemble(release string, mods []module, busybox string) (image
 	if err := im.hostFile("init", o.Agent, 0o755); err != nil {
 		return nil, fmt.Errorf("guest: agent: %w", err)
 	}
+	im.symlink("bin/vsock", "../init") // the agent is that tool too
 	im.content("etc/passwd", newc.TypeRegular|0o644, []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"))
 	im.content("etc/group", newc.TypeRegular|0o644, []byte("root:x:0:\nnogroup:x:65534:\n"))
 	im.content("etc/hosts", newc.TypeRegular|0o644, []byte("127.0.0.1 localhost\n::1 localhost\n"))

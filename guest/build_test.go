@@ -22,23 +22,35 @@ func TestIsInit(t *testing.T) {
 	assert.False(t, IsInit([]string{"/init"}, 2))
 	assert.False(t, IsInit([]string{"vmfs", "serve"}, 1), "vmfs as a container's process 1")
 	assert.False(t, IsInit(nil, 1))
+	assert.True(t, IsInit([]string{"vsock", "dial", "7"}, 99), "the guest's tool")
+	assert.False(t, IsInit([]string{"vmfs", "vsock"}, 99))
 }
 
-// staticProgram builds a small static program for Linux.
-func staticProgram(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	src := filepath.Join(dir, "main.go")
-	require.NoError(t, os.WriteFile(src, []byte("package main\n\nfunc main() {}\n"), 0o644))
-	bin := filepath.Join(dir, "agent")
-	cmd := exec.Command("go", "build", "-o", bin, src)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+runtime.GOARCH)
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, string(out))
-	return bin
+// staticProgram is a small static program for Linux, built once.
+var staticProgram string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "vmfs")
+		if err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(dir)
+		src := filepath.Join(dir, "main.go")
+		if err := os.WriteFile(src, []byte("package main\n\nfunc main() {}\n"), 0o644); err != nil {
+			panic(err)
+		}
+		staticProgram = filepath.Join(dir, "agent")
+		cmd := exec.Command("go", "build", "-o", staticProgram, src)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+runtime.GOARCH)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			panic(string(out))
+		}
+		return m.Run()
+	}())
 }
 
-// unpacked is an initrd's entries: name to mode in octal and content.
+// unpack returns an initrd's names, in order, and their content.
 func unpack(t *testing.T, initrd string) (names []string, content map[string]string) {
 	t.Helper()
 	f, err := os.Open(initrd)
@@ -82,7 +94,7 @@ func newFixture(t *testing.T) fixture {
 		Dir:     filepath.Join(root, "out"),
 		Vmlinuz: filepath.Join(root, "boot/vmlinuz-1.2.3-test"),
 		Modules: mods,
-		Agent:   staticProgram(t),
+		Agent:   staticProgram,
 		Busybox: NoBusybox,
 		Cache:   filepath.Join(root, "cache"),
 		Logf:    t.Logf,

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -30,6 +31,9 @@ type agent struct {
 // says what it is for and exits.
 func Main() {
 	if os.Getpid() != 1 {
+		if filepath.Base(os.Args[0]) == toolName {
+			os.Exit(vsockTool(os.Args[1:]))
+		}
 		fmt.Fprintln(os.Stderr, "vmfs guest init: this is the init of a guest and runs as its process 1 only; `vmfs guest build` makes the guest")
 		os.Exit(1)
 	}
@@ -86,6 +90,7 @@ func run() {
 	a.startNetwork()
 	a.installBusybox()
 	go a.guard("memory", a.memory.run)
+	a.startServices()
 
 	a.con.printf("vmfs guest ready: linux %s, %d cpus, %d MiB", kernelRelease(), runtime.NumCPU(), a.memory.now())
 	go a.guard("console", a.serveConsole)

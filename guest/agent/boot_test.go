@@ -37,7 +37,10 @@ func TestBoot(t *testing.T) {
 	for _, series := range []string{"6.1", "6.12"} {
 		t.Run(series, func(t *testing.T) {
 			t.Parallel()
-			kernel, initrd := guesttest.Build(t, guest.Options{Package: guesttest.Kernel(t, series, "cloud")})
+			kernel, initrd := guesttest.Build(t, guest.Options{
+				Package:      guesttest.Kernel(t, series, "cloud"),
+				ExtraModules: []string{"vsock_loopback"},
+			})
 			v := guesttest.Start(t, guesttest.Config{
 				Kernel: kernel, Initrd: initrd,
 				Memory: "256M,maxmem=2G",
@@ -59,6 +62,7 @@ func TestBoot(t *testing.T) {
 
 			t.Run("shell", func(t *testing.T) { testShell(t, v) })
 			t.Run("network", func(t *testing.T) { testNetwork(t, v) })
+			t.Run("vsock", func(t *testing.T) { testVsock(t, v) })
 			t.Run("orphans", func(t *testing.T) { testOrphans(t, v) })
 			t.Run("memory", func(t *testing.T) { testMemory(t, v) })
 			if t.Failed() {
@@ -125,6 +129,24 @@ func testNetwork(t *testing.T, v *guesttest.VM) {
 	assert.Contains(t, out, "nameserver 10.0.2.3")
 }
 
+// There is no device, but the kernel's loopback: context id 1.
+func testVsock(t *testing.T, v *guesttest.VM) {
+	for _, c := range []struct{ command, out string }{
+		{"echo 'uname -s; exit 3' | vsock dial 1:1024", "Linux\nstatus 3\n"},
+		{"printf 'cat\nwords' | vsock dial 1:1024", "words\nstatus 0\n"},
+		{"(echo '-tar -C /etc -cf - passwd') | vsock dial 1:1024 | tar -tf -", "passwd\n"},
+		{"echo and back | vsock dial 1:7", "and back\n"},
+		{"head -c 1000000 /dev/zero | vsock dial 1:7 | wc -c", "1000000\n"},
+		{"head -c 1000000 /dev/zero | vsock dial 1:9 | wc -c", "0\n"},
+		{"vsock dial 1:13 </dev/null | grep -c UTC", "1\n"},
+		{"vsock dial 1:19 | head -c 4", " !\"#"},
+		{"vsock dial 1:77 2>&1 </dev/null", "vsock: dial vsock local(1):77: connect: connection reset by peer\n"},
+	} {
+		out, _ := run(v, c.command)
+		assert.Equal(t, c.out, out, c.command)
+	}
+}
+
 // Processes whose parent is gone come to init, which must wait for them.
 func testOrphans(t *testing.T, v *guesttest.VM) {
 	out, _ := run(v, "for i in 1 2 3 4 5 6 7 8 9; do (sh -c 'exit 3' & ) ; done; while grep -q '^State:.Z' /proc/[0-9]*/status 2>/dev/null; do sleep 0.1; done; echo none")
@@ -163,8 +185,7 @@ func TestScript(t *testing.T) {
 		Script: []byte("#!/bin/sh\ntty\necho out; echo err >&2; exit 7\n"),
 		Files: []guest.File{
 			script("signal", "kill -9 $$\n", 0o755), // no #!
-			script("poweroff", "#!/bin/sh\npoweroff\nsleep 1000\n", 0o644),
-			script("reboot", "#!/bin/sh\nreboot\nsleep 1000\n", 0o755),
+			script("reboot", "#!/bin/sh\nreboot\nsleep 1000\n", 0o644),
 		},
 	})
 	for _, tc := range []struct {
@@ -173,7 +194,6 @@ func TestScript(t *testing.T) {
 	}{
 		{"status", "", []string{"/dev/ttyS0\n", "out\nerr\n", "vmfs guest: script exited 7\n", "vmfs guest: powering off\n"}},
 		{"signal", "vmfs.script=/test/signal", []string{"vmfs guest: script exited 137\n", "vmfs guest: powering off\n"}},
-		{"poweroff", "vmfs.script=/test/poweroff", []string{"vmfs guest: powering off\n"}},
 		{"reboot", "vmfs.script=/test/reboot", []string{"vmfs guest: rebooting\n"}},
 		{"missing", "vmfs.script=/no/such", []string{"vmfs guest: script: start /no/such: no such file or directory\n", "vmfs guest: powering off\n"}},
 	} {
@@ -215,22 +235,26 @@ func TestPrompt(t *testing.T) {
 	v.Wait()
 }
 
+// The full kernels, with 9p. One guest ends by itself, the other by its script.
 func TestV9FSKernels(t *testing.T) {
-	for _, series := range []string{"6.1", "6.12"} {
-		t.Run(series, func(t *testing.T) {
+	for _, tc := range []struct{ series, script, end string }{
+		{"6.1", "", "vmfs guest: script exited 0\n"},
+		{"6.12", "poweroff\nsleep 1000\n", "vmfs guest: powering off\n"},
+	} {
+		t.Run(tc.series, func(t *testing.T) {
 			t.Parallel()
-			kernel, initrd := guesttest.V9FS(t, series,
-				guesttest.Script("#!/bin/sh\ngrep 9p /proc/filesystems\nip -4 -o addr show dev eth0\ncat /etc/extra\n"),
+			kernel, initrd := guesttest.V9FS(t, tc.series,
+				guesttest.Script("#!/bin/sh\ngrep 9p /proc/filesystems\nip -4 -o addr show dev eth0\ncat /etc/extra\n"+tc.script),
 				guest.File{Path: "/etc/extra", Content: []byte("an extra file\n")})
 			v := guesttest.Start(t, guesttest.Config{
 				Kernel: kernel, Initrd: initrd, Append: "vmfs.net=user",
 				Args: []string{"-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0"},
 			})
-			v.Expect(regexp.MustCompile(`vmfs guest ready: linux ` + regexp.QuoteMeta(series) + `\.`))
+			v.Expect(regexp.MustCompile(`vmfs guest ready: linux ` + regexp.QuoteMeta(tc.series) + `\.`))
 			v.ExpectText("nodev\t9p\n")
 			v.ExpectText("10.0.2.15/24")
 			v.ExpectText("an extra file\n")
-			v.ExpectText("vmfs guest: script exited 0\n")
+			v.ExpectText(tc.end)
 			v.Wait()
 		})
 	}

@@ -32,12 +32,21 @@
 //	memhp_default_state=S  how plugged memory is brought online; the agent sets
 //	                       online_movable, which can be unplugged again, if absent
 //
+// # Vsock
+//
+// Package services describes what is served on the vsock ports. /bin/vsock in the
+// guest connects its standard input and output to a port of the host, or of any
+// other context id, so that the host can take the guest's log with a listener:
+//
+//	dmesg -w | vsock dial 9000
+//
 // # Signals
 //
 // Those that busybox's poweroff, halt and reboot send to process 1: SIGUSR2 and
 // SIGUSR1 power off (a halted virtual machine would only hang), SIGTERM and
 // SIGINT (ctrl-alt-del) reboot. All others are ignored.
 //
-// Only Linux runs it; elsewhere Main says so. The package imports golang.org/x/sys
-// and, of vmfs, only what is below guest.
+// Only Linux runs it; elsewhere Main says so. The package imports golang.org/x/sys,
+// mdlayher/vsock and, of vmfs, only what is below guest, but not guest itself: the
+// builder has no place in an image.
 package agent

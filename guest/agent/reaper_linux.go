@@ -7,6 +7,8 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+
+	"vmfs/guest/services"
 )
 
 // reaper starts children and waits for every process that ends: its own and the
@@ -62,14 +64,9 @@ func (r *reaper) reap() (left bool) {
 	}
 }
 
-// start starts a program. files become its descriptors 0, 1, 2, ….
-func (r *reaper) start(argv []string, dir string, files []*os.File, sys *syscall.SysProcAttr) (*child, error) {
-	return r.startPath(argv[0], argv, dir, files, sys)
-}
-
-// startPath is start for a program whose argv[0] is not its path.
-func (r *reaper) startPath(path string, argv []string, dir string, files []*os.File, sys *syscall.SysProcAttr) (*child, error) {
-	attr := &syscall.ProcAttr{Dir: dir, Env: environment(), Sys: sys}
+// start starts a program with files as its descriptors 0, 1, 2, ….
+func (r *reaper) start(path string, argv, env []string, dir string, files []*os.File, sys *syscall.SysProcAttr) (*child, error) {
+	attr := &syscall.ProcAttr{Dir: dir, Env: env, Sys: sys}
 	for _, f := range files {
 		attr.Files = append(attr.Files, f.Fd())
 	}
@@ -84,11 +81,31 @@ func (r *reaper) startPath(path string, argv []string, dir string, files []*os.F
 	return c, nil
 }
 
-// wait returns the exit status as a shell would count it: 128+N for signal N.
-func (c *child) wait() int {
-	<-c.done
+// Start is start in the words of package services.
+func (r *reaper) Start(path string, argv, env []string, dir string, files []*os.File, sys *syscall.SysProcAttr) (services.Process, error) {
+	c, err := r.start(path, argv, env, dir, files, sys)
+	if err != nil {
+		return nil, err // not a nil *child in an interface
+	}
+	return c, nil
+}
+
+var _ services.Starter = (*reaper)(nil)
+
+func (c *child) Pid() int              { return c.pid }
+func (c *child) Done() <-chan struct{} { return c.done }
+
+// Status returns the exit status as a shell would count it, 128+N for signal N.
+// It is to be called after the end.
+func (c *child) Status() int {
 	if c.stat.Signaled() {
 		return 128 + int(c.stat.Signal())
 	}
 	return c.stat.ExitStatus()
+}
+
+// wait waits for the end.
+func (c *child) wait() int {
+	<-c.done
+	return c.Status()
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"vmfs/guest/internal/pty"
 )
 
 // scriptFile is guest.ScriptPath; see modulesList.
@@ -53,7 +55,7 @@ func (a *agent) runScript(path string, tty *os.File) {
 	if needsShell(path) {
 		argv = []string{"/bin/sh", path}
 	}
-	c, err := a.kids.start(argv, "/root", []*os.File{tty, tty, tty}, newSession())
+	c, err := a.kids.start(argv[0], argv, environment(), "/root", []*os.File{tty, tty, tty}, newSession())
 	if err != nil {
 		a.con.printf("vmfs guest: script: %v", err)
 		return
@@ -82,13 +84,13 @@ func needsShell(path string) bool {
 // They get a pseudo-terminal and the agent copies, so that queryFilter is applied
 // and the agent's own lines do not fall into the middle of a shell's.
 func (a *agent) runShells(tty *os.File) error {
-	master, slave, err := openPTY(24, 80)
+	master, slave, err := pty.Open(24, 80)
 	if err != nil {
 		return err
 	}
 	// Both stay open as long as the guest runs: the next shell uses them again.
 	a.con.flush(time.Second)
-	if err := makeRaw(tty); err != nil {
+	if err := pty.MakeRaw(tty); err != nil {
 		master.Close()
 		slave.Close()
 		return err
@@ -111,7 +113,7 @@ func (a *agent) runShells(tty *os.File) error {
 	})
 	for !a.stopping.Load() {
 		began := time.Now()
-		c, err := a.kids.startPath("/bin/sh", []string{"-sh"}, "/root", []*os.File{slave, slave, slave}, newSession())
+		c, err := a.kids.start("/bin/sh", []string{"-sh"}, environment(), "/root", []*os.File{slave, slave, slave}, newSession())
 		if err != nil {
 			a.con.printf("vmfs guest: console: %v", err)
 		} else {
@@ -136,7 +138,7 @@ func (a *agent) installBusybox() {
 		return
 	}
 	defer null.Close()
-	c, err := a.kids.start([]string{"/bin/busybox", "--install", "-s"}, "/", []*os.File{null, null, null}, nil)
+	c, err := a.kids.start("/bin/busybox", []string{"busybox", "--install", "-s"}, environment(), "/", []*os.File{null, null, null}, nil)
 	if err != nil {
 		a.con.printf("vmfs guest: busybox: %v", err)
 		return
