@@ -306,3 +306,25 @@ func TestReconnect(t *testing.T) {
 	require.NoError(t, v.Pause(within(t)))
 	require.NoError(t, v.Stop(within(t)))
 }
+
+// A VMM of the VM itself that the record does not know of is not started over.
+func TestUnknownVMM(t *testing.T) {
+	dir := stateDir(t)
+	onlyFake(t, dir)
+	h := vzHost(t, dir)
+	v := started(t, h, "web", "")
+	pid := v.Status().PID
+	require.NoError(t, h.Close())
+	path := filepath.Join(v.Dir(), recordFile)
+	rec, err := readRecord(path)
+	require.NoError(t, err)
+	rec.Phase, rec.Process = phaseDown, nil
+	require.NoError(t, rec.write(path))
+	h = vzHost(t, dir)
+	v, _ = h.VM("web")
+	assert.Equal(t, hypervisor.StateShutdown, v.State())
+	err = v.Start(within(t))
+	assert.ErrorIs(t, err, hypervisor.ErrBusy)
+	assert.ErrorContains(t, err, "already")
+	assert.Equal(t, []int{pid}, livePIDs(t, dir))
+}

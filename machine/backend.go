@@ -17,11 +17,6 @@ type Backend struct {
 	Err          error // why VMs of this type cannot be started; nil if they can
 }
 
-// capable is a VMStarter that can say what it does before it does it.
-type capable interface {
-	Capabilities() hypervisor.Capabilities
-}
-
 // findTimeout bounds the search for one back end's program and version.
 const findTimeout = 10 * time.Second
 
@@ -86,7 +81,7 @@ func (h *Host) search(t hypervisor.Type) Backend {
 		b.Err = fmt.Errorf("machine: back end %s: %w", t, hypervisor.ErrNotSupported)
 		return b
 	}
-	if c, ok := s.(capable); ok {
+	if c, ok := s.(hypervisor.Capable); ok {
 		b.Capabilities = c.Capabilities()
 	}
 	if b.Binary, b.Err = s.GetBinaryPath(h.opts.Paths, ""); b.Err == nil {
@@ -116,7 +111,7 @@ func (c *backendCache) capabilities(t hypervisor.Type) hypervisor.Capabilities {
 func (c *backendCache) learn(t hypervisor.Type, caps hypervisor.Capabilities) {
 	s, ok := hypervisor.StarterFor(t)
 	if ok {
-		if _, ok := s.(capable); ok {
+		if _, ok := s.(hypervisor.Capable); ok {
 			return
 		}
 	}

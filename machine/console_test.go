@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -203,4 +204,91 @@ func TestConsoleBound(t *testing.T) {
 	fi, err = os.Stat(c.path + ".1")
 	require.NoError(t, err)
 	assert.Equal(t, int64(keepConsole), fi.Size())
+}
+
+// A console that its configuration names is read as well, and never cut.
+func TestConsoleElsewhere(t *testing.T) {
+	dir := stateDir(t)
+	onlyFake(t, dir)
+	h := vzHost(t, dir)
+	v := create(t, h, "web", "")
+	own := v.OpenConsole()
+	defer own.Close()
+	path := dir + "/serial"
+	require.NoError(t, v.SetConfig("serial.log="+path, false))
+	assert.Equal(t, path, v.ConsoleLogPath())
+	require.NoError(t, v.Start(within(t)))
+	say(t, v, "elsewhere")
+	assert.Equal(t, "elsewhere\n", readUntil(t, own, "elsewhere\n"), "an open reader follows")
+	bulk(t, path, 0, maxConsole/64)
+	require.NoError(t, v.console.trim())
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.True(t, strings.HasPrefix(string(b), "elsewhere\n"))
+	require.NoError(t, h.Close())
+	h = vzHost(t, dir)
+	v, _ = h.VM("web")
+	assert.Equal(t, path, v.ConsoleLogPath())
+	require.NoError(t, v.Kill(within(t)))
+}
+
+// A file that is mostly hole is made small again while nobody writes it.
+func TestConsoleShrinks(t *testing.T) {
+	h, _ := simHost(t)
+	v := create(t, h, "web", "")
+	c := &v.console
+	require.NoError(t, c.prepare())
+	require.NoError(t, os.Truncate(c.path, bigConsole))
+	bulk(t, c.path, 0, keepConsole/64)
+	r := v.OpenConsole()
+	defer r.Close()
+	readUntil(t, r, fmt.Sprintf("%063d\n", keepConsole/64-1))
+	require.NoError(t, c.prepare())
+	fi, err := os.Stat(c.path)
+	require.NoError(t, err)
+	assert.Equal(t, int64(keepConsole), fi.Size())
+	bulk(t, c.path, 7, 1)
+	assert.Equal(t, fmt.Sprintf("%063d\n", 7), readUntil(t, r, "\n"), "a reader goes on where it was")
+}
+
+// stuck is a console whose guest reads nothing until it is let go.
+type stuck struct {
+	io.ReadWriteCloser
+	free chan struct{}
+}
+
+func (s stuck) Write(p []byte) (int, error) {
+	<-s.free
+	return len(p), nil
+}
+
+func TestConsoleInputBlocks(t *testing.T) {
+	s := stuck{free: make(chan struct{})}
+	c := &consoleConn{rw: s, turn: make(chan struct{}, 1), gone: make(chan struct{})}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	_, err := c.write(ctx, []byte("x"))
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+	_, err = c.write(ctx, []byte("y"))
+	assert.ErrorIs(t, err, context.DeadlineExceeded, "the turn is not free")
+	close(s.free)
+	n, err := c.write(within(t), []byte("zz"))
+	assert.NoError(t, err)
+	assert.Equal(t, 2, n)
+	close(c.gone)
+	c.turn <- struct{}{}
+	_, err = c.write(within(t), []byte("x"))
+	assert.ErrorIs(t, err, hypervisor.ErrHypervisorNotRunning)
+
+	// With deadlines nothing is left behind.
+	near, far := net.Pipe()
+	defer far.Close()
+	defer near.Close()
+	c = &consoleConn{rw: near, turn: make(chan struct{}, 1), gone: make(chan struct{})}
+	_, err = c.write(ctx, []byte("x"))
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+	go io.ReadFull(far, make([]byte, 5))
+	n, err = c.write(within(t), []byte("again"))
+	assert.NoError(t, err)
+	assert.Equal(t, 5, n)
 }

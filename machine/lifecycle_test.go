@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -429,4 +430,65 @@ func TestConcurrentUse(t *testing.T) {
 		assert.Equal(t, phaseDown, rec.Phase)
 		assert.NoError(t, h.Delete(v.Name()))
 	}
+}
+
+func TestDialVsock(t *testing.T) {
+	h, _ := simHost(t)
+	v := create(t, h, "web", "")
+	_, err := v.DialVsock(within(t), sim.PortEcho)
+	assert.ErrorIs(t, err, hypervisor.ErrHypervisorNotRunning)
+	require.NoError(t, v.Start(within(t)))
+	_, err = v.DialVsock(within(t), sim.PortEcho)
+	assert.ErrorIs(t, err, hypervisor.ErrNotSupported)
+	assert.ErrorContains(t, err, "vsock.cid")
+	require.NoError(t, v.Kill(within(t)))
+	require.NoError(t, v.SetConfig("vsock.cid=77", false))
+	require.NoError(t, v.Start(within(t)))
+	conn, err := v.DialVsock(within(t), sim.PortEcho)
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = conn.Write([]byte("ping"))
+	require.NoError(t, err)
+	b := make([]byte, 4)
+	_, err = io.ReadFull(conn, b)
+	require.NoError(t, err)
+	assert.Equal(t, "ping", string(b))
+}
+
+func TestCapabilitiesAtRest(t *testing.T) {
+	h, _ := simHost(t)
+	h.Backends()
+	v := create(t, h, "web", "")
+	assert.True(t, v.Capabilities().SupportsPause, "the back end's, before there is a VM of it")
+}
+
+func TestKeepTail(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	require.NoError(t, keepTail(path, 100, 10))
+	assert.FileExists(t, path)
+	require.NoError(t, os.WriteFile(path, []byte(strings.Repeat("x", 100)+"0123456789"), 0o600))
+	require.NoError(t, keepTail(path, 200, 10))
+	fi, err := os.Stat(path)
+	require.NoError(t, err)
+	assert.Equal(t, int64(110), fi.Size())
+	require.NoError(t, keepTail(path, 100, 10))
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	assert.Equal(t, "0123456789", string(b))
+}
+
+// The uuid that a lost record held is in the snapshots too, which need it.
+func TestSnapshotsOutliveRecord(t *testing.T) {
+	h, _ := simHost(t)
+	v := started(t, h, "web", "")
+	uuid := v.UUID()
+	require.NoError(t, v.Snapshot(within(t), "one"))
+	require.NoError(t, v.Kill(within(t)))
+	require.NoError(t, h.Close())
+	require.NoError(t, os.WriteFile(filepath.Join(v.Dir(), recordFile), nil, 0o600))
+	h = open(t, h.dir)
+	v, _ = h.VM("web")
+	assert.Equal(t, uuid, v.UUID())
+	require.NoError(t, v.Restore(within(t), "one"))
+	assert.Equal(t, hypervisor.StatePaused, v.State())
 }
