@@ -1,0 +1,240 @@
+package machine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/backends/process"
+)
+
+// guestEnded sees to it that the VMM ends after its guest. The caller holds v.mu.
+func (s *session) guestEnded(reason string) {
+	if s.ending {
+		return
+	}
+	s.ending = true
+	if s.reason == "" {
+		s.reason = cmp.Or(reason, "guest-ended")
+	}
+	s.v.host.spawn(func() {
+		// Most end by themselves at once.
+		if !s.within(500*time.Millisecond) && s.ctx.Err() == nil {
+			s.stop(s.ctx)
+		}
+	})
+}
+
+// within waits for the session's end, the Host's, or d, and tells whether it was
+// the first.
+func (s *session) within(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-s.gone:
+		return true
+	case <-timer.C:
+	case <-s.ctx.Done():
+	}
+	return false
+}
+
+// stop ends the VMM in an orderly way, or by force where that takes too long.
+func (s *session) stop(ctx context.Context) error {
+	v := s.v
+	octx, cancel := context.WithTimeout(ctx, v.host.opts.Timeouts.Stop)
+	defer cancel()
+	hv, err := s.handle(octx)
+	if err == nil {
+		err = hv.Shutdown(octx)
+	}
+	if err == nil || notRunning(err) {
+		// It has taken the order, or ends already; it may have disks to flush.
+		select {
+		case <-s.gone:
+			return nil
+		case <-octx.Done():
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	s.setReasonForced()
+	v.host.log.Warn("the VMM does not end in an orderly way and is killed", "vm", v.name, "pid", s.proc.PID, "err", err)
+	return s.kill(ctx)
+}
+
+func (s *session) setReasonForced() {
+	s.v.mu.Lock()
+	defer s.v.mu.Unlock()
+	if s.reason == "" || s.reason == "stopped" {
+		s.reason = "stopped-by-force"
+	}
+}
+
+// setReason says why the VMM is about to end.
+func (s *session) setReason(reason string) {
+	s.v.mu.Lock()
+	defer s.v.mu.Unlock()
+	if !s.ending {
+		s.reason = reason
+	}
+}
+
+// kill ends the VMM at once and waits until it is gone.
+func (s *session) kill(ctx context.Context) error {
+	select {
+	case <-s.gone:
+		return nil
+	default:
+	}
+	switch {
+	case !s.proc.IsZero():
+		if err := s.proc.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, process.ErrEnded) {
+			return err
+		}
+	default:
+		for last := hypervisor.Hypervisor(nil); ; {
+			hv, err := s.handle(ctx)
+			if err == nil {
+				err = kill(ctx, hv)
+			}
+			if errors.Is(err, net.ErrClosed) && hv != last {
+				last = hv
+				continue // that handle was given up: there will be another, or an end
+			}
+			if err != nil && !notRunning(err) {
+				return err
+			}
+			break
+		}
+	}
+	select {
+	case <-s.gone:
+		return nil
+	case <-ctx.Done():
+	}
+	select {
+	case <-s.gone:
+		return nil // both at once, as when two kill it
+	default:
+		return fmt.Errorf("the VMM was killed and has not ended yet: %w", ctx.Err())
+	}
+}
+
+// kill ends a VMM that is no process.
+func kill(ctx context.Context, hv hypervisor.Hypervisor) error {
+	if k, ok := hv.(hypervisor.Killer); ok {
+		return k.Kill(ctx)
+	}
+	return hv.Shutdown(ctx)
+}
+
+// discard ends a VMM that was never the session's for good.
+func (s *session) discard(ctx context.Context, hv hypervisor.Hypervisor) {
+	defer hypervisor.CloseHandle(hv)
+	ctx, cancel := context.WithTimeout(ctx, s.v.host.opts.Timeouts.Verb)
+	defer cancel()
+	if !s.proc.IsZero() {
+		if err := s.proc.Signal(syscall.SIGKILL); err == nil {
+			s.proc.Wait(ctx)
+		}
+		return
+	}
+	kill(ctx, hv)
+}
+
+// unlink gives up the connection.
+func (s *session) unlink() {
+	hv := s.hv
+	s.v.update(func() {
+		s.hv = nil
+		s.linked = make(chan struct{})
+	})
+	hypervisor.CloseHandle(hv)
+}
+
+// end makes the VM one without a VMM.
+func (s *session) end(exit process.Exit) {
+	v := s.v
+	defer close(s.gone)
+	v.mu.Lock()
+	reason, adopting := s.reason, s.from
+	v.mu.Unlock()
+	var detail []hypervisor.Detail
+	if s.proc.PID != 0 {
+		detail = append(detail, hypervisor.Detail{Key: "pid", Value: strconv.Itoa(s.proc.PID)})
+	}
+	if how := exit.String(); how != "" {
+		detail = append(detail, hypervisor.Detail{Key: "status", Value: how})
+	}
+	text := "the VMM ended"
+	switch {
+	case reason != "":
+		text = reason
+	case adopting != "":
+		reason = "lost"
+		text = "the VMM ended while no server ran"
+		if adopting != phaseRunning {
+			text = "the server was killed while it started the VM"
+		}
+	default:
+		reason = "vmm-died"
+		text = "the VMM ended unexpectedly"
+		if how := exit.String(); how != "" {
+			text += ": " + how
+		}
+	}
+	if reason == "lost" || reason == "vmm-died" {
+		if last := lastLines(v.LogPath(), 3); last != "" {
+			text += "; its last words: " + last
+		}
+		detail = append(detail, hypervisor.Detail{Key: "text", Value: text})
+	}
+	if !s.proc.IsZero() {
+		clearSockets(filepath.Dir(s.socket))
+	}
+	now := time.Now()
+	if err := v.saveRecord(func(r *record) {
+		r.Phase, r.Process, r.Socket = phaseDown, nil, ""
+		r.LastExit, r.ExitTime = text, now
+	}); err != nil {
+		// Its successor finds the process dead and comes to the same end.
+		v.host.log.Error("record not written", "vm", v.name, "err", err)
+	}
+	state := hypervisor.StateShutdown
+	v.update(func() {
+		if !v.rec.Ran {
+			state = hypervisor.StateCreated
+		}
+		v.setState(state, reason)
+		v.status.PID, v.status.Started, v.status.MemoryActual = 0, time.Time{}, 0
+		v.status.LastExit, v.status.ExitTime = text, now
+		v.status.Backend = v.cfg.Type()
+		v.status.MemoryTarget = v.cfg.VMConfig().MemoryBytes
+	})
+	v.host.log.Info("VMM ended", "vm", v.name, "reason", reason, "text", text)
+	v.emit(Record{Kind: KindExited, State: state, Reason: reason, Detail: detail})
+	v.update(func() { v.session = nil })
+}
+
+// clearSockets removes the sockets that a dead VMM left in its directory.
+func clearSockets(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if e.Type() == os.ModeSocket {
+			os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
+}
