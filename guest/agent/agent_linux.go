@@ -86,6 +86,7 @@ func run() {
 		go a.guard("kernel events", func() { events.run(a.handleUevent) })
 	}
 	a.loadModules()
+	a.con.reopen()
 	a.input.scan()
 	a.startNetwork()
 	a.installBusybox()

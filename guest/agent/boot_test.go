@@ -32,15 +32,28 @@ func run(v *guesttest.VM, command string) (out, status string) {
 	return m[1], m[2]
 }
 
+// options is an image that most tests share, as each takes its time to build.
+func options(t *testing.T, series string) guest.Options {
+	script := func(name, content string, mode fs.FileMode) guest.File {
+		return guest.File{Path: "/test/" + name, Content: []byte(content), Mode: mode}
+	}
+	return guest.Options{
+		Package:      guesttest.Kernel(t, series, "cloud"),
+		ExtraModules: []string{"vsock_loopback"},
+		Files: []guest.File{
+			script("status", "#!/bin/sh\ntty\necho out; echo err >&2; exit 7\n", 0o755),
+			script("signal", "kill -9 $$\n", 0o755),                    // no #!
+			script("reboot", "#!/bin/sh\nreboot\nsleep 1000\n", 0o644), // no permission
+		},
+	}
+}
+
 // The whole of a guest's life, on each of Debian's cloud kernels.
 func TestBoot(t *testing.T) {
 	for _, series := range []string{"6.1", "6.12"} {
 		t.Run(series, func(t *testing.T) {
 			t.Parallel()
-			kernel, initrd := guesttest.Build(t, guest.Options{
-				Package:      guesttest.Kernel(t, series, "cloud"),
-				ExtraModules: []string{"vsock_loopback"},
-			})
+			kernel, initrd := guesttest.Build(t, options(t, series))
 			v := guesttest.Start(t, guesttest.Config{
 				Kernel: kernel, Initrd: initrd,
 				Memory: "256M,maxmem=2G",
@@ -178,28 +191,21 @@ func testMemory(t *testing.T, v *guesttest.VM) {
 }
 
 func TestScript(t *testing.T) {
-	script := func(name, content string, mode fs.FileMode) guest.File {
-		return guest.File{Path: "/test/" + name, Content: []byte(content), Mode: mode}
-	}
-	kernel, initrd := guesttest.Build(t, guest.Options{
-		Script: []byte("#!/bin/sh\ntty\necho out; echo err >&2; exit 7\n"),
-		Files: []guest.File{
-			script("signal", "kill -9 $$\n", 0o755), // no #!
-			script("reboot", "#!/bin/sh\nreboot\nsleep 1000\n", 0o644),
-		},
-	})
+	kernel, initrd := guesttest.Build(t, options(t, "6.1"))
 	for _, tc := range []struct {
-		name, append string
-		want         []string
+		name, console string
+		want          []string
 	}{
 		{"status", "", []string{"/dev/ttyS0\n", "out\nerr\n", "vmfs guest: script exited 7\n", "vmfs guest: powering off\n"}},
-		{"signal", "vmfs.script=/test/signal", []string{"vmfs guest: script exited 137\n", "vmfs guest: powering off\n"}},
-		{"reboot", "vmfs.script=/test/reboot", []string{"vmfs guest: rebooting\n"}},
-		{"missing", "vmfs.script=/no/such", []string{"vmfs guest: script: start /no/such: no such file or directory\n", "vmfs guest: powering off\n"}},
+		// This kernel's virtio console is a module: there is no console before it.
+		{"status", "hvc0", []string{"/dev/hvc0\n", "out\nerr\n", "vmfs guest: script exited 7\n", "vmfs guest: powering off\n"}},
+		{"signal", "", []string{"vmfs guest: script exited 137\n", "vmfs guest: powering off\n"}},
+		{"reboot", "", []string{"vmfs guest: rebooting\n"}},
+		{"missing", "", []string{"vmfs guest: script: start /test/missing: no such file or directory\n", "vmfs guest: powering off\n"}},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
+		t.Run(tc.name+tc.console, func(t *testing.T) {
 			t.Parallel()
-			v := guesttest.Start(t, guesttest.Config{Kernel: kernel, Initrd: initrd, Append: tc.append})
+			v := guesttest.Start(t, guesttest.Config{Kernel: kernel, Initrd: initrd, Append: "vmfs.script=/test/" + tc.name, Console: tc.console})
 			v.Expect(guesttest.Ready)
 			for _, w := range tc.want {
 				v.ExpectText(w)

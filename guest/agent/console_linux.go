@@ -18,28 +18,33 @@ type output struct {
 	bytes []byte          // written as they are
 	line  string          // a line of the agent, without its end
 	raw   bool            // from here on the terminal adds no carriage returns
+	open  bool            // open the console anew
 	done  chan<- struct{} // if not nil, closed when all before it is written
 }
 
 // openConsole starts the console's writer, which lives as long as the guest.
 func openConsole() *console {
 	c := &console{queue: make(chan output, 256)}
-	f, err := os.OpenFile("/dev/console", os.O_WRONLY|syscall.O_NOCTTY, 0)
-	if err != nil {
-		// No console= at all: the kernel's log is the place to look.
-		f, err = os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
-	}
-	if err != nil {
-		f = nil
-	}
-	go c.write(f)
+	go c.write()
+	c.reopen()
 	return c
 }
 
-func (c *console) write(f *os.File) {
+// reopen opens the console anew, in turn with what is written. The kernel may
+// have another one, or one at last, after a module such as virtio_console.
+func (c *console) reopen() { c.queue <- output{open: true} }
+
+func (c *console) write() {
+	var f *os.File
 	end := "\n"
 	fresh := true // the cursor is at the start of a line, as far as the agent knows
 	for o := range c.queue {
+		if o.open {
+			if f != nil {
+				f.Close()
+			}
+			f = consoleFile()
+		}
 		b := o.bytes
 		if o.line != "" {
 			l := strings.ReplaceAll(o.line, "\n", end) + end
@@ -61,6 +66,17 @@ func (c *console) write(f *os.File) {
 			close(o.done)
 		}
 	}
+}
+
+// consoleFile opens the console, or else the kernel's log, which is then the place
+// to look.
+func consoleFile() *os.File {
+	for _, path := range []string{"/dev/console", "/dev/kmsg"} {
+		if f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NOCTTY, 0); err == nil {
+			return f
+		}
+	}
+	return nil
 }
 
 // printf writes one line, or drops it if the console is far behind.

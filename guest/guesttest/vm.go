@@ -31,6 +31,7 @@ type Config struct {
 	Kernel, Initrd string
 	Append         string   // added to the kernel command line
 	Memory         string   // of -m; "" is 256M
+	Console        string   // "" is ttyS0, a serial line; hvc0 is a virtio console
 	Args           []string // more arguments for QEMU
 }
 
@@ -67,13 +68,20 @@ func Start(t testing.TB, c Config) *VM {
 		c.Memory = "256M"
 	}
 	v := &VM{t: t, qmp: filepath.Join(dir, "qmp"), exited: make(chan struct{}), grown: make(chan struct{})}
+	console := []string{"-serial", "stdio"}
+	switch c.Console {
+	case "":
+		c.Console = "ttyS0"
+	case "hvc0":
+		console = []string{"-chardev", "stdio,id=con", "-device", "virtio-serial-pci", "-device", "virtconsole,chardev=con"}
+	}
 	args := append([]string{
 		"-machine", "q35,accel=tcg", "-cpu", "max", "-m", c.Memory,
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-serial", "stdio", "-qmp", "unix:" + v.qmp + ",server=on,wait=off",
+		"-qmp", "unix:" + v.qmp + ",server=on,wait=off",
 		"-kernel", c.Kernel, "-initrd", c.Initrd,
-		"-append", strings.TrimSpace("console=ttyS0 panic=-1 quiet " + c.Append),
-	}, c.Args...)
+		"-append", strings.TrimSpace("console=" + c.Console + " panic=-1 quiet " + c.Append),
+	}, append(console, c.Args...)...)
 	v.cmd = exec.Command(qemu, args...)
 	v.cmd.Stderr = &v.stderr
 	if v.stdin, err = v.cmd.StdinPipe(); err != nil {
