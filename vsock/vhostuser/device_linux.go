@@ -202,6 +202,7 @@ func (d *Device) serve(ctx context.Context) (ended bool, err error) {
 			return false, err
 		}
 		d.now = time.Now()
+		d.stats.Rounds++
 		d.work()
 		d.timers()
 	}

@@ -131,6 +131,9 @@ func testLog(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: level}))
 }
 
+// quiet is for tests in which the device has every reason to complain.
+var quiet = slog.New(slog.DiscardHandler)
+
 type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) {

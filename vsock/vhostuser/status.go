@@ -48,6 +48,9 @@ type Status struct {
 	GuestResets uint64 `json:"guest_resets"`
 	// LostStreams is how many streams of a dead predecessor were reset.
 	LostStreams int `json:"lost_streams"`
+	// Rounds counts how often the device woke up or went on: while there is
+	// nothing to do it stands still.
+	Rounds uint64 `json:"rounds"`
 	// Fault is why the rings do not run when the guest has broken them.
 	Fault string `json:"fault,omitempty"`
 }

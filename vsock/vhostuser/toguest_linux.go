@@ -38,6 +38,9 @@ func (d *Device) toGuest() {
 				d.rxDry = true
 				return
 			}
+			if err == nil {
+				n, err = q.Avail()
+			}
 		}
 		if err == nil {
 			err = d.oneRx(q, n)
@@ -187,6 +190,9 @@ func (d *Device) sendData(q *virtq.Queue, s *stream, n int) (sent bool, err erro
 		if len(iov) == maxIovecs {
 			break
 		}
+	}
+	if total == 0 {
+		return false, nil // or reading nothing would look like the end
 	}
 	got, err := readv(s.fd, iov)
 	switch {
