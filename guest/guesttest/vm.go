@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -55,6 +56,9 @@ type VM struct {
 // still runs.
 func Start(t testing.TB, c Config) *VM {
 	t.Helper()
+	if runtime.GOARCH != "amd64" {
+		Missing(t, "these guests run on amd64 only: on "+runtime.GOARCH+" there is no such image")
+	}
 	qemu, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
 		Missing(t, "qemu-system-x86_64 is not installed: `apt-get install qemu-system-x86`")

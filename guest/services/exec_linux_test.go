@@ -109,7 +109,7 @@ func TestPlainReaderGone(t *testing.T) {
 	waitGone(t, file)
 }
 
-func TestPlainWithoutShell(t *testing.T) {
+func TestPlainCannotStart(t *testing.T) {
 	x := newExec(t)
 	x.Dir = filepath.Join(x.Dir, "absent")
 	c := serve(t, x.Plain)()
