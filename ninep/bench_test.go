@@ -104,7 +104,7 @@ func (c *benchConn) exchange(b testing.TB, batch []byte, replies int) {
 	}
 }
 
-func benchDial(b *testing.B, a p9.Attacher) *benchConn {
+func benchDial(b testing.TB, a p9.Attacher) *benchConn {
 	ts := serve(b, a)
 	c := ts.raw("9P2000.L").attach()
 	return &benchConn{Conn: c.Conn, buf: make([]byte, 1<<20)}
@@ -192,26 +192,17 @@ func TestNoAllocations(t *testing.T) {
 		t.Skip("the race detector allocates")
 	}
 	for _, op := range benchOps {
-		res := testing.Benchmark(func(b *testing.B) {
-			c := benchDial(b, newFlatFS())
-			if op.setup != nil {
-				c.exchange(b, benchFrames(op.setup), len(op.setup))
-			}
-			batch := benchFrames(op.frames)
-			for range 100 {
-				c.exchange(b, batch, len(op.frames))
-			}
-			b.ReportAllocs()
-			b.ResetTimer()
-			for range b.N {
-				c.exchange(b, batch, len(op.frames))
-			}
-		})
-		if res.N == 0 {
-			t.Errorf("%s: benchmark failed", op.name)
+		c := benchDial(t, newFlatFS())
+		if op.setup != nil {
+			c.exchange(t, benchFrames(op.setup), len(op.setup))
 		}
-		if res.AllocsPerOp() > 0 {
-			t.Errorf("%s allocates %d times an operation", op.name, res.AllocsPerOp())
+		batch := benchFrames(op.frames)
+		for range 200 {
+			c.exchange(t, batch, len(op.frames))
+		}
+		n := testing.AllocsPerRun(2000, func() { c.exchange(t, batch, len(op.frames)) })
+		if n >= 1 {
+			t.Errorf("%s allocates %v times an operation", op.name, n)
 		}
 	}
 }

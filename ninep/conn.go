@@ -40,7 +40,9 @@ type conn struct {
 	enc     enc
 	one     [1]string
 	names   map[string]string
-	timed   bool // a read deadline is set
+	timed   bool      // a read deadline is set
+	armed   time.Time // when it was
+	whole   bool      // a message was completed since
 }
 
 func makeConn(s *Server, nc net.Conn, cl *caller) *conn {
@@ -90,6 +92,8 @@ func (c *conn) serve(ctx context.Context) error {
 		err = nil
 	case ctx.Err() != nil:
 		err = ctx.Err()
+	case c.out.failure() != nil:
+		err = c.out.failure()
 	case errors.Is(err, errFrameSize), errors.Is(err, errSlowFrame), errors.Is(err, errNoHello):
 		c.log.Warn("hanging up", "err", err)
 	}
@@ -144,6 +148,7 @@ func (c *conn) frame() ([]byte, error) {
 			if have >= need {
 				frame := c.in.b[c.pos : c.pos+need : c.pos+need]
 				c.pos += need
+				c.whole = true
 				return frame, nil
 			}
 		}
@@ -166,8 +171,11 @@ func (c *conn) fill(have, need int) error {
 	c.hand()
 	c.out.wait()
 	switch {
-	case have > 0 && !c.timed:
+	case have > 0 && (!c.timed || c.whole && time.Since(c.armed) > c.srv.limits.Frame/4):
+		// A busy client's reads may end within a message every time, so the
+		// time starts again now and then as long as messages get done.
 		c.setReadDeadline(c.srv.limits.Frame)
+		c.whole = false
 	case have == 0 && c.timed && c.sess.Load() != nil:
 		c.setReadDeadline(0)
 	}
@@ -218,7 +226,8 @@ func (c *conn) setReadDeadline(d time.Duration) {
 	c.timed = d > 0
 	var t time.Time
 	if d > 0 {
-		t = time.Now().Add(d)
+		c.armed = time.Now()
+		t = c.armed.Add(d)
 	}
 	_ = c.nc.SetReadDeadline(t)
 }
@@ -245,7 +254,7 @@ func (c *conn) cut() { _ = c.nc.Close() }
 
 // writeFailed ends a connection that replies cannot be written to.
 func (c *conn) writeFailed(err error) {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	if errors.Is(err, errNoReader) {
 		c.log.Warn("hanging up", "err", errNoReader, "limit", c.srv.limits.Write)
 	}
 	c.cut()

@@ -45,6 +45,7 @@ var (
 	errReplySize   = fault(linux.EMSGSIZE, "reply does not fit the message size")
 	errRemoveRoot  = fault(linux.EPERM, "cannot remove the root")
 	errRenameRoot  = fault(linux.EPERM, "cannot rename the root")
+	errCycle       = fault(linux.EINVAL, "cannot move a directory into itself")
 	errXattrFid    = fault(linux.EBADF, "fid is of an extended attribute")
 	errIsDir       = fault(linux.EISDIR, "is a directory")
 	errNotDir      = fault(linux.ENOTDIR, "not a directory")

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -291,4 +292,52 @@ func TestServeContext(t *testing.T) {
 	assert.Error(t, err)
 	assert.ErrorIs(t, wait(t, "Serve", done), context.Canceled)
 	assert.Zero(t, fs.open.Load())
+}
+
+// TestBusyIsNotSlow: a client whose writes always end within a message is not
+// one that leaves a message unfinished.
+func TestBusyIsNotSlow(t *testing.T) {
+	ts := serve(t, basicTree(), func(s *Server) { s.Limits.Frame = 100 * time.Millisecond })
+	c := ts.raw("9P2000.L").attach()
+	frame := wireEncode("9P2000.L", "Tgetattr", 9, map[string]string{"fid": "0"})
+	_, err := c.Write(frame[:5])
+	require.NoError(t, err)
+	for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); {
+		_, err := c.Write(append(frame[5:len(frame):len(frame)], frame[:5]...))
+		require.NoError(t, err)
+		c.want("Rgetattr", 9)
+	}
+	_, err = c.Write(frame[5:])
+	require.NoError(t, err)
+	c.want("Rgetattr", 9)
+}
+
+// TestIdleMemory: a connection that was busy and is idle keeps no buffers. The
+// client's half is counted along.
+func TestIdleMemory(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector takes memory of its own")
+	}
+	fs := basicTree()
+	fs.file("big", strings.Repeat("x", 60000))
+	ts := serve(t, fs)
+	used := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse
+	}
+	before := used()
+	const n = 200
+	for range n {
+		c := ts.raw("9P2000.L").attach()
+		c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1", "names", "big")
+		c.rpc("Tlopen", "Rlopen", "fid", "1", "flags", "2")
+		c.rpc("Tread", "Rread", "fid", "1", "count", "60000")
+		c.rpc("Twrite", "Rwrite", "fid", "1", "data", strings.Repeat("y", 60000))
+	}
+	each := (used() - before) / n
+	t.Logf("%d bytes a connection, both ends", each)
+	require.Less(t, each, uint64(64<<10))
 }

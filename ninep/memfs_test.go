@@ -149,6 +149,9 @@ func (f *memFile) GetAttr(req p9.AttrMask) (p9.QID, p9.AttrMask, p9.Attr, error)
 
 func (f *memFile) SetAttr(valid p9.SetAttrMask, attr p9.SetAttr) error {
 	n := f.n
+	if valid.Size && attr.Size > 1<<20 {
+		return linux.EFBIG
+	}
 	if valid.Permissions {
 		n.mode = n.mode&^0o7777 | attr.Permissions
 	}

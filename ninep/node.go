@@ -77,13 +77,21 @@ func (s *session) release(ctx context.Context, n *node) error {
 func (s *session) closeFile(ctx context.Context, n *node) (err error) {
 	defer s.recovered("close", &err)
 	if n.closesSlowly() {
-		if ctx == atOnce {
-			// A directory that was open, and outlived its fid by its children.
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(context.Background(), s.srv.limits.Hangup)
-			defer cancel()
+		file := n.file.(CloserContext)
+		if ctx != atOnce {
+			return file.CloseContext(ctx)
 		}
-		return n.file.(CloserContext).CloseContext(ctx)
+		// A directory that was open, and outlived its fid by its children.
+		s.wg.Go(func() {
+			var err error
+			defer s.recovered("close", &err)
+			ctx, cancel := context.WithTimeout(context.Background(), s.srv.limits.Hangup)
+			defer cancel()
+			if err = file.CloseContext(ctx); err != nil {
+				s.c.log.Debug("close failed", "err", err)
+			}
+		})
+		return nil
 	}
 	return n.file.Close()
 }

@@ -396,9 +396,16 @@ func runFsync(r *request) error {
 		r.f = f
 		return s.later(r, nil, execFsync)
 	}
+	return s.fsyncPlain(f.node.file)
+}
+
+// fsyncPlain syncs. It is the one plain call that takes long by its nature, so
+// what was answered before does not wait for it.
+func (s *session) fsyncPlain(file p9.File) error {
+	s.c.hand()
 	s.srv.tree.RLock()
 	defer s.srv.tree.RUnlock()
-	return f.node.file.FSync()
+	return file.FSync()
 }
 
 func execFsync(ctx context.Context, r *request) error {

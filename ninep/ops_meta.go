@@ -278,6 +278,9 @@ func (s *session) rename(ctx context.Context, from *node, oldName string, to *no
 		return nil
 	}
 	if ctx != atOnce {
+		if err := s.checkCycle(from, oldName, to); err != nil {
+			return err
+		}
 		if err := from.file.(RenamerContext).RenameAtContext(ctx, oldName, to.file, newName); err != nil {
 			return err
 		}
@@ -290,10 +293,32 @@ func (s *session) rename(ctx context.Context, from *node, oldName string, to *no
 		if err := to.canHold(); err != nil {
 			return err
 		}
+		if to.isBelow(from, oldName) {
+			return errCycle
+		}
 		if err := from.file.RenameAt(oldName, to.file, newName); err != nil {
 			return err
 		}
 	}
 	s.srv.renamed(s, from, oldName, to, newName)
 	return nil
+}
+
+func (s *session) checkCycle(from *node, oldName string, to *node) error {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	if to.isBelow(from, oldName) {
+		return errCycle
+	}
+	return nil
+}
+
+// isBelow reports whether a node is an entry of a directory, or in it.
+func (n *node) isBelow(dir *node, name string) bool {
+	for ; n != nil; n = n.parent {
+		if n.isEntry(dir, name) {
+			return true
+		}
+	}
+	return false
 }

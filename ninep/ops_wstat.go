@@ -59,9 +59,7 @@ func (s *session) syncFor(f *fid, r *request) error {
 	if _, ok := f.node.file.(SyncerContext); ok {
 		return s.later(r, nil, execFsync)
 	}
-	s.srv.tree.RLock()
-	defer s.srv.tree.RUnlock()
-	return f.node.file.FSync()
+	return s.fsyncPlain(f.node.file)
 }
 
 // wstat is a Twstat that was found to be allowed.

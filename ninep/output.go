@@ -1,7 +1,9 @@
 package ninep
 
 import (
+	"errors"
 	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -63,6 +65,9 @@ func (o *output) write(b *buf) {
 			_ = o.nc.SetWriteDeadline(o.deadline)
 		}
 		_, err := o.nc.Write(b.b)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = errNoReader
+		}
 		b.free()
 		o.mu.Lock()
 		b, o.pending = o.pending, nil
@@ -99,4 +104,11 @@ func (o *output) flush() {
 		o.drained.Wait()
 	}
 	o.mu.Unlock()
+}
+
+// failure says why nothing can be written any more; nil if something can.
+func (o *output) failure() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
 }
