@@ -85,7 +85,6 @@ func (vm *VM) follow(sub *qmp.Subscription) {
 func (vm *VM) translate(ev qmp.Event) {
 	rule, ok := eventRules[ev.Event]
 	if !ok {
-		vm.other(ev)
 		return
 	}
 	e := hypervisor.Event{
@@ -127,9 +126,12 @@ func (vm *VM) ask(f func(ctx context.Context)) {
 // is not told twice.
 func (vm *VM) stopped(_ map[string]any, e *hypervisor.Event) {
 	vm.mu.Lock()
-	ended := vm.endReason != ""
+	ended, unsaid := vm.endReason != "", vm.unsaid > 0
+	if unsaid {
+		vm.unsaid--
+	}
 	vm.mu.Unlock()
-	if ended {
+	if ended || unsaid {
 		*e = hypervisor.Event{}
 		return
 	}
@@ -142,10 +144,14 @@ func (vm *VM) stopped(_ map[string]any, e *hypervisor.Event) {
 	})
 }
 
-func (vm *VM) resumed(map[string]any, *hypervisor.Event) {
+func (vm *VM) resumed(_ map[string]any, e *hypervisor.Event) {
 	vm.mu.Lock()
 	vm.suspended = false
+	unsaid := vm.unsaid > 0
 	vm.mu.Unlock()
+	if unsaid {
+		*e = hypervisor.Event{}
+	}
 	vm.setRan()
 }
 
@@ -216,9 +222,6 @@ func (vm *VM) memoryChanged(_ map[string]any, e *hypervisor.Event) {
 	})
 }
 
-// other is for events that are the handle's own business.
-func (vm *VM) other(qmp.Event) {}
-
 // catchUp learns what happened before the handle was there: a guest that has
 // ended and whose QEMU waits for somebody to be told, one that sleeps, one that
 // was paused for a snapshot by a server that died.
@@ -226,6 +229,9 @@ func (vm *VM) catchUp() {
 	status, err := vm.status(vm.ctx) // as long as the handle is there
 	if err != nil {
 		return
+	}
+	if rec := vm.record(); vm.child == nil && rec != nil && rec.Resume {
+		vm.spawn(vm.recoverSnapshot)
 	}
 	switch s := vm.meaning(status); {
 	case s.reason == reasonSuspended:

@@ -211,13 +211,3 @@ var stamp = regexp.MustCompile(`(^|; )\d{4}-\d\d-\d\dT[0-9:.]+Z (qemu-system-\S+
 
 // plain takes the stamps from QEMU's words.
 func plain(said string) string { return stamp.ReplaceAllString(said, "$1") }
-
-// RestoreVM is not there yet.
-func (s *Starter) RestoreVM(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string) (int, hypervisor.Hypervisor, error) {
-	return 0, nil, hypervisor.ErrNotSupported
-}
-
-// Snapshot is not there yet.
-func (vm *VM) Snapshot(ctx context.Context, destPath string) error {
-	return vm.wrap("snapshot", hypervisor.ErrNotSupported)
-}

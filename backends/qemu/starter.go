@@ -102,6 +102,7 @@ func (s *Starter) Capabilities() hypervisor.Capabilities { return s.capabilities
 
 func (s *Starter) capabilities() hypervisor.Capabilities {
 	return hypervisor.Capabilities{
+		SupportsSnapshot:       true,
 		SupportsHotplugMemory:  true,
 		SupportsPause:          true,
 		SupportsVsock:          s.config.StartVsockDevice != nil || s.host.exists(vhostVsock),

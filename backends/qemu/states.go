@@ -74,7 +74,7 @@ func (vm *VM) meaning(status string) runState {
 		s = runState{state: hypervisor.StatePaused} // reset while it was paused
 	case s.state == hypervisor.StateShutdown && vm.endReason != "":
 		s.reason = vm.endReason
-	case s.state == hypervisor.StatePaused && vm.busy == reasonSnapshot:
+	case s.state == hypervisor.StatePaused && vm.held:
 		s.reason = reasonSnapshot
 	}
 	return s

@@ -71,7 +71,7 @@ func typing(text string) func(testing.TB, *hypervisortest.VM) {
 	return func(t testing.TB, vm *hypervisortest.VM) {
 		conn, err := vm.Handle.(hypervisor.Console).OpenConsole(t.Context())
 		require.NoError(t, err)
-		t.Cleanup(func() { _ = conn.Close() }) // not at once: QEMU may not have read it yet
+		t.Cleanup(func() { _ = conn.Close() })           // not at once: QEMU may not have read it yet
 		go func() { _, _ = io.Copy(io.Discard, conn) }() // a guest waits for its console's reader
 		_, err = io.WriteString(conn, text)
 		require.NoError(t, err)

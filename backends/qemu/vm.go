@@ -40,9 +40,11 @@ type VM struct {
 	rec       *record // nil where there is none; replaced, never changed
 	ran       bool    // the guest was let run
 	busy      string  // what keeps other commands out: reasonSnapshot or ""
+	held      bool    // a snapshot has stopped it, and will let it go on
 	endReason string  // why the guest ended, once it has
 	told      bool    // GetVMInfo has told of the guest's end, see Shutdown
 	suspended bool    // the guest sleeps (ACPI S3)
+	unsaid    int     // the number of times it ran and stopped of which no event is to tell
 	console   bool    // there is a console connection
 	limits    *limits // of the memory, once known
 	waiters   map[chan struct{}]struct{}
@@ -77,7 +79,7 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *child
 		waiters:  make(map[chan struct{}]struct{}),
 	}
 	if rec != nil {
-		vm.ran = rec.Ran
+		vm.ran, vm.held = rec.Ran, rec.Resume
 		if rec.Config.Name != "" {
 			vm.name = rec.Config.Name
 		}

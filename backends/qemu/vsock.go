@@ -127,3 +127,39 @@ func (vm *VM) awaitChardev(ctx context.Context, id string, want bool) error {
 		}
 	}
 }
+
+// unplugVsock takes the device away for a snapshot, since its state is in another
+// process, and has it plugged in again afterwards. The guest has to help, and so
+// must run. Its streams end.
+func (s *saving) unplugVsock(ctx context.Context, running bool) error {
+	vm := s.vm
+	if !s.m.hasVsockDevice() {
+		return nil
+	}
+	if !running {
+		return fmt.Errorf("the guest must run to give up its vsock device: resume it first: %w", hypervisor.ErrBusy)
+	}
+	events := vm.conn.Subscribe()
+	defer events.Close()
+	if err := vm.conn.Execute(ctx, "device_del", map[string]any{"id": idVsock}, nil); err != nil {
+		return fmt.Errorf("vsock device: %w", err)
+	}
+	for {
+		ev, err := events.Next(ctx)
+		if err != nil {
+			return fmt.Errorf("vsock device: the guest does not give it up: %w", err)
+		}
+		if ev.Data["device"] != idVsock {
+			continue
+		}
+		switch ev.Event {
+		case "DEVICE_DELETED":
+			s.undo = append(s.undo, vm.addVsock)
+			return nil
+		case "DEVICE_UNPLUG_GUEST_ERROR":
+			return fmt.Errorf("vsock device: the guest refuses to give it up: %w", hypervisor.ErrBusy)
+		}
+	}
+}
+
+func (m *manifest) hasVsockDevice() bool { return m.Config.VsockSocket != "" }
