@@ -48,19 +48,22 @@ var kernelPorts = &portHub{
 		}
 		return int64(va.ContextID), true
 	},
+	queue: acceptQueue,
 }
 
 // anyCID binds to whatever the machine's CID is, now and later.
 const anyCID = 1<<32 - 1
 
 // acceptQueue is how many connections wait for a guest's Accept. More are
-// refused, so that one listener that does not accept holds up no other.
-const acceptQueue = 64
+// closed, so that one listener that does not accept holds up no other. The
+// guest takes that for a connection that ended at once, hence the large number.
+const acceptQueue = 1024
 
 // portHub shares the kernel's listeners between guests. Locks: mu only.
 type portHub struct {
 	bind  func(port uint32) (net.Listener, error)
 	cidOf func(net.Addr) (int64, bool)
+	queue int // connections that wait for each guest's Accept
 
 	mu    sync.Mutex // guards ports and the guests of each
 	ports map[int]*hubPort
@@ -100,7 +103,7 @@ func (h *portHub) listen(cid int64, port int) (net.Listener, error) {
 	}
 	kl := &kernelListener{
 		hub: h, port: p, addr: Addr{CID: cid, Port: port},
-		queue: make(chan net.Conn, acceptQueue), closed: make(chan struct{}),
+		queue: make(chan net.Conn, h.queue), closed: make(chan struct{}),
 	}
 	p.guests[cid] = kl
 	return kl, nil

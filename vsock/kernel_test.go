@@ -139,6 +139,7 @@ func TestKernelListenersShareAPort(t *testing.T) {
 			l, err := net.Listen("unix", filepath.Join(dir, fmt.Sprint(port)))
 			return cidListener{l}, err
 		},
+		queue: 3,
 		cidOf: func(a net.Addr) (int64, bool) { return a.(Addr).CID, true },
 	}
 	dial := func(cid byte) net.Conn {
@@ -163,7 +164,7 @@ func TestKernelListenersShareAPort(t *testing.T) {
 	assert.Equal(t, 1, binds)
 
 	refused(dial(5))
-	for range acceptQueue {
+	for range 3 {
 		dial(4) // nobody accepts these
 	}
 	refused(dial(4))

@@ -16,7 +16,7 @@ const (
 	DefaultMaxBuffered      = 24 << 20
 	DefaultStreamBuffer     = 256 << 10
 	DefaultConnectTimeout   = 30 * time.Second
-	DefaultReconnectTimeout = 2 * time.Second
+	DefaultReconnectTimeout = time.Second
 	DefaultHandshakeTimeout = 5 * time.Second
 	DefaultRequestTimeout   = time.Minute
 	DefaultLingerTimeout    = 8 * time.Second

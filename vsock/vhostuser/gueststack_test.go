@@ -19,7 +19,6 @@ type guestStack struct {
 
 	mu    sync.Mutex // guards conns and everything in them
 	conns map[key]*guestConn
-	gone  bool
 }
 
 type guestConn struct {

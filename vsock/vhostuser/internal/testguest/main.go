@@ -5,7 +5,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -16,105 +15,100 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"vmfs/vsock"
 	"vmfs/vsock/vhostuser/internal/testguest/pattern"
 )
 
-// The ports served. Tests name them.
-const (
-	echo    = 7  // sends back what comes
-	discard = 9  // reads to the end
-	source  = 19 // reads a line "SEED BYTES", sends as much of the pattern and closes
-	sum     = 20 // reads to the end, answers with SHA-256 in hex
-	mute    = 21 // never reads, never writes; ends when the host closes
-	slow    = 22 // reads a byte, waits for a line, then sends back all that comes
-	dial    = 23 // reads "PORT", connects to that port of the host and joins the two
-	dialSum = 24 // reads "PORT SEED BYTES", sends the pattern there, answers with what came back
-	hangUp  = 25 // closes at once
-	ports   = 26 // reads "FIRST COUNT", connects to each port in turn, answers how many refused
+var host = &vsock.Kernel{CID: 2}
+
+// base keeps out of the way of the ports that the agent itself serves.
+const base = 2000
+
+// services are what the tests find on the ports.
+var services = map[int]func(net.Conn){
+	base + 7: func(c net.Conn) { _, _ = io.Copy(c, c) }, // echo
+	base + 9: func(c net.Conn) { _, _ = io.Copy(io.Discard, c) },
+
+	// Reads a line "SEED BYTES", sends as much of the pattern and closes.
+	base + 19: func(c net.Conn) {
+		var seed uint64
+		var n int64
+		if _, err := fmt.Sscan(line(c), &seed, &n); err == nil {
+			_, _ = io.CopyN(c, pattern.New(seed), n)
+		}
+	},
+	// Reads to the end and answers with the SHA-256.
+	base + 20: func(c net.Conn) {
+		h := sha256.New()
+		_, _ = io.Copy(h, c)
+		_, _ = io.WriteString(c, hex.EncodeToString(h.Sum(nil)))
+	},
+	// Reads a line and nothing more until another connection is made to the next.
+	base + 21: func(c net.Conn) {
+		line(c)
+		<-goOn
+		_, _ = io.Copy(io.Discard, c)
+	},
+	base + 22: func(c net.Conn) { once.Do(func() { close(goOn) }) },
+	// Reads "PORT", connects to that port of the host and joins the two.
+	base + 23: func(c net.Conn) {
+		out, err := dial(line(c))
+		if err != nil {
+			_, _ = fmt.Fprintln(c, "error:", err)
+			return
+		}
+		defer func() { _ = out.Close() }()
+		_, _ = io.WriteString(c, "connected\n")
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = io.Copy(out, c); _ = out.CloseWrite() })
+		_, _ = io.Copy(c, out)
+		_ = c.(vsock.Conn).CloseWrite()
+		wg.Wait()
+	},
+	// Closes at once.
+	base + 25: func(net.Conn) {},
+	// Reads "NAME", and says on the console how the stream ends.
+	base + 26: func(c net.Conn) { watch(line(c), c) },
+	// Reads "NAME PORT" and does the same with a connection to the host.
+	base + 27: func(c net.Conn) {
+		name, port, _ := strings.Cut(line(c), " ")
+		out, err := dial(port)
+		_, _ = fmt.Fprintln(c, err)
+		if err == nil {
+			go func() {
+				watch(name, out)
+				_ = out.Close()
+			}()
+		}
+	},
+}
+
+var (
+	once sync.Once
+	goOn = make(chan struct{})
 )
 
+func watch(name string, c io.Reader) {
+	n, err := io.Copy(io.Discard, c)
+	fmt.Printf("testguest: %s ended after %d bytes: %v\n", name, n, err)
+}
+
+func dial(port string) (vsock.Conn, error) {
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return nil, err
+	}
+	c, err := host.DialVsock(context.Background(), n)
+	if err != nil {
+		return nil, err
+	}
+	return c.(vsock.Conn), nil
+}
+
 func main() {
-	host := &vsock.Kernel{CID: 2}
 	var wg sync.WaitGroup
-	for port, f := range map[int]func(net.Conn){
-		echo: func(c net.Conn) { _, _ = io.Copy(c, c) },
-		discard: func(c net.Conn) {
-			_, _ = io.Copy(io.Discard, c)
-		},
-		source: func(c net.Conn) {
-			var seed, n uint64
-			if _, err := fmt.Sscan(line(c), &seed, &n); err == nil {
-				_, _ = io.Copy(c, io.LimitReader(pattern.New(seed), int64(n)))
-			}
-		},
-		sum: func(c net.Conn) {
-			h := sha256.New()
-			_, _ = io.Copy(h, c)
-			_, _ = io.WriteString(c, hex.EncodeToString(h.Sum(nil)))
-		},
-		mute: func(c net.Conn) {
-			for {
-				// A write of nothing tells when the stream has ended.
-				time.Sleep(100 * time.Millisecond)
-				if _, err := c.Write([]byte{0}); err != nil {
-					return
-				}
-			}
-		},
-		slow: func(c net.Conn) {
-			var b [1]byte
-			_, _ = io.ReadFull(c, b[:])
-			time.Sleep(time.Second)
-			_, _ = c.Write(b[:])
-			_, _ = io.Copy(c, c)
-		},
-		hangUp: func(net.Conn) {},
-		dial: func(c net.Conn) {
-			port, _ := strconv.Atoi(line(c))
-			out, err := host.DialVsock(context.Background(), port)
-			if err != nil {
-				_, _ = fmt.Fprintln(c, "error:", err)
-				return
-			}
-			defer out.Close()
-			_, _ = io.WriteString(c, "connected\n")
-			var wg sync.WaitGroup
-			wg.Go(func() { _, _ = io.Copy(out, c); _ = out.(vsock.Conn).CloseWrite() })
-			_, _ = io.Copy(c, out)
-			_ = c.(vsock.Conn).CloseWrite()
-			wg.Wait()
-		},
-		dialSum: func(c net.Conn) {
-			var port int
-			var seed, n uint64
-			_, _ = fmt.Sscan(line(c), &port, &seed, &n)
-			out, err := host.DialVsock(context.Background(), port)
-			if err != nil {
-				_, _ = fmt.Fprintln(c, "error:", err)
-				return
-			}
-			defer out.Close()
-			_, _ = io.Copy(out, io.LimitReader(pattern.New(seed), int64(n)))
-			_ = out.(vsock.Conn).CloseWrite()
-			_, _ = io.Copy(c, out)
-		},
-		ports: func(c net.Conn) {
-			var first, count, refused int
-			_, _ = fmt.Sscan(line(c), &first, &count)
-			for p := first; p < first+count; p++ {
-				out, err := host.DialVsock(context.Background(), p)
-				if err != nil {
-					refused++
-					continue
-				}
-				_ = out.Close()
-			}
-			_, _ = fmt.Fprintln(c, refused)
-		},
-	} {
+	for port, f := range services {
 		l, err := host.ListenVsock(context.Background(), port)
 		if err != nil {
 			fmt.Println("testguest:", err)
@@ -141,11 +135,13 @@ func serve(l net.Listener, f func(net.Conn)) {
 }
 
 // line reads one line and no byte more.
-func line(c net.Conn) string {
-	s, _ := bufio.NewReaderSize(oneByte{c}, 16).ReadString('\n')
-	return strings.TrimSuffix(s, "\n")
+func line(c io.Reader) string {
+	var s []byte
+	var b [1]byte
+	for {
+		if _, err := io.ReadFull(c, b[:]); err != nil || b[0] == '\n' {
+			return string(s)
+		}
+		s = append(s, b[0])
+	}
 }
-
-type oneByte struct{ net.Conn }
-
-func (o oneByte) Read(p []byte) (int, error) { return o.Conn.Read(p[:1]) }

@@ -120,7 +120,7 @@ func TestAround(t *testing.T) {
 	for i := range num {
 		desc{guestB + uint64(i)*16, 16, descWrite, 0}.put(r.a[descAt+16*i:])
 	}
-	for i := range 70000 {
+	for i := range 33000 {
 		head := uint16(i*3) % num
 		r.offer(head, (head+1)%num)
 		n, err := r.q.Avail()
@@ -307,7 +307,7 @@ func TestHostileNeighbour(t *testing.T) {
 			}
 		}
 	})
-	for i := range 100000 {
+	for i := range 20000 {
 		store16(b, 0, uint16(i))
 		require.Equal(t, uint16(i), load16(b, 0))
 	}
