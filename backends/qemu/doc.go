@@ -35,8 +35,8 @@
 // pages of 4 KiB. Targets are rounded to the nearest step. QEMU keeps a target over
 // a reset of the guest.
 //
-// The package imports the standard library, package hypervisor, its own qmp, go-qemu
-// for the types, renameio, and golang.org/x/sys.
+// The package imports the standard library, packages hypervisor and process, its own
+// qmp, go-qemu for the types, renameio, and golang.org/x/sys.
 //
 // Lock order: VM.mu and eventQueue.mu are leaves; no two are held at once.
 package qemu

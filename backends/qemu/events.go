@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/process"
 	"vmfs/backends/qemu/qmp"
 )
 
@@ -230,6 +231,7 @@ func (vm *VM) catchUp() {
 	if err != nil {
 		return
 	}
+	vm.findProcess()
 	if rec := vm.record(); vm.child == nil && rec != nil && rec.Resume {
 		vm.spawn(vm.recoverSnapshot)
 	}
@@ -257,13 +259,12 @@ func (vm *VM) lost(err error) {
 		return
 	}
 	e := hypervisor.Event{Kind: hypervisor.EventShutdown, State: hypervisor.StateShutdown, Reason: reasonVMMExited}
-	if vm.child != nil {
-		if vm.child.await(vm.ctx, exitWait) != nil {
-			return // it lives: only the connection is gone
-		}
-		e.Detail = []hypervisor.Detail{{Key: "exit", Value: vm.child.how()}}
-	} else if serves(vm.ctx, vm.dir.control()) {
-		return
+	exit, ended := vm.awaitEnd()
+	if !ended {
+		return // it lives: only the connection is gone
+	}
+	if exit != "" {
+		e.Detail = []hypervisor.Detail{{Key: "exit", Value: exit}}
 	}
 	e.Time = time.Now()
 	vm.mu.Lock()
@@ -274,5 +275,37 @@ func (vm *VM) lost(err error) {
 	vm.mu.Unlock()
 	if !told {
 		vm.queue.push(e)
+	}
+}
+
+// awaitEnd waits for the end of QEMU's process, and says how it ended if that can
+// be known.
+func (vm *VM) awaitEnd() (exit string, ended bool) {
+	if vm.child != nil {
+		err := vm.child.await(vm.ctx, exitWait)
+		return vm.child.how(), err == nil
+	}
+	ctx, cancel := context.WithTimeout(vm.ctx, exitWait)
+	defer cancel()
+	vm.mu.Lock()
+	proc := vm.proc
+	vm.mu.Unlock()
+	if proc.IsZero() {
+		return "", !serves(ctx, vm.dir.control())
+	}
+	how, err := proc.WaitExit(ctx)
+	return how.String(), err == nil
+}
+
+// findProcess notes QEMU's process, to be able to wait for its end.
+func (vm *VM) findProcess() {
+	pid, err := vm.pid()
+	if err != nil {
+		return
+	}
+	if p, err := process.Find(pid); err == nil {
+		vm.mu.Lock()
+		defer vm.mu.Unlock()
+		vm.proc = p
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/digitalocean/go-qemu/qmp/raw"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/process"
 	"vmfs/backends/qemu/qmp"
 )
 
@@ -37,16 +38,17 @@ type VM struct {
 
 	mu        sync.Mutex // guards the fields below
 	closed    bool
-	rec       *record // nil where there is none; replaced, never changed
-	ran       bool    // the guest was let run
-	busy      string  // what keeps other commands out: reasonSnapshot or ""
-	held      bool    // a snapshot has stopped it, and will let it go on
-	endReason string  // why the guest ended, once it has
-	told      bool    // GetVMInfo has told of the guest's end, see Shutdown
-	suspended bool    // the guest sleeps (ACPI S3)
-	unsaid    int     // the number of times it ran and stopped of which no event is to tell
-	console   bool    // there is a console connection
-	limits    *limits // of the memory, once known
+	rec       *record         // nil where there is none; replaced, never changed
+	ran       bool            // the guest was let run
+	busy      string          // what keeps other commands out: reasonSnapshot or ""
+	held      bool            // a snapshot has stopped it, and will let it go on
+	endReason string          // why the guest ended, once it has
+	told      bool            // GetVMInfo has told of the guest's end, see Shutdown
+	suspended bool            // the guest sleeps (ACPI S3)
+	unsaid    int             // the number of times it ran and stopped of which no event is to tell
+	console   bool            // there is a console connection
+	proc      process.Process // QEMU's, zero while it is not known
+	limits    *limits         // of the memory, once known
 	waiters   map[chan struct{}]struct{}
 }
 
@@ -84,6 +86,7 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *child
 			vm.name = rec.Config.Name
 		}
 	}
+	vm.findProcess()
 	vm.ctx, vm.cancel = context.WithCancel(context.Background())
 	vm.queue.init()
 	sub := conn.Subscribe()
