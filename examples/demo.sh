@@ -33,7 +33,6 @@ cleanup() {
 	trap - EXIT INT TERM
 	if [ -n "$server" ] && kill -0 "$server" 2>/dev/null; then
 		vmfs write web/ctl kill 2>/dev/null || :
-		kill "$server" 2>/dev/null || :
 	fi
 	for pid in $console $events $server; do
 		kill "$pid" 2>/dev/null || :
@@ -84,7 +83,7 @@ follow() {
 guest_memory() {
 	lines=$(wc -l <"$dir/console")
 	case $BACKEND in
-	sim) ask=mem; answer=MiB ;;
+	sim) ask=mem; answer='^[0-9]' ;;
 	*) ask='grep MemTotal /proc/meminfo'; answer='MemTotal: ' ;;
 	esac
 	printf '$ vmfs write web/console "%s"\n' "$ask"
@@ -135,11 +134,11 @@ say "Reading ctl tells what it would take now."
 run 'vmfs cat web/ctl'
 
 say "Pause and resume; somebody else waits for it."
-vmfs cat web/wait >"$dir/wait" & waiter=$!
+vmfs wait web paused --timeout 30s >"$dir/wait" & waiter=$!
 run 'vmfs write web/ctl pause'
 run 'vmfs cat web/state'
 wait "$waiter"
-printf '$ vmfs cat web/wait    (was blocked until the pause)\n'; cat "$dir/wait"
+printf '$ vmfs wait web paused --timeout 30s    (was waiting until then)\n'; cat "$dir/wait"
 run 'vmfs write web/ctl pause || echo "exit status $?"'
 run 'vmfs write web/ctl resume'
 
@@ -148,7 +147,7 @@ guest_memory
 run 'vmfs write web/ctl memory 512M wait 30s'
 run 'vmfs cat web/memory'
 guest_memory
-run 'vmfs write web/ctl memory 160M wait 30s'
+run 'vmfs write web/ctl memory 192M wait 30s'
 run 'vmfs cat web/memory'
 guest_memory
 run 'vmfs write web/memory 256M'

@@ -3,6 +3,7 @@ package guesttest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,16 +35,19 @@ type Config struct {
 	Memory         string   // of -m; "" is 256M
 	Console        string   // "" is ttyS0, a serial line; hvc0 is a virtio console
 	Args           []string // more arguments for QEMU
+	// Deadline is how long Expect and Wait wait; 0 is the package's.
+	Deadline time.Duration
 }
 
 // VM is a running QEMU with the guest's console on its standard streams.
 type VM struct {
-	t      testing.TB
-	cmd    *exec.Cmd
-	stdin  io.WriteCloser
-	qmp    string
-	exited chan struct{} // closed once the process has been waited for; err is set then
-	err    error
+	t        testing.TB
+	deadline time.Duration
+	cmd      *exec.Cmd
+	stdin    io.WriteCloser
+	qmp      string
+	exited   chan struct{} // closed once the process has been waited for; err is set then
+	err      error
 
 	mu     sync.Mutex // guards out, seen, grown
 	out    []byte     // all that came from the console
@@ -71,7 +75,7 @@ func Start(t testing.TB, c Config) *VM {
 	if c.Memory == "" {
 		c.Memory = "256M"
 	}
-	v := &VM{t: t, qmp: filepath.Join(dir, "qmp"), exited: make(chan struct{}), grown: make(chan struct{})}
+	v := &VM{t: t, deadline: cmp.Or(c.Deadline, Deadline), qmp: filepath.Join(dir, "qmp"), exited: make(chan struct{}), grown: make(chan struct{})}
 	console := []string{"-serial", "stdio"}
 	switch c.Console {
 	case "":
@@ -154,7 +158,7 @@ func (v *VM) Type(s string) {
 // if the deadline or the guest's end comes first.
 func (v *VM) Expect(re *regexp.Regexp) []string {
 	v.t.Helper()
-	timeout := time.NewTimer(Deadline)
+	timeout := time.NewTimer(v.deadline)
 	defer timeout.Stop()
 	for over := false; ; {
 		v.mu.Lock()
@@ -184,7 +188,7 @@ func (v *VM) Expect(re *regexp.Regexp) []string {
 		case <-v.exited:
 			over = true // look once more at what came last
 		case <-timeout.C:
-			v.fatalf("no %q on the console within %v", re, Deadline)
+			v.fatalf("no %q on the console within %v", re, v.deadline)
 		}
 	}
 }
@@ -203,8 +207,8 @@ func (v *VM) Wait() {
 		if v.err != nil {
 			v.fatalf("qemu: %v", v.err)
 		}
-	case <-time.After(Deadline):
-		v.fatalf("the guest did not end within %v", Deadline)
+	case <-time.After(v.deadline):
+		v.fatalf("the guest did not end within %v", v.deadline)
 	}
 }
 

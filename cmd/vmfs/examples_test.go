@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"vmfs/guest/guesttest"
+)
+
+// TestDemo runs the demo with each of its back ends and looks for what it leaves.
+func TestDemo(t *testing.T) {
+	for _, backend := range []string{"sim", "qemu"} {
+		t.Run(backend, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+			defer cancel()
+			vmfs, err := exec.LookPath("vmfs")
+			require.NoError(t, err)
+			cmd := exec.CommandContext(ctx, "../../examples/demo.sh")
+			cmd.Env = append(os.Environ(), "BACKEND="+backend, "VMFS="+vmfs)
+			if backend == "qemu" {
+				kernel, initrd := guesttest.Image(t)
+				dir := t.TempDir()
+				require.NoError(t, os.Symlink(kernel, filepath.Join(dir, "vmlinuz")))
+				require.NoError(t, os.Symlink(initrd, filepath.Join(dir, "initrd")))
+				cmd.Env = append(cmd.Env, "GUEST="+dir)
+			}
+			// The script cleans up by itself when it is asked to end.
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+			cmd.WaitDelay = 20 * time.Second
+			before, err := filepath.Glob("/tmp/vmfs-demo.*")
+			require.NoError(t, err)
+			out, err := cmd.CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			assert.Contains(t, string(out), "nothing is left running")
+			after, err := filepath.Glob("/tmp/vmfs-demo.*")
+			require.NoError(t, err)
+			assert.Equal(t, before, after)
+		})
+	}
+}

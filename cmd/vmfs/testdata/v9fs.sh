@@ -1,0 +1,191 @@
+#!/bin/sh
+# The whole life of a VM on another hypervisor, from inside a guest that has
+# mounted the server with its own v9fs. The test has put PORT, KERNEL and INITRD
+# before this; it reads the lines "ok …" and "not ok …".
+
+fails=0
+ok() { echo "ok $*"; }
+not_ok() { echo "not ok $*"; fails=$((fails + 1)); }
+# is WHAT GOT WANT
+is() { if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1: got <$2>, want <$3>"; fi; }
+# has WHAT TEXT PART
+has() { case $2 in *"$3"*) ok "$1" ;; *) not_ok "$1: <$2> has no <$3>" ;; esac; }
+# now: hundredths of a second since the boot, without a process of its own
+now() { read -r up _ </proc/uptime; t=${up%.*}${up#*.}; }
+# within WHAT LIMIT: since the time in $t0 no more than LIMIT hundredths have passed
+within() { now; d=$((t - t0)); if [ $d -le "$2" ]; then ok "$1 ($d/100 s)"; else not_ok "$1: took $d/100 s, limit $2/100 s"; fi; }
+# until_file FILE TEXT: waits for a line
+until_file() {
+	i=0
+	while ! grep -q -- "$2" "$1"; do
+		i=$((i + 1))
+		if [ $i -gt 600 ]; then not_ok "$1 never had <$2>: $(cat "$1")"; return 1; fi
+		usleep 50000
+	done
+}
+# settle STATE: waits for the VM's state
+settle() { i=0; while read -r s <web/state; [ "$s" != "$1" ]; do i=$((i + 1)); [ $i -gt 1200 ] && break; usleep 50000; done; is "state is $1" "$s" "$1"; }
+
+mkdir -p /n /tmp
+mount -t 9p -o trans=tcp,port=$PORT,version=9p2000.L,access=any,cache=none,msize=1048576 10.0.2.2 /n || { echo "not ok mount"; exit 1; }
+cd /n || exit 1
+ok mounted
+
+# The root.
+is "names in the root" "$(ls | tr '\n' ' ')" "backends clone ctl events version "
+has "version" "$(cat version)" "vmfs"
+has "dialects" "$(cat version)" "9P2000.L"
+has "back ends" "$(ls backends)" "qemu"
+has "QEMU's version" "$(cat backends/qemu/version)" "."
+has "QEMU's capabilities" "$(cat backends/qemu/capabilities)" "pause"
+has "the server's verbs" "$(cat ctl)" "create NAME"
+
+# A VM is made and configured.
+mkdir web && ok mkdir || not_ok mkdir
+mkdir web 2>/tmp/e && not_ok "mkdir twice" || has "mkdir twice" "$(cat /tmp/e)" "exists"
+mkdir ctl 2>/tmp/e && not_ok "mkdir ctl" || ok "mkdir ctl is refused"
+mkdir 'b d' 2>/tmp/e && not_ok "mkdir of a bad name" || has "mkdir of a bad name" "$(cat /tmp/e)" "nvalid argument"
+is "files of a VM" "$(ls web | tr '\n' ' ')" "capabilities config console ctl error events info log memory pid state wait "
+is "state of a new VM" "$(cat web/state)" created
+is "pid of a new VM" "$(cat web/pid)" ""
+echo memory=256M >web/config && ok "config >" || not_ok "config >"
+printf 'hotplug=256M\nkernel=%s\ninitrd=%s\n' "$KERNEL" "$INITRD" >>web/config && ok "config >>" || not_ok "config >>"
+echo "args=console=ttyS0 quiet" >>web/config
+echo qemu.accel=tcg >>web/config
+has "config keeps what > wrote" "$(cat web/config)" "memory=256M"
+has "config has what >> added" "$(cat web/config)" "hotplug=256M"
+sum=$(md5sum <web/config)
+
+# Wrong values: an exit status, the whole text in error, nothing lost.
+for line in vcpus=none memory=12Q frob=1 'memory' 'disk=path:rel.img'; do
+	echo "$line" >web/config 2>/tmp/e; st=$?
+	[ $st -ne 0 ] && ok "status of config $line" || not_ok "status of config $line: $st"
+	has "error of config $line" "$(cat web/error)" "config line 1"
+	is "config after $line" "$(md5sum <web/config)" "$sum"
+done
+is "what the shell says" "$(sh -c 'echo frob 12 >web/ctl' 2>&1 | grep -c .)" 1
+for verb in 'frob 12' 'pause now' 'snapshot' "'open quote" 'memory 12Q' 'wait gone'; do
+	echo "$verb" >web/ctl 2>/tmp/e; st=$?
+	[ $st -ne 0 ] && ok "status of ctl $verb" || not_ok "status of ctl $verb: $st"
+	[ -n "$(cat web/error)" ] && ok "error of ctl $verb" || not_ok "error of ctl $verb"
+done
+echo 'frob 12' >web/ctl 2>/dev/null
+has "error names the message" "$(cat web/error)" 'unknown control message: "frob 12"'
+echo pause >web/ctl 2>/dev/null && not_ok "pause before start" || has "pause before start" "$(cat web/error)" "start it first"
+{ echo x >web/state; } 2>/tmp/e && not_ok "write to state" || has "write to state" "$(cat /tmp/e)" "ermission denied"
+cat web/nothing 2>/tmp/e && not_ok "no such file" || has "no such file" "$(cat /tmp/e)" "No such file"
+touch web/new 2>/tmp/e && not_ok "create in a VM" || ok "create in a VM is refused"
+rm web/ctl 2>/tmp/e && not_ok "rm of a file" || ok "rm of a file is refused"
+mv web db 2>/tmp/e && not_ok "mv of a VM" || ok "mv of a VM is refused"
+
+# Events: each line arrives when it happens.
+while read -r line; do now; echo "$t $line"; done <web/events >/tmp/events &
+events=$!
+cat events >/tmp/all & all=$!
+cat web/console >/tmp/console & console=$!
+cat web/wait >/tmp/wait & waiter=$!
+sleep 1
+
+echo start >web/ctl && ok start || not_ok "start: $(cat web/error)"
+is "state after start" "$(cat web/state)" running
+wait $waiter; is "wait woke with" "$(cat /tmp/wait)" running
+is "error after a success" "$(cat web/error)" ""
+until_file /tmp/console 'vmfs guest ready' && ok "console shows the boot"
+[ "$(cat web/pid)" -gt 1 ] && ok "pid is there" || not_ok "pid"
+has "info" "$(cat web/info)" "backend=qemu"
+has "capabilities" "$(cat web/capabilities)" "pause"
+has "ctl shows pause" "$(cat web/ctl)" "pause"
+mkdir other && rmdir other && ok "another VM comes and goes" || not_ok "another VM comes and goes"
+echo kernel=/x >>web/config 2>/dev/null && not_ok "kernel of a running VM" || has "kernel of a running VM" "$(cat web/error)" "kernel"
+rmdir web 2>/tmp/e && not_ok "rmdir of a running VM" || has "rmdir of a running VM" "$(cat /tmp/e)" "busy"
+
+for i in 1 2 3; do
+	now; t0=$t
+	echo pause >web/ctl || not_ok "pause $i: $(cat web/error)"
+	is "state after pause $i" "$(cat web/state)" paused
+	until_file /tmp/events 'paused' && within "the event of pause $i came at once" 200
+	: >/tmp/events
+	echo resume >>web/ctl || not_ok "resume $i"
+	is "state after resume $i" "$(cat web/state)" running
+	until_file /tmp/events 'running' && ok "the event of resume $i"
+	: >/tmp/events
+done
+until_file /tmp/all ' web paused' && ok "the root's events have it too"
+
+# The console, both ways. Linux 6.12 truncates a file only when nobody reads it: with
+# > the shell would wait for the reader.
+echo 'echo con$((40+2))sole' >>web/console && until_file /tmp/console con42sole && ok "the console answers"
+(cat web/console & c=$!; sleep 1; kill $c) >/tmp/console2 2>/dev/null
+has "a second reader gets the scroll-back" "$(cat /tmp/console2)" "vmfs guest ready"
+
+# Memory.
+echo 320M >web/memory && ok "memory >" || not_ok "memory >: $(cat web/error)"
+echo memory 384M wait 60s >web/ctl && ok "memory wait" || not_ok "memory wait: $(cat web/error)"
+is "memory" "$(cat web/memory)" 402653184
+echo 10G >web/memory 2>/dev/null && not_ok "memory above the ceiling" || has "memory above the ceiling" "$(cat web/error)" "536870912"
+is "memory after that" "$(cat web/memory)" 402653184
+echo memory 192M wait 60s >web/ctl && is "memory below the base" "$(cat web/memory)" 201326592 || not_ok "memory down: $(cat web/error)"
+
+# A blocked reader dies at once; its exit status is the signal's.
+for sig in INT KILL TERM; do
+	now; t0=$t
+	timeout -s $sig 1 cat web/wait; st=$?
+	within "cat wait ends by SIG$sig" 300
+	[ $st -ne 0 ] && ok "status after SIG$sig" || not_ok "status after SIG$sig: $st"
+done
+now; t0=$t
+echo wait shutdown >web/ctl & w=$!
+usleep 500000; kill -9 $w; wait $w 2>/dev/null
+within "a blocked write ends by SIGKILL" 200
+
+# While ten readers block, every file answers.
+pids=
+for i in 1 2 3 4; do cat web/wait >/dev/null & pids="$pids $!"; done
+for i in 1 2 3; do cat web/events >/dev/null & pids="$pids $!"; done
+for i in 1 2; do cat web/console >/dev/null & pids="$pids $!"; done
+cat events >/dev/null & pids="$pids $!"
+sleep 1
+for f in web/state web/memory web/capabilities web/info web/error web/ctl web/config web/pid web/log version ctl; do
+	# The best of three: the emulated machine has hiccups of its own.
+	best=999
+	for i in 1 2 3; do
+		now; t0=$t
+		while read -r line; do :; done <$f
+		now; d=$((t - t0)); [ $d -lt $best ] && best=$d
+	done
+	[ $best -le 10 ] && ok "$f answers beside ten blocked readers ($best/100 s)" || not_ok "$f took $best/100 s beside ten blocked readers"
+done
+now; t0=$t; ls -l web >/dev/null; within "ls -l beside ten blocked readers" 100
+now; t0=$t; kill -9 $pids; wait $pids 2>/dev/null
+within "ten blocked readers die" 100
+
+# reset, then the end by the guest itself.
+: >/tmp/console
+echo reset >web/ctl && ok reset || not_ok "reset: $(cat web/error)"
+until_file /tmp/console 'vmfs guest ready' && ok "booted again after reset"
+cat web/wait >/tmp/wait & waiter=$!
+usleep 300000
+echo poweroff >web/ctl && ok poweroff || not_ok "poweroff: $(cat web/error)"
+wait $waiter; is "wait woke with" "$(cat /tmp/wait)" shutdown
+settle shutdown
+is "pid after the end" "$(cat web/pid)" ""
+has "the reason" "$(cat web/info)" "guest-shutdown"
+until_file /tmp/all ' web shutdown' && ok "the end is in the root's events"
+
+# Again by its own clone of the shell's descriptors, and killed.
+echo start >web/ctl && echo kill >web/ctl && ok "start and kill" || not_ok "start and kill: $(cat web/error)"
+settle shutdown
+exec 3<>clone
+read -r name <&3
+is "clone names a VM" "$(cat $name/state)" created
+echo "set hypervisor=qemu vcpus=2" >&3 && has "the open clone is its ctl" "$(cat $name/config)" "vcpus=2"
+exec 3>&-
+rmdir $name && ok "rmdir of the clone" || not_ok "rmdir of the clone"
+
+kill $events $all $console 2>/dev/null
+wait $events $all $console 2>/dev/null
+rmdir web && ok rmdir || not_ok "rmdir web"
+is "the root is as it was" "$(ls | tr '\n' ' ')" "backends clone ctl events version "
+cd / && umount /n && ok umount || not_ok umount
+echo "fails $fails"
+[ $fails -eq 0 ]
