@@ -216,14 +216,21 @@ func expectNothing(t testing.TB, dir string) {
 			t.Errorf("%s was left", name)
 		}
 	}
+	expectNoProcess(t, dir)
+}
+
+// qemusOf returns the command lines of the QEMUs of a directory.
+func qemusOf(t testing.TB, dir string) (found []string) {
+	t.Helper()
 	cmdlines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	require.NoError(t, err)
 	for _, path := range cmdlines {
-		b, _ := os.ReadFile(path)
+		b, _ := os.ReadFile(path) // it may have ended
 		if bytes.Contains(b, []byte(dir+"/qemu.pid")) {
-			t.Errorf("a process was left: %s", bytes.ReplaceAll(b, []byte{0}, []byte{' '}))
+			found = append(found, string(bytes.ReplaceAll(b, []byte{0}, []byte{' '})))
 		}
 	}
+	return found
 }
 
 func TestFailingStarts(t *testing.T) {

@@ -1,0 +1,138 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"vmfs/backends/hypervisor"
+)
+
+// startIn names the directory in which this program, started anew, is to start a
+// VM and then wait to be killed.
+const startIn = "VMFS_TEST_QEMU_START_IN"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(startIn); dir != "" {
+		_, _, err := New(Config{}).StartVM(context.Background(), nil, "", filepath.Join(dir, SocketName), bare(dir))
+		if err != nil {
+			println(err.Error())
+			os.Exit(1)
+		}
+		time.Sleep(time.Hour)
+	}
+	os.Exit(m.Run())
+}
+
+// TestServerKilledInAStart kills a server at many moments of a start: afterwards
+// there either is no QEMU, or one that is reached by its socket and can be let run.
+func TestServerKilledInAStart(t *testing.T) {
+	s := newTestStarter(t)
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	var none, found int
+	for after := time.Duration(0); after < 300*time.Millisecond; after += 15 * time.Millisecond {
+		dir := shortDir(t)
+		cmd := exec.Command(exe)
+		cmd.Env = append(os.Environ(), startIn+"="+dir)
+		cmd.Stderr = os.Stderr
+		require.NoError(t, cmd.Start())
+		time.Sleep(after) // the moment is to vary
+		require.NoError(t, cmd.Process.Kill())
+		_ = cmd.Wait() // it was killed
+
+		vm, err := s.Open(filepath.Join(dir, SocketName))
+		if err != nil {
+			require.ErrorIs(t, err, hypervisor.ErrHypervisorNotRunning)
+			none++
+			// What was left is in nobody's way, and nobody is in its way.
+			expectNoProcess(t, dir)
+			v := startTest(t, s, dir, bare(dir))
+			v.end()
+			continue
+		}
+		found++
+		ctx := testContext(t)
+		id, err := vm.Identify(ctx)
+		if errors.Is(err, hypervisor.ErrHypervisorNotRunning) {
+			t.Fatalf("QEMU took the connection and ended, after %v: %v", after, err)
+		}
+		require.NoError(t, err, "after %v", after)
+		assert.Equal(t, bare(dir).UUID, id.UUID)
+		info, err := vm.GetVMInfo(ctx)
+		require.NoError(t, err)
+		assert.Contains(t, []hypervisor.VMState{hypervisor.StateCreated, hypervisor.StateRunning}, info.State)
+		require.NoError(t, vm.Resume(ctx))
+		info, err = vm.GetVMInfo(ctx)
+		require.NoError(t, err)
+		assert.Equal(t, hypervisor.StateRunning, info.State)
+		require.NoError(t, vm.Shutdown(ctx))
+		proc := vm.proc
+		require.NoError(t, vm.Close())
+		require.NoError(t, proc.Wait(ctx))
+	}
+	t.Logf("no QEMU in %d cases, one that was found in %d", none, found)
+	assert.Positive(t, none)
+	assert.Positive(t, found)
+}
+
+// expectNoProcess checks that no QEMU of the directory runs.
+func expectNoProcess(t testing.TB, dir string) {
+	t.Helper()
+	for _, path := range qemusOf(t, dir) {
+		t.Errorf("an orphan: %s", path)
+	}
+}
+
+// TestPausedForASnapshot is a server that died while it wrote a snapshot of a
+// running VM: the next one lets the VM go on.
+func TestPausedForASnapshot(t *testing.T) {
+	s := newTestStarter(t)
+	dir := shortDir(t)
+	v := startTest(t, s, dir, bare(dir))
+	ctx := testContext(t)
+	v.hold(true)
+	require.NoError(t, v.raw(ctx).Stop())
+	assert.Equal(t, reasonSnapshot, v.info().Reason)
+
+	v = v.reopen()
+	e := v.events.await(t, 0, "going on", kind(hypervisor.EventRunning))
+	assert.Equal(t, hypervisor.StateRunning, e.State)
+	require.Eventually(t, func() bool {
+		rec, err := readRecord(v.VM.dir)
+		return err == nil && !rec.Resume
+	}, patience, 5*time.Millisecond)
+	assert.Equal(t, hypervisor.StateRunning, v.info().State)
+
+	// One that was paused by a command stays so.
+	require.NoError(t, v.Pause(ctx))
+	v = v.reopen()
+	assert.Equal(t, hypervisor.VMState("paused"), v.info().State)
+}
+
+// TestHungWhileClosed closes the handle on a QEMU that hangs, and takes it up
+// again.
+func TestHungWhileClosed(t *testing.T) {
+	s := newTestStarter(t)
+	dir := shortDir(t)
+	v := startTest(t, s, dir, bare(dir))
+	pid := v.child.pid()
+	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+	began := time.Now()
+	again := v.reopen()
+	short, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	_, err := again.GetVMInfo(short)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.Less(t, time.Since(began), 5*time.Second)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGCONT))
+	assert.Equal(t, hypervisor.StateRunning, again.info().State, "the same handle works when QEMU goes on")
+}
