@@ -167,18 +167,21 @@ func (s *session) end(exit process.Exit) {
 	v := s.v
 	defer close(s.gone)
 	v.mu.Lock()
-	reason, adopting := s.reason, s.from
+	reason, adopting, how := s.reason, s.from, s.exitHow
 	v.mu.Unlock()
+	if how == "" {
+		how = exit.String()
+	}
 	var detail []hypervisor.Detail
 	if s.proc.PID != 0 {
 		detail = append(detail, hypervisor.Detail{Key: "pid", Value: strconv.Itoa(s.proc.PID)})
 	}
-	if how := exit.String(); how != "" {
+	if how != "" {
 		detail = append(detail, hypervisor.Detail{Key: "status", Value: how})
 	}
 	text := "the VMM ended"
 	switch {
-	case reason != "":
+	case reason != "" && reason != hypervisor.ReasonVMMDied:
 		text = reason
 	case adopting != "":
 		reason = "lost"
@@ -187,13 +190,13 @@ func (s *session) end(exit process.Exit) {
 			text = "the server was killed while it started the VM"
 		}
 	default:
-		reason = "vmm-died"
+		reason = hypervisor.ReasonVMMDied
 		text = "the VMM ended unexpectedly"
-		if how := exit.String(); how != "" {
+		if how != "" {
 			text += ": " + how
 		}
 	}
-	if reason == "lost" || reason == "vmm-died" {
+	if reason == "lost" || reason == hypervisor.ReasonVMMDied {
 		if last := lastLines(v.LogPath(), 3); last != "" {
 			text += "; its last words: " + last
 		}

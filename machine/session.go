@@ -35,6 +35,7 @@ type session struct {
 	linked  chan struct{}         // closed when hv is set; replaced when it is lost
 	console *consoleConn          // nil while there is none
 	reason  string                // why the VMM will end, once that is known
+	exitHow string                // how its process ended, as its back end told
 	ending  bool                  // the guest has ended and the VMM is being cleared away
 	taken   uint64                // counts the events that were taken
 }
@@ -115,6 +116,9 @@ func (s *session) run() {
 		if over {
 			s.end(exit)
 			return
+		}
+		if v.State() == hypervisor.StateShutdown {
+			continue // the VMM is on its way out
 		}
 		v.host.log.Warn("connection to the VMM lost", "vm", v.name)
 		v.emit(Record{Kind: KindUnheard})
@@ -247,6 +251,11 @@ func (s *session) take(e hypervisor.Event) {
 		s.taken++
 		if e.State == hypervisor.StateShutdown {
 			s.guestEnded(e.Reason)
+			for _, d := range e.Detail {
+				if d.Key == "exit" {
+					s.exitHow = d.Value
+				}
+			}
 		}
 		if e.State != "" && e.State != hypervisor.StateCreated {
 			v.setState(e.State, e.Reason)

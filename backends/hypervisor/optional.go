@@ -70,6 +70,11 @@ const (
 	EventMemory    EventKind = "memory"    // the guest's memory changed; detail "actual"
 )
 
+// ReasonVMMDied is the reason of an EventShutdown without a word from the VMM:
+// its process has ended by itself or by force. The event's detail "exit" says
+// how, where the back end knows.
+const ReasonVMMDied = "vmm-died"
+
 // An Event is one thing that happened to a VM.
 type Event struct {
 	Kind EventKind
