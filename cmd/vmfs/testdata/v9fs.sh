@@ -150,7 +150,7 @@ for f in web/state web/memory web/capabilities web/info web/error web/ctl web/co
 	best=999
 	for i in 1 2 3; do
 		now; t0=$t
-		while read -r line; do :; done <$f
+		cat $f >/dev/null
 		now; d=$((t - t0)); [ $d -lt $best ] && best=$d
 	done
 	[ $best -le 10 ] && ok "$f answers beside ten blocked readers ($best/100 s)" || not_ok "$f took $best/100 s beside ten blocked readers"
@@ -168,7 +168,8 @@ usleep 300000
 echo poweroff >web/ctl && ok poweroff || not_ok "poweroff: $(cat web/error)"
 wait $waiter; is "wait woke with" "$(cat /tmp/wait)" shutdown
 settle shutdown
-is "pid after the end" "$(cat web/pid)" ""
+i=0; while [ -n "$(cat web/pid)" ] && [ $i -lt 200 ]; do i=$((i + 1)); usleep 50000; done
+is "pid once QEMU has gone" "$(cat web/pid)" ""
 has "the reason" "$(cat web/info)" "guest-shutdown"
 until_file /tmp/all ' web shutdown' && ok "the end is in the root's events"
 
