@@ -50,6 +50,14 @@ type stream struct {
 	hold    chan struct{} // if not nil, a cancelled request waits for it
 }
 
+// wait says that a request has come to block, to tests that ask.
+func (st *stream) wait() {
+	select {
+	case st.waiting <- struct{}{}:
+	default:
+	}
+}
+
 func newMemFS() *memFS {
 	fs := new(memFS)
 	fs.root = fs.node(p9.ModeDirectory | 0o755)
@@ -381,7 +389,7 @@ var (
 func (f *memStream) ReadContext(ctx context.Context, p []byte, _ int64) (int, error) {
 	st := f.n.stream
 	if f.rest == "" {
-		st.waiting <- struct{}{}
+		st.wait()
 		select {
 		case rec, ok := <-st.in:
 			if !ok {
@@ -402,7 +410,7 @@ func (f *memStream) ReadContext(ctx context.Context, p []byte, _ int64) (int, er
 
 func (f *memStream) WriteContext(ctx context.Context, p []byte, _ int64) (int, error) {
 	st := f.n.stream
-	st.waiting <- struct{}{}
+	st.wait()
 	select {
 	case st.out <- string(p):
 		return len(p), nil
@@ -424,7 +432,7 @@ type memOpenStream struct{ memStream }
 
 func (f *memOpenStream) OpenContext(ctx context.Context, mode p9.OpenFlags) (p9.QID, uint32, error) {
 	st := f.n.stream
-	st.waiting <- struct{}{}
+	st.wait()
 	select {
 	case err := <-st.openErr:
 		if err != nil {

@@ -33,6 +33,7 @@ const (
 	portStalled = 2000 + 21
 	portGoOn    = 2000 + 22
 	portDial    = 2000 + 23
+	portZeros   = 2000 + 24
 	portHangUp  = 2000 + 25
 	portWatch   = 2000 + 26
 	portWatchUp = 2000 + 27
@@ -82,10 +83,13 @@ func goBuild(t testing.TB, dir, name string) string {
 func newRig(t testing.TB, series string) *rig {
 	t.Helper()
 	dir := shortDir(t)
+	// The program's content and not its path, so that the image is kept.
+	testguest, err := os.ReadFile(goBuild(t, dir, "testguest"))
+	require.NoError(t, err)
 	kernel, initrd := guesttest.Build(t, guest.Options{
 		Package: guesttest.Kernel(t, series, "cloud"),
 		Files: []guest.File{
-			{Path: "/testguest", Source: goBuild(t, dir, "testguest"), Mode: 0o755},
+			{Path: "/testguest", Content: testguest, Mode: 0o755},
 			guesttest.Script("#!/bin/sh\nexec /testguest\n"),
 		},
 	})

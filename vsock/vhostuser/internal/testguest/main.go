@@ -28,7 +28,13 @@ const base = 2000
 // services are what the tests find on the ports.
 var services = map[int]func(net.Conn){
 	base + 7: func(c net.Conn) { _, _ = io.Copy(c, c) }, // echo
-	base + 9: func(c net.Conn) { _, _ = io.Copy(io.Discard, c) },
+	base + 9: func(c net.Conn) { // discard, with few system calls
+		for b := make([]byte, 256<<10); ; {
+			if _, err := c.Read(b); err != nil {
+				return
+			}
+		}
+	},
 
 	// Reads a line "SEED BYTES", sends as much of the pattern and closes.
 	base + 19: func(c net.Conn) {
@@ -65,6 +71,14 @@ var services = map[int]func(net.Conn){
 		_, _ = io.Copy(c, out)
 		_ = c.(vsock.Conn).CloseWrite()
 		wg.Wait()
+	},
+	// Sends zeros until the host has enough.
+	base + 24: func(c net.Conn) {
+		for b := make([]byte, 64<<10); ; {
+			if _, err := c.Write(b); err != nil {
+				return
+			}
+		}
 	},
 	// Closes at once.
 	base + 25: func(net.Conn) {},
