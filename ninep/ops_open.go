@@ -1,0 +1,190 @@
+package ninep
+
+import (
+	"context"
+
+	"github.com/hugelgupf/p9/linux"
+	"github.com/hugelgupf/p9/p9"
+)
+
+// Flags of open(2) as Linux/amd64 numbers them, which is what 9P2000.L sends.
+const (
+	oTrunc     = 0o1000
+	oDirectory = 0o200000
+)
+
+// runOpen opens a fid. r.flags are those of open(2).
+func runOpen(r *request) error {
+	s := r.s
+	f, err := s.fid(r.fid)
+	if err != nil {
+		return err
+	}
+	flags := p9.OpenFlags(r.flags)
+	if err := s.beginOpen(f, flags); err != nil {
+		return err
+	}
+	r.f = f
+	if _, ok := f.node.file.(OpenerContext); ok {
+		err := s.later(r, nil, execOpen)
+		if err != errLater {
+			s.endOpen(f, fidClosed)
+		}
+		return err
+	}
+	ok := false
+	defer func() {
+		if !ok {
+			s.endOpen(f, fidClosed)
+		}
+	}()
+	if r.qid, r.count, err = s.openPlain(f.node, flags); err != nil {
+		return err
+	}
+	ok = true
+	s.opened(f, flags)
+	return nil
+}
+
+// beginOpen checks that a fid can be opened, and reserves it.
+func (s *session) beginOpen(f *fid, flags p9.OpenFlags) error {
+	n := f.node
+	switch {
+	case f.xattr != nil:
+		return errXattrFid
+	case n.isSymlink():
+		return linux.ELOOP
+	case n.isDir() && (flags.Mode() != p9.ReadOnly || flags&oTrunc != 0):
+		return errIsDir
+	case !n.isDir() && flags&oDirectory != 0:
+		return errNotDir
+	case flags.Mode() == p9.OpenFlagsModeMask:
+		return fault(linux.EINVAL, "bad open mode")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch f.state {
+	case fidOpen:
+		return errOpen
+	case fidOpening:
+		return errOpening
+	}
+	f.state = fidOpening
+	return nil
+}
+
+func (s *session) endOpen(f *fid, state fidState) {
+	s.mu.Lock()
+	f.state = state
+	s.mu.Unlock()
+}
+
+// opened readies a fid for reading and writing.
+func (s *session) opened(f *fid, flags p9.OpenFlags) {
+	n := f.node
+	n.opened = true
+	f.flags = flags
+	f.reader, _ = n.file.(ReaderContext)
+	f.writer, _ = n.file.(WriterContext)
+	s.endOpen(f, fidOpen)
+}
+
+func (s *session) openPlain(n *node, flags p9.OpenFlags) (p9.QID, uint32, error) {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	if err := n.canChange(); err != nil {
+		return p9.QID{}, 0, err
+	}
+	return n.file.Open(flags)
+}
+
+func execOpen(ctx context.Context, r *request) (err error) {
+	s, f := r.s, r.f
+	ok := false
+	defer func() {
+		if !ok {
+			s.endOpen(f, fidClosed)
+		}
+	}()
+	if _, err := s.nameOf(f.node); err != nil {
+		return err
+	}
+	r.qid, r.count, err = f.node.file.(OpenerContext).OpenContext(ctx, p9.OpenFlags(r.flags))
+	if err != nil {
+		return err
+	}
+	ok = true
+	s.opened(f, p9.OpenFlags(r.flags))
+	return nil
+}
+
+// ioUnit is what a client is told of a file's: never more than fits a message.
+func (s *session) ioUnit(n uint32) uint32 { return min(n, s.msize-ioHeader) }
+
+// runCreate makes a file in the fid's directory and makes the fid it, open.
+func runCreate(r *request) error {
+	s := r.s
+	f, err := s.fid(r.fid)
+	if err != nil {
+		return err
+	}
+	if err := checkName(r.name); err != nil {
+		return err
+	}
+	if !f.node.isDir() {
+		return errNotDir
+	}
+	if err := s.beginOpen(f, p9.ReadOnly); err != nil {
+		return err
+	}
+	r.f = f
+	if _, ok := f.node.file.(CreatorContext); ok {
+		err := s.later(r, nil, execCreate)
+		if err != errLater {
+			s.endOpen(f, fidClosed)
+		}
+		return err
+	}
+	return execCreate(atOnce, r)
+}
+
+func execCreate(ctx context.Context, r *request) error {
+	s, f := r.s, r.f
+	ok := false
+	defer func() {
+		if !ok {
+			s.endOpen(f, fidClosed)
+		}
+	}()
+	file, qid, unit, err := s.create(ctx, f.node, r)
+	if err != nil {
+		return err
+	}
+	ok = true
+	r.qid, r.count = qid, unit
+	s.become(f, newNode(file, qid, f.node, r.name))
+	s.opened(f, p9.OpenFlags(r.flags))
+	return nil
+}
+
+// become makes a fid another file's, which is its child.
+func (s *session) become(f *fid, n *node) {
+	s.mu.Lock()
+	old := f.node
+	f.node = n
+	s.mu.Unlock()
+	_ = s.release(atOnce, old)
+}
+
+func (s *session) create(ctx context.Context, dir *node, r *request) (p9.File, p9.QID, uint32, error) {
+	flags, perm := p9.OpenFlags(r.flags), p9.FileMode(r.mode)
+	if c, ok := dir.file.(CreatorContext); ok {
+		return c.CreateContext(ctx, r.name, flags, perm, p9.UID(r.uid), p9.GID(r.gid))
+	}
+	s.srv.tree.Lock()
+	defer s.srv.tree.Unlock()
+	if err := dir.canHold(); err != nil {
+		return nil, p9.QID{}, 0, err
+	}
+	return dir.file.Create(r.name, flags, perm, p9.UID(r.uid), p9.GID(r.gid))
+}

@@ -1,0 +1,127 @@
+package ninep
+
+import "context"
+
+// runRemove removes a fid's file, and the fid whatever comes of it.
+func runRemove(r *request) error {
+	s := r.s
+	f, err := s.take(r)
+	if err != nil || f == nil {
+		return err
+	}
+	parent := s.parentOf(f.node)
+	slow := f.node.closesSlowly()
+	if parent != nil {
+		_, unlinks := parent.file.(UnlinkerContext)
+		slow = slow || unlinks
+		_ = s.release(atOnce, parent)
+	}
+	if slow {
+		if err := s.later(r, nil, execRemove); err == errLater {
+			return err
+		}
+		_ = s.release(atOnce, f.node)
+		return errRequests
+	}
+	err = s.unlink(atOnce, f.node)
+	if cerr := s.closeFid(atOnce, f); err == nil {
+		err = cerr
+	}
+	f.recycle()
+	return err
+}
+
+func execRemove(ctx context.Context, r *request) error {
+	err := ctx.Err()
+	if err == nil {
+		err = r.s.unlink(ctx, r.f.node)
+	}
+	if cerr := r.s.closeFid(ctx, r.f); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// parentOf gives the parent, with a reference of the caller's.
+func (s *session) parentOf(n *node) *node {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	if n.parent != nil {
+		n.parent.refs.Add(1)
+	}
+	return n.parent
+}
+
+// atRemoveDir is unlinkat(2)'s AT_REMOVEDIR.
+const atRemoveDir = 0x200
+
+// unlink removes a node's name from its directory.
+func (s *session) unlink(ctx context.Context, n *node) (err error) {
+	defer s.recovered("remove", &err)
+	var flags uint32
+	if n.isDir() {
+		flags = atRemoveDir
+	}
+	parent := s.parentOf(n)
+	if parent == nil {
+		return errRemoveRoot
+	}
+	defer func() { _ = s.release(atOnce, parent) }()
+	u, slow := parent.file.(UnlinkerContext)
+	if !slow {
+		return s.unlinkPlain(n, parent, flags)
+	}
+	if ctx == atOnce {
+		ctx = s.ctx
+	}
+	name, err := s.nameOf(n)
+	if err != nil {
+		return err
+	}
+	if err := u.UnlinkAtContext(ctx, name, flags); err != nil {
+		return err
+	}
+	s.srv.tree.Lock()
+	defer s.srv.tree.Unlock()
+	s.srv.unlinked(parent, name)
+	return nil
+}
+
+func (s *session) nameOf(n *node) (string, error) {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	if n.deleted {
+		return "", errGone
+	}
+	return n.name, nil
+}
+
+func (s *session) unlinkPlain(n, parent *node, flags uint32) error {
+	s.srv.tree.Lock()
+	defer s.srv.tree.Unlock()
+	if n.deleted || n.parent != parent {
+		return errGone
+	}
+	if err := parent.file.UnlinkAt(n.name, flags); err != nil {
+		return err
+	}
+	s.srv.unlinked(parent, n.name)
+	return nil
+}
+
+// canChange refuses changes of what is gone. Server.tree must be held.
+func (n *node) canChange() error {
+	if n.deleted {
+		return errGone
+	}
+	return nil
+}
+
+// canHold refuses new names in what is no directory, or gone. Server.tree must
+// be held.
+func (n *node) canHold() error {
+	if !n.isDir() {
+		return errNotDir
+	}
+	return n.canChange()
+}
