@@ -117,4 +117,3 @@ func v9fsRing(t *testing.T, series string) {
 	}
 	assert.NotContains(t, log.String(), "level=WARN")
 }
-
