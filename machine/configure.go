@@ -85,6 +85,7 @@ func (v *VM) vmConfig(cfg config.Config) hypervisor.VMConfig {
 	c.Name, c.UUID = v.name, v.UUID()
 	c.LogPath = v.LogPath()
 	c.SerialLogPath, _ = v.consolePath()
+	c.VsockSocket = v.vsockSocket(c)
 	return c
 }
 

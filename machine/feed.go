@@ -27,6 +27,7 @@ const (
 	KindFailed   = "failed"   // a command failed; detail "verb" and "error"
 	KindResize   = "resize"   // the memory target was set; detail "target"
 	KindSnapshot = "snapshot" // one was taken or removed; detail "name" and "done"
+	KindVsock    = "vsock"    // streams of the guest's vsock ended with it, or its device was restarted; see the detail
 	KindLost     = "lost"     // n records did not reach this subscriber, who was too slow
 )
 

@@ -4,20 +4,48 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"path/filepath"
 
 	"vmfs/backends/hypervisor"
 )
 
+// vsockSocketName is the host's end of a guest's vsock, in the VM's run-time
+// directory, unless the configuration names another place.
+const vsockSocketName = "vsock.sock"
+
 // DialVsock connects to a port of the guest.
 func (v *VM) DialVsock(ctx context.Context, port uint32) (net.Conn, error) {
-	conn, err := v.dialVsock(ctx, port)
-	if err != nil {
-		return nil, v.wrap("vsock", fmt.Errorf("port %d: %w", port, err))
+	d, err := v.vsockDialer()
+	if err == nil {
+		var conn net.Conn
+		if conn, err = d.DialVsock(ctx, int(port)); err == nil {
+			return conn, nil
+		}
 	}
-	return conn, nil
+	return nil, v.wrap("vsock", fmt.Errorf("port %d: %w", port, err))
 }
 
-func (v *VM) dialVsock(ctx context.Context, port uint32) (net.Conn, error) {
+// ListenVsock waits for the guest's connections to a port of the host. There is
+// one listener to a port at a time. It does not end with the VMM: the caller
+// closes it.
+func (v *VM) ListenVsock(ctx context.Context, port uint32) (net.Listener, error) {
+	d, err := v.vsockDialer()
+	if err == nil {
+		l, ok := d.(hypervisor.VsockListener)
+		if !ok {
+			err = fmt.Errorf("the back end takes no connections of guests: %w", hypervisor.ErrNotSupported)
+		} else {
+			var ln net.Listener
+			if ln, err = l.ListenVsock(ctx, int(port)); err == nil {
+				return ln, nil
+			}
+		}
+	}
+	return nil, v.wrap("vsock", fmt.Errorf("listen on port %d: %w", port, err))
+}
+
+// vsockDialer returns what leads into the guest of a VM that has a VMM.
+func (v *VM) vsockDialer() (hypervisor.VsockDialer, error) {
 	v.mu.Lock()
 	s, cfg := v.session, v.cfg.VMConfig()
 	v.mu.Unlock()
@@ -25,11 +53,21 @@ func (v *VM) dialVsock(ctx context.Context, port uint32) (net.Conn, error) {
 		return nil, hypervisor.ErrHypervisorNotRunning
 	}
 	if cfg.VsockCID == 0 && cfg.VsockSocket == "" {
-		return nil, fmt.Errorf("the VM has no vsock device, set vsock.cid: %w", hypervisor.ErrNotSupported)
+		return nil, fmt.Errorf("the VM has no vsock device: stop it, write vsock.cid=3 to its config, and start it: %w", hypervisor.ErrNotSupported)
 	}
-	d, err := hypervisor.NewVsockDialer(s.typ, cfg.VsockSocket, cfg.VsockCID)
-	if err != nil {
-		return nil, err
+	return hypervisor.NewVsockDialer(s.typ, v.vsockSocket(cfg), cfg.VsockCID)
+}
+
+// vsockSocket returns the host's end of the guest's vsock.
+func (v *VM) vsockSocket(c hypervisor.VMConfig) string {
+	if c.VsockSocket == "" && c.VsockCID != 0 {
+		return filepath.Join(v.dir, runDir, vsockSocketName)
 	}
-	return d.DialVsock(ctx, int(port))
+	return c.VsockSocket
+}
+
+// RecordVsock tells the VM's events of something that happened to its vsock
+// streams.
+func (v *VM) RecordVsock(detail ...hypervisor.Detail) {
+	v.emit(Record{Kind: KindVsock, Detail: detail})
 }

@@ -3,6 +3,7 @@ package hypervisor
 import (
 	"context"
 	"io"
+	"net"
 	"time"
 )
 
@@ -112,4 +113,13 @@ type ExtraChecker interface {
 // a certain VM can do is said by its handle.
 type Capable interface {
 	Capabilities() Capabilities
+}
+
+// VsockListener is a VsockDialer that can also wait for streams that the guest
+// opens to a port of the host, 1..4294967294.
+type VsockListener interface {
+	// ListenVsock takes the guest's connections to port until the listener is
+	// closed. There is one listener to a port of a guest at a time. ctx bounds the
+	// call, not the listener.
+	ListenVsock(ctx context.Context, port int) (net.Listener, error)
 }

@@ -18,13 +18,15 @@
 //
 // The guest prints a few lines, is ready after the boot time with the line
 // [ReadyLine], and then has a prompt on the serial console with the commands
-// help, mem, echo, note, poweroff, reboot and panic. `note TEXT` keeps a text
+// help, mem, echo, note, dial, poweroff, reboot and panic. `note TEXT` keeps a text
 // in the guest's memory and `note` prints it: it is in snapshots, and lost by a
 // reset. The guest answers the power button after the power-off time. It follows
 // memory targets in steps of 2 MiB counted from the base size, at once unless a
 // fault says otherwise, and keeps at least 16 MiB (or all it started with, if
 // that is less). On vsock it serves echo (7), discard (9), daytime (13) and
-// chargen (19), and refuses every other port.
+// chargen (19), and refuses every other port. `dial PORT TEXT` on its console
+// connects to a port of the host, if somebody listens there, sends the text as a
+// line and then echoes.
 //
 // A paused or hung VM does nothing of that: what it was about to do, it does
 // when it goes on. Typed input and vsock data wait as well.

@@ -10,7 +10,7 @@ const ReadyLine = "sim guest ready"
 
 const prompt = "sim> "
 
-const help = "commands: help, mem, echo TEXT, note [TEXT], poweroff, reboot, panic\r\n"
+const help = "commands: help, mem, echo TEXT, note [TEXT], dial PORT TEXT, poweroff, reboot, panic\r\n"
 
 // All functions here are called with vm.mu held.
 
@@ -119,6 +119,8 @@ func (vm *VM) command(words string) {
 		if arg != "" {
 			vm.note = arg
 		}
+	case "dial":
+		vm.print(vm.dialHost(arg))
 	case "poweroff":
 		vm.powerOff()
 		return

@@ -121,13 +121,18 @@ func (s *stream) Close() error {
 	if s.closed {
 		return s.err("close", net.ErrClosed)
 	}
+	s.close()
+	return nil
+}
+
+// close is Close with vm.mu held.
+func (s *stream) close() {
 	s.closed = true
 	delete(s.vm.streams, s)
 	s.in, s.out = bytes.Buffer{}, bytes.Buffer{}
 	s.readBy.set(s, time.Time{})
 	s.writeBy.set(s, time.Time{})
 	s.cond.Broadcast()
-	return nil
 }
 
 // LocalAddr is the host's end.

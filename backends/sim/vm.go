@@ -46,6 +46,8 @@ type VM struct {
 	line     []byte // the line being typed
 	console  *console
 	streams  map[*stream]struct{}
+
+	listeners map[int]*listener // of the host, by port
 }
 
 func newVM(w *World, socketPath string, c hypervisor.VMConfig, set settings) *VM {
