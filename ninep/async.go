@@ -1,6 +1,9 @@
 package ninep
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // lane is a queue of requests that go one after the other: the reads of a fid,
 // or its writes. Clients that send several at once mean them in that order.
@@ -145,6 +148,9 @@ func (s *session) finish(ar *request, err error) *request {
 	b := s.answer(ar, err)
 
 	s.mu.Lock()
+	if ar.late != nil {
+		ar.late.Stop()
+	}
 	s.running--
 	s.leave(ar.tag, ar)
 	if len(ar.flushes) > 0 {
@@ -233,10 +239,12 @@ func runFlush(r *request) error {
 		s.mu.Unlock()
 		return nil
 	}
-	ar.flushed = true
 	ar.flushes = append(ar.flushes, r.tag)
 	if s.tags[r.tag] == nil {
 		s.enter(r.tag, ar)
+	}
+	if ar.late == nil {
+		ar.late = s.complainLate("flushed", ar.m.name, ar.fid)
 	}
 	waiting := !ar.started && ar.lane != nil
 	if waiting {
@@ -248,6 +256,16 @@ func runFlush(r *request) error {
 		s.finish(ar, errFlushed)
 	}
 	return errLater
+}
+
+// lateAfter is how long a file may take to notice that its request is not
+// wanted before the log says so: the client, and its user, wait for it.
+const lateAfter = 5 * time.Second
+
+func (s *session) complainLate(why, request string, fid uint32) *time.Timer {
+	return time.AfterFunc(lateAfter, func() {
+		s.c.log.Warn("a file does not obey its context", "request", request, "fid", fid, "was", why, "since", lateAfter)
+	})
 }
 
 // maxFlushes bounds what a client that flushes the same tag again and again

@@ -32,6 +32,8 @@ func needTool(t *testing.T, name, install string) string {
 func TestDiodClients(t *testing.T) {
 	const install = "apt-get install diod"
 	fs := basicTree()
+	fs.file("ctl/zero", strings.Repeat("\x00", 1<<20))
+	fs.file("ctl/null", "")
 	ts := serve(t, fs)
 	sock := strings.TrimPrefix(ts.addr, "unix!")
 	run := func(name string, args ...string) (string, error) {
@@ -54,4 +56,13 @@ func TestDiodClients(t *testing.T) {
 	out, err = run("diodcat", "-s", sock, "-a", "/", "nothing")
 	require.Error(t, err)
 	assert.Contains(t, out, "No such file or directory")
+
+	// diodload works on the files of diod's own tree.
+	out, err = run("diodload", "-s", sock, "-n", "4", "-r", "1")
+	require.NoError(t, err, out)
+	assert.Regexp(t, `[1-9][0-9]* ops/s`, out)
+	assert.NotContains(t, out, "error")
+	out, err = run("diodload", "-s", sock, "-n", "4", "-r", "1", "-g")
+	require.NoError(t, err, out)
+	assert.Regexp(t, `[1-9][0-9]* ops/s`, out)
 }

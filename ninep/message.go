@@ -2,6 +2,7 @@ package ninep
 
 import (
 	"context"
+	"time"
 
 	"github.com/hugelgupf/p9/p9"
 )
@@ -90,8 +91,8 @@ type async struct {
 	// Guarded by session.mu.
 	next    *request // in the lane
 	started bool
-	flushed bool
 	flushes []uint16 // tags of the Tflushes to answer after it
+	late    *time.Timer
 }
 
 const maxNames = 16

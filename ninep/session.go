@@ -143,7 +143,9 @@ func (s *session) end(cause error, answer bool) {
 	s.mute = !answer
 	s.mu.Unlock()
 	s.cancel(cause)
+	late := s.complainLate(cause.Error(), "any", 0)
 	s.wg.Wait()
+	late.Stop()
 
 	s.mu.Lock()
 	var fids []*fid
