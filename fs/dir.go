@@ -175,5 +175,5 @@ func (d *dir) UnlinkAt(name string, flags uint32) error {
 }
 
 func vmQID(vm *machine.VM) p9.QID {
-	return p9.QID{Type: p9.TypeDir, Path: qidPath(vm, kindFixed, 0)}
+	return p9.QID{Type: p9.TypeDir, Version: vm.Gen(), Path: qidPath(vm, kindFixed, 0)}
 }

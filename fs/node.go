@@ -57,7 +57,18 @@ type node struct {
 	perm uint32 // of a regular file: the bits that its kind allows
 }
 
-func (n *node) qid() p9.QID { return p9.QID{Type: n.typ, Path: n.path} }
+// qid returns the qid as it is now. Its version changes whenever the content may
+// have: with anything of the VM, or outside of VMs with the list of VMs.
+func (n *node) qid() p9.QID {
+	return p9.QID{Type: n.typ, Version: n.s.tree.version(n.vm), Path: n.path}
+}
+
+func (t *Tree) version(vm *machine.VM) uint32 {
+	if vm != nil {
+		return vm.Gen()
+	}
+	return t.host.Gen()
+}
 
 // owner is whose the file is.
 func (n *node) owner() machine.Owner {

@@ -61,7 +61,7 @@ func (t *Tree) root(w *who) p9.File {
 		return vmDir(s, vm, d), nil
 	}
 	d.list = func() []entry {
-		list := listRows(rootTable, nil)
+		list := listRows(t, rootTable, nil)
 		for _, vm := range t.host.VMs() {
 			list = append(list, entry{vm.Name(), vmQID(vm)})
 		}
@@ -80,14 +80,14 @@ func vmDir(s *session, vm *machine.VM, parent *dir) *dir {
 		}
 		return open1(s, vm, vmTable, i, d), nil
 	}
-	d.list = func() []entry { return listRows(vmTable, vm) }
+	d.list = func() []entry { return listRows(s.tree, vmTable, vm) }
 	return d
 }
 
 // open1 returns a fid on the file of row i.
 func open1(s *session, vm *machine.VM, rows []row, i int, parent *dir) file {
 	r := &rows[i]
-	n := node{s: s, vm: vm, path: rowQID(rows, i, vm).Path, perm: r.perm}
+	n := node{s: s, vm: vm, path: rowQID(s.tree, rows, i, vm).Path, perm: r.perm}
 	switch {
 	case r.other != nil:
 		return r.other(n, parent)
@@ -97,18 +97,18 @@ func open1(s *session, vm *machine.VM, rows []row, i int, parent *dir) file {
 	return &textFile{node: n, row: r}
 }
 
-func rowQID(rows []row, i int, vm *machine.VM) p9.QID {
-	q := p9.QID{Path: qidPath(vm, kindFixed, uint64(i)+1)}
+func rowQID(t *Tree, rows []row, i int, vm *machine.VM) p9.QID {
+	q := p9.QID{Version: t.version(vm), Path: qidPath(vm, kindFixed, uint64(i)+1)}
 	if rows[i].perm&0o111 != 0 {
 		q.Type = p9.TypeDir
 	}
 	return q
 }
 
-func listRows(rows []row, vm *machine.VM) []entry {
+func listRows(t *Tree, rows []row, vm *machine.VM) []entry {
 	list := make([]entry, len(rows))
 	for i := range rows {
-		list[i] = entry{rows[i].name, rowQID(rows, i, vm)}
+		list[i] = entry{rows[i].name, rowQID(t, rows, i, vm)}
 	}
 	return list
 }
@@ -192,7 +192,7 @@ func backendsDir(n node, parent *dir) *dir {
 	d := &dir{node: n, parent: parent}
 	host := n.s.tree.host
 	qid := func(i int) p9.QID {
-		return p9.QID{Type: p9.TypeDir, Path: qidPath(nil, kindBackend, uint64(i))}
+		return p9.QID{Type: p9.TypeDir, Version: host.Gen(), Path: qidPath(nil, kindBackend, uint64(i))}
 	}
 	d.lookup = func(name string) (file, error) {
 		for i, be := range host.Backends() {
@@ -219,7 +219,7 @@ func backendDir(n node, parent *dir, be machine.Backend, i int) *dir {
 	d := &dir{node: n, parent: parent}
 	rows := backendRows(be)
 	qid := func(j int) p9.QID {
-		return p9.QID{Path: qidPath(nil, kindBackFile, uint64(i)<<8|uint64(j))}
+		return p9.QID{Version: n.s.tree.version(nil), Path: qidPath(nil, kindBackFile, uint64(i)<<8|uint64(j))}
 	}
 	d.lookup = func(name string) (file, error) {
 		j, ok := findRow(rows, name)

@@ -303,3 +303,28 @@ func errnoOf(err error) error {
 	}
 	return err
 }
+
+// TestQIDVersion holds that a qid's version counts changes.
+func TestQIDVersion(t *testing.T) {
+	host := newHost(t)
+	root, err := New(host, Options{}).Attach()
+	require.NoError(t, err)
+	version := func(path ...string) uint32 {
+		qids, _, err := root.Walk(path)
+		require.NoError(t, err)
+		return qids[len(qids)-1].Version
+	}
+	before := version()
+	vm, err := host.Create("web", machine.Owner{Mode: 0o700})
+	require.NoError(t, err)
+	assert.NotEqual(t, before, version(), "of the root, by a new VM")
+	before = version("web", "state")
+	assert.Equal(t, before, version("web", "state"))
+	require.NoError(t, vm.Start(context.Background()))
+	assert.NotEqual(t, before, version("web", "state"), "of a VM's file, by a start")
+	before = version()
+	require.NoError(t, vm.Kill(context.Background()))
+	assert.Equal(t, before, version(), "of the root, by nothing of a VM's own")
+	require.NoError(t, host.Delete("web"))
+	assert.NotEqual(t, before, version(), "of the root, by a VM's end")
+}

@@ -36,6 +36,7 @@ type Host struct {
 	closed bool
 	vms    map[string]*VM // a nil VM is a name that is being made or removed
 	sorted []*VM          // by name; replaced, never changed
+	gen    uint32         // see Gen
 
 	backends backendCache
 }
@@ -125,6 +126,7 @@ func (h *Host) load(vmsDir string) error {
 		seen[v.id] = true
 		top = max(top, v.id)
 		h.vms[name] = v
+		h.gen++
 		h.sorted = append(h.sorted, v)
 	}
 	h.nextID.Store(top)
@@ -201,6 +203,13 @@ func (h *Host) VMs() []*VM {
 	return h.sorted
 }
 
+// Gen returns a number that is another whenever VMs were made or removed.
+func (h *Host) Gen() uint32 {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.gen
+}
+
 // Events returns the feed of all VMs' records, those of VMs that come and go
 // included.
 func (h *Host) Events() *Feed { return &h.feed }
@@ -231,6 +240,7 @@ func (h *Host) settle(name string, v *VM) {
 	}
 	h.vms[name] = v
 	i, _ := slices.BinarySearchFunc(h.sorted, v, byName)
+	h.gen++
 	h.sorted = slices.Insert(slices.Clone(h.sorted), i, v)
 }
 

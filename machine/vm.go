@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"vmfs/backends/hypervisor"
@@ -23,6 +24,8 @@ type VM struct {
 	dir     string
 	events  Feed
 	console consoleLog
+
+	gen atomic.Uint32 // see Gen
 
 	disk sync.Mutex // orders the writes of record and config
 
@@ -177,6 +180,10 @@ func (v *VM) UUID() string {
 // ID returns a number that no other VM of the Host has or had while it is open.
 func (v *VM) ID() uint64 { return v.id }
 
+// Gen returns a number that is another whenever anything of the VM has changed:
+// state, configuration, command under way.
+func (v *VM) Gen() uint32 { return v.gen.Load() }
+
 // Dir returns the VM's directory.
 func (v *VM) Dir() string { return v.dir }
 
@@ -250,6 +257,7 @@ func (v *VM) update(f func()) {
 
 // broadcast wakes those who watch. The caller holds v.mu.
 func (v *VM) broadcast() {
+	v.gen.Add(1)
 	close(v.changed)
 	v.changed = make(chan struct{})
 }
@@ -381,5 +389,6 @@ func (h *Host) forget(v *VM) {
 			sorted = append(sorted, o)
 		}
 	}
+	h.gen++
 	h.sorted = sorted
 }
