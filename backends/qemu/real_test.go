@@ -590,3 +590,25 @@ func TestRunStates(t *testing.T) {
 		find(event, "event")
 	}
 }
+
+// TestTopology asks QEMU which CPUs it has made.
+func TestTopology(t *testing.T) {
+	s := newTestStarter(t)
+	dir := shortDir(t)
+	config := bare(dir)
+	config.VCPUs = 8
+	config.Topology = &hypervisor.CPUTopology{ThreadsPerCore: 2, DiesPerPackage: 2, Packages: 2}
+	v := startTest(t, s, dir, config)
+	var cpus []struct {
+		Props struct {
+			Socket int `json:"socket-id"`
+			Die    int `json:"die-id"`
+			Core   int `json:"core-id"`
+			Thread int `json:"thread-id"`
+		} `json:"props"`
+	}
+	require.NoError(t, v.conn.Execute(testContext(t), "query-cpus-fast", nil, &cpus))
+	require.Len(t, cpus, 8)
+	last := cpus[7].Props
+	assert.Equal(t, []int{1, 1, 0, 1}, []int{last.Socket, last.Die, last.Core, last.Thread})
+}
