@@ -152,6 +152,7 @@ func freePort(t testing.TB) string {
 
 // TestGuest goes through what takes a guest to see, on one VM that boots once.
 func TestGuest(t *testing.T) {
+	t.Parallel() // with the other tests that wait for a guest
 	s := newTestStarter(t)
 	if _, err := exec.LookPath("qemu-img"); err != nil {
 		guesttest.Missing(t, "qemu-img is missing: apt-get install qemu-utils")

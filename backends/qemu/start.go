@@ -93,7 +93,8 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 	}
 	vm, c, err := s.spawn(ctx, pl, args)
 	if err == nil {
-		if err = vm.conn.Ready(ctx); err == nil {
+		// A vsock device in place would keep QEMU from reading a state.
+		if err = vm.conn.Ready(ctx); err == nil && !pl.incoming {
 			err = vm.plugVsock(ctx)
 		}
 	}

@@ -30,6 +30,7 @@ func newStarter(t testing.TB) *qemu.Starter {
 }
 
 func TestSuite(t *testing.T) {
+	t.Parallel() // with the other tests that wait for a guest
 	s := newStarter(t)
 	kernel, initrd := guesttest.Image(t)
 	hypervisortest.Run(t, hypervisortest.Backend{
