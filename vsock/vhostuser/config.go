@@ -22,7 +22,8 @@ const (
 	DefaultLingerTimeout    = 8 * time.Second
 )
 
-// minStreamBuffer is the least credit a stream is opened with.
+// minStreamBuffer is the credit a stream is opened with. It grows while the
+// stream is used, and shrinks when there are many.
 const minStreamBuffer = 16 << 10
 
 // Config says which VM a device is for. The first three fields are needed, the
@@ -48,7 +49,7 @@ type Config struct {
 	// opening or closing is under way.
 	MaxStreams int
 	// MaxBuffered bounds the bytes kept for all host sockets that do not take
-	// them, StreamBuffer those for one.
+	// them, StreamBuffer those for one. A stream needs 16 KiB of it.
 	MaxBuffered, StreamBuffer int
 
 	// ConnectTimeout bounds the wait for QEMU's socket at the start,

@@ -21,17 +21,17 @@ func (c *sendCredit) room() uint32 {
 
 // recvCredit says how much the guest may send.
 type recvCredit struct {
-	alloc uint32 // what the guest has been or will be told it may have under way
+	alloc uint32 // how many bytes may be under way or kept
 	got   uint32 // bytes that came
 	freed uint32 // bytes that the host took
-	told  uint32 // freed, as the guest was last told
-	grown uint32 // got, when alloc was last changed
+	edge  uint32 // freed+alloc, as the guest was last told: it may send up to here
+	grown uint32 // got, when alloc last grew
 }
 
 // take accounts for n more bytes from the guest, and reports whether it was
 // allowed to send them.
 func (c *recvCredit) take(n uint32) bool {
-	if n > c.alloc-(c.got-c.freed) { // got-freed never exceeds alloc
+	if n > c.known() {
 		return false
 	}
 	c.got += n
@@ -39,11 +39,26 @@ func (c *recvCredit) take(n uint32) bool {
 }
 
 // known returns the room the guest knows of.
-func (c *recvCredit) known() uint32 { return c.alloc - (c.got - c.told) }
+func (c *recvCredit) known() uint32 { return c.edge - c.got }
+
+// tell returns what the guest is to be told, and notes that it was.
+func (c *recvCredit) tell() (alloc, freed uint32) {
+	c.edge = c.freed + c.alloc
+	return c.alloc, c.freed
+}
+
+// shrink lowers the room towards alloc, and returns by how much. The guest may
+// have used all it was told of, so the edge does not move back: only room that
+// it does not know of yet is withheld.
+func (c *recvCredit) shrink(alloc uint32) uint32 {
+	less := min(c.alloc-alloc, c.freed+c.alloc-c.edge)
+	c.alloc -= less
+	return less
+}
 
 // due reports whether it is time to tell the guest of room it does not know
 // of: when it has less than half left, and there is a piece worth a packet.
 func (c *recvCredit) due() bool {
-	fresh := c.freed - c.told
+	fresh := c.freed + c.alloc - c.edge
 	return c.known() < c.alloc/2 && (fresh >= c.alloc/8 || fresh > 0 && c.got == c.freed)
 }

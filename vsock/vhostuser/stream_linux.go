@@ -182,19 +182,22 @@ func (s *stream) flush() {
 
 // tellCredit lets the guest know of its room when it is time to.
 func (s *stream) tellCredit() {
-	d := s.dev
-	c := &s.recv
-	// A stream whose host keeps up may have more under way, as far as there
-	// is memory to keep it if the host stops. It never gets less again: that
-	// would make bytes under way a breach.
-	if s.kept.len == 0 && c.got-c.grown >= c.alloc {
+	d, c := s.dev, &s.recv
+	fair := d.fairCredit()
+	switch {
+	case int(c.alloc) < fair && s.kept.len == 0 && c.got-c.grown >= c.alloc:
+		// A stream that is used and whose host keeps up may have more under
+		// way, as far as there is memory to keep it if the host stops.
+		more := min(c.alloc, uint32(fair)-c.alloc, uint32(d.spare()))
 		c.grown = c.got
-		more := min(int(c.alloc), d.share()-int(c.alloc), d.cfg.MaxBuffered-d.granted)
-		if more >= minStreamBuffer/2 {
-			c.alloc += uint32(more)
-			d.granted += more
+		if more >= minStreamBuffer/4 {
+			c.alloc += more
+			d.granted += int(more)
 			s.control(wantCredit)
 		}
+	case int(c.alloc) > fair:
+		// There are more streams now, and each gets less.
+		d.granted -= int(c.shrink(uint32(fair)))
 	}
 	if c.due() && s.guestShut&shutSend == 0 {
 		s.control(wantCredit)
@@ -204,23 +207,33 @@ func (s *stream) tellCredit() {
 // openStream counts a stream in and gives it credit. It reports false if there
 // are as many as there may be.
 func (d *Device) openStream(s *stream) bool {
-	credit := min(64<<10, max(d.share(), minStreamBuffer))
-	if d.count >= d.cfg.MaxStreams || d.granted+minStreamBuffer > d.cfg.MaxBuffered {
+	if d.count >= d.capacity() {
 		d.warnFull()
 		return false
 	}
-	credit = min(credit, d.cfg.MaxBuffered-d.granted)
 	d.count++
-	d.granted += credit
-	s.recv.alloc = uint32(credit)
+	d.granted += minStreamBuffer
+	s.recv.alloc = minStreamBuffer
 	s.try = firstTry
 	d.streams[s.key] = s
 	return true
 }
 
-// share is the credit that a stream may grow to.
-func (d *Device) share() int {
-	return min(d.cfg.StreamBuffer, d.cfg.MaxBuffered/(2*(d.count+1)))
+// capacity is how many streams there may be: each must have its least credit.
+func (d *Device) capacity() int {
+	return min(d.cfg.MaxStreams, d.cfg.MaxBuffered/minStreamBuffer)
+}
+
+// spare is the memory for credit above the least that is not given out.
+func (d *Device) spare() int {
+	pool := d.cfg.MaxBuffered - d.capacity()*minStreamBuffer
+	return pool - (d.granted - d.count*minStreamBuffer)
+}
+
+// fairCredit is what a stream may have when all are treated alike.
+func (d *Device) fairCredit() int {
+	pool := d.cfg.MaxBuffered - d.capacity()*minStreamBuffer
+	return min(d.cfg.StreamBuffer, minStreamBuffer+pool/max(d.count, 1))
 }
 
 // warnFull says that streams are refused, now and then.
@@ -229,7 +242,7 @@ func (d *Device) warnFull() {
 	if d.now.Sub(d.warned) > time.Minute {
 		d.warned = d.now
 		d.log.Warn("streams refused: there are as many as there may be",
-			"streams", d.count, "max", d.cfg.MaxStreams, "granted", d.granted, "max_buffered", d.cfg.MaxBuffered)
+			"streams", d.count, "max_streams", d.cfg.MaxStreams, "max_buffered", d.cfg.MaxBuffered)
 	}
 }
 
@@ -355,35 +368,3 @@ func (d *Device) dropAll(why string) int {
 }
 
 var _ source = (*stream)(nil)
-
-// closeFD closes a descriptor kept in *fd, if there is one.
-func closeFD(fd *int) {
-	if *fd >= 0 {
-		_ = unix.Close(*fd)
-		*fd = -1
-	}
-}
-
-// fault notes that the guest has broken a ring.
-func (d *Device) fault(ring int, err error) {
-	d.log.Error("the guest has broken a ring: its streams end", "ring", ringNames[ring], "err", err)
-	d.stats.Fault = ringNames[ring] + ": " + err.Error()
-	d.stopRings()
-	d.faulty = true
-	d.known = false
-	d.driver = false
-	d.dropAll("the guest broke a ring")
-	if fd := d.rings[ring].errFD; fd >= 0 {
-		notify(fd)
-	}
-}
-
-// ringNames are what the driver calls its rings.
-var ringNames = [...]string{ringRx: "rx", ringTx: "tx"}
-
-// The rings: the guest receives on rx and sends on tx.
-const (
-	ringRx = 0
-	ringTx = 1
-	nRings = 2
-)

@@ -136,8 +136,7 @@ func (d *Device) sendControl(q *virtq.Queue, s *stream) error {
 
 // stamp puts the stream's room into a packet.
 func (s *stream) stamp(h *header) {
-	h.bufAlloc, h.fwdCnt = s.recv.alloc, s.recv.freed
-	s.recv.told = s.recv.freed
+	h.bufAlloc, h.fwdCnt = s.recv.tell()
 }
 
 // sendHeader sends a packet without bytes.
