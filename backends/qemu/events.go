@@ -258,7 +258,7 @@ func (vm *VM) lost(err error) {
 		}
 		return
 	}
-	e := hypervisor.Event{Kind: hypervisor.EventShutdown, State: hypervisor.StateShutdown, Reason: reasonVMMExited}
+	e := hypervisor.Event{Kind: hypervisor.EventShutdown, State: hypervisor.StateShutdown, Reason: hypervisor.ReasonVMMDied}
 	exit, ended := vm.awaitEnd()
 	if !ended {
 		return // it lives: only the connection is gone
@@ -270,7 +270,7 @@ func (vm *VM) lost(err error) {
 	vm.mu.Lock()
 	told := vm.endReason != ""
 	if !told {
-		vm.endReason = reasonVMMExited
+		vm.endReason = hypervisor.ReasonVMMDied
 	}
 	vm.mu.Unlock()
 	if !told {

@@ -39,7 +39,7 @@ func TestServerKilledInAStart(t *testing.T) {
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	var none, found int
-	for after := time.Duration(0); after < 300*time.Millisecond; after += 15 * time.Millisecond {
+	for after := time.Duration(0); after < 250*time.Millisecond; after += 20 * time.Millisecond {
 		dir := shortDir(t)
 		cmd := exec.Command(exe)
 		cmd.Env = append(os.Environ(), startIn+"="+dir)

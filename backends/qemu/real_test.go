@@ -445,7 +445,7 @@ func TestEndWithoutAWord(t *testing.T) {
 		require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 		e := v.events.await(t, 0, "end", kind(hypervisor.EventShutdown))
 		assert.Equal(t, hypervisor.StateShutdown, e.State)
-		assert.Equal(t, reasonVMMExited, e.Reason)
+		assert.Equal(t, hypervisor.ReasonVMMDied, e.Reason)
 		if own {
 			assert.Equal(t, []hypervisor.Detail{{Key: "exit", Value: "signal: killed"}}, e.Detail)
 		}
@@ -611,4 +611,29 @@ func TestTopology(t *testing.T) {
 	require.Len(t, cpus, 8)
 	last := cpus[7].Props
 	assert.Equal(t, []int{1, 1, 0, 1}, []int{last.Socket, last.Die, last.Core, last.Thread})
+}
+
+// TestBootFromDisk boots without a kernel: the firmware runs what is in the first
+// sector of the first disk, which prints a line on the serial port.
+func TestBootFromDisk(t *testing.T) {
+	s := newTestStarter(t)
+	dir := shortDir(t)
+	sector := make([]byte, 512)
+	copy(sector, []byte{
+		0x31, 0xc0, 0x8e, 0xd8, 0xfc, // ds = 0, upwards
+		0xba, 0xf8, 0x03, 0xbe, 0x16, 0x7c, // dx = the port, si = the text
+		0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8, // send up to the NUL
+		0xf4, 0xeb, 0xfd, // halt, for good
+	})
+	copy(sector[22:], "booted from the disk\n")
+	sector[510], sector[511] = 0x55, 0xaa
+	disk := filepath.Join(dir, "disk")
+	require.NoError(t, os.WriteFile(disk, append(sector, make([]byte, mib)...), 0o600))
+	config := bare(dir)
+	config.Disks = []hypervisor.DiskConfig{{Path: disk}}
+	startTest(t, s, dir, config)
+	require.Eventually(t, func() bool {
+		b, err := os.ReadFile(config.SerialLogPath)
+		return err == nil && strings.Contains(string(b), "booted from the disk")
+	}, patience, 20*time.Millisecond)
 }

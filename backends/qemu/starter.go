@@ -35,6 +35,7 @@ type Starter struct {
 var (
 	_ hypervisor.VMStarter    = (*Starter)(nil)
 	_ hypervisor.ExtraChecker = (*Starter)(nil)
+	_ hypervisor.Capable      = (*Starter)(nil)
 )
 
 // New makes a Starter. Nothing is registered by it.
