@@ -16,5 +16,12 @@
 //
 // Errors become errnos in errno.go and nowhere else.
 //
-// The package imports ctl, machine and what those import, and p9.
+// Streams to and from guests (vsock*.go) are the one thing that the tree itself
+// holds: which there are of a VM, its conversations, and the listeners that
+// several opens share. Tree.Close ends them and what they have running.
+//
+// Lock order: conversation.mu before vsockStream.mu; vsocks.mu is taken alone.
+//
+// The package imports ctl, machine and what those import, the leaf vsock for its
+// errors and port numbers, and p9.
 package fs

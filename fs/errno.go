@@ -11,6 +11,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/machine"
+	"vmfs/vsock"
 )
 
 // errAccess is what a user may not do.
@@ -32,7 +33,14 @@ var errnos = []struct {
 	{hypervisor.ErrBusy, linux.EBUSY},
 	{hypervisor.ErrInvalid, linux.EINVAL},
 	{errAccess, linux.EACCES},
+	{vsock.ErrRefused, linux.ECONNREFUSED},
 	{syscall.ECONNREFUSED, linux.ECONNREFUSED},
+	{vsock.ErrUnavailable, linux.EHOSTUNREACH},
+	{vsock.ErrPort, linux.EINVAL},
+	{errNotConnected, linux.ENOTCONN},
+	{syscall.ECONNRESET, linux.ECONNRESET},
+	{syscall.EPIPE, linux.EPIPE},
+	{syscall.EADDRINUSE, linux.EADDRINUSE},
 	{syscall.ENOSPC, linux.ENOSPC},
 	{syscall.EDQUOT, linux.EDQUOT},
 	{os.ErrDeadlineExceeded, linux.ETIMEDOUT},

@@ -22,6 +22,10 @@ const (
 	kindFixed    = iota // a row of a table; the root is row 0
 	kindBackend         // a directory below backends
 	kindBackFile        // a file in one of those
+	kindVsock           // a fixed file of vsock
+	kindPort            // vsock/N
+	kindListen          // vsock/listen/N
+	kindConv            // a conversation's directory or one of its files
 )
 
 func qidPath(vm *machine.VM, kind, which uint64) uint64 {

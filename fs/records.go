@@ -48,8 +48,8 @@ func (e *events) read(ctx context.Context, p []byte) (int, error) {
 	return n, nil
 }
 
-func (e *events) write(context.Context, []byte) error { return errAccess }
-func (e *events) close()                              { e.sub.Close() }
+func (e *events) write(context.Context, []byte) (int, error) { return 0, errAccess }
+func (e *events) close()                                     { e.sub.Close() }
 
 // waiter is a fid on a wait file.
 type waiter struct {
@@ -76,8 +76,8 @@ func (w *waiter) read(ctx context.Context, p []byte) (int, error) {
 	return w.rest.take(p), nil
 }
 
-func (w *waiter) write(context.Context, []byte) error { return errAccess }
-func (w *waiter) close()                              {}
+func (w *waiter) write(context.Context, []byte) (int, error) { return 0, errAccess }
+func (w *waiter) close()                                     {}
 
 // console is a fid on a console file.
 type console struct {
@@ -91,12 +91,12 @@ func openConsole(n *node) (stream, error) {
 
 func (c *console) read(ctx context.Context, p []byte) (int, error) { return c.r.Read(ctx, p) }
 
-func (c *console) write(ctx context.Context, p []byte) error {
-	_, err := c.vm.WriteConsole(ctx, p)
+func (c *console) write(ctx context.Context, p []byte) (int, error) {
+	n, err := c.vm.WriteConsole(ctx, p)
 	if err != nil {
 		c.vm.RecordError("console", err)
 	}
-	return err
+	return n, err
 }
 
 func (c *console) close() { c.r.Close() }

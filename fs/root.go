@@ -92,7 +92,9 @@ func open1(s *session, vm *machine.VM, rows []row, i int, parent *dir) file {
 	case r.other != nil:
 		return r.other(n, parent)
 	case r.open != nil:
-		return &streamFile{node: n, row: r}
+		return &streamFile{node: n, name: r.name, open: func(_ context.Context, n *node, _ p9.OpenFlags) (stream, error) {
+			return r.open(n)
+		}}
 	}
 	return &textFile{node: n, row: r}
 }
@@ -174,14 +176,14 @@ func (c *cloner) read(ctx context.Context, p []byte) (int, error) {
 
 var errReadFirst = fmt.Errorf("clone: %w: read the new VM's name first, by the same open file", hypervisor.ErrInvalid)
 
-func (c *cloner) write(ctx context.Context, p []byte) error {
+func (c *cloner) write(ctx context.Context, p []byte) (int, error) {
 	c.mu.Lock()
 	vm := c.vm
 	c.mu.Unlock()
 	if vm == nil {
-		return errReadFirst
+		return 0, errReadFirst
 	}
-	return ctl.Run(ctx, vm, string(p))
+	return len(p), ctl.Run(ctx, vm, string(p))
 }
 
 func (c *cloner) close() {}

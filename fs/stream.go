@@ -15,15 +15,22 @@ import (
 type stream interface {
 	// read waits for something to read. io.EOF is the end.
 	read(ctx context.Context, p []byte) (int, error)
-	// write takes all of p or fails.
-	write(ctx context.Context, p []byte) error
+	// write takes p, or as much of it as it could before it was cancelled. With
+	// an error it took nothing that counts.
+	write(ctx context.Context, p []byte) (int, error)
+	// close does not block.
 	close()
 }
 
-// streamFile is a fid on a file whose reads wait for what comes.
+// opener opens a stream for what mode asks for.
+type opener func(ctx context.Context, n *node, mode p9.OpenFlags) (stream, error)
+
+// streamFile is a fid on a file whose reads wait for what comes. Opening it may
+// wait, too.
 type streamFile struct {
 	node
-	row *row
+	name string
+	open opener
 
 	mu   sync.Mutex // guards what follows
 	mode p9.OpenFlags
@@ -35,15 +42,15 @@ func (f *streamFile) Walk(names []string) ([]p9.QID, p9.File, error) {
 	if len(names) > 0 {
 		return nil, nil, linux.ENOTDIR
 	}
-	return []p9.QID{f.qid()}, &streamFile{node: f.node, row: f.row}, nil
+	return []p9.QID{f.qid()}, &streamFile{node: f.node, name: f.name, open: f.open}, nil
 }
 
-// Open opens the stream. What comes from now on is not missed.
-func (f *streamFile) Open(mode p9.OpenFlags) (p9.QID, uint32, error) {
-	if err := f.checkOpen(f.row.name, mode); err != nil {
+// OpenContext opens the stream. What comes from now on is not missed.
+func (f *streamFile) OpenContext(ctx context.Context, mode p9.OpenFlags) (p9.QID, uint32, error) {
+	if err := f.checkOpen(f.name, mode); err != nil {
 		return p9.QID{}, 0, err
 	}
-	st, err := f.row.open(&f.node)
+	st, err := f.open(ctx, &f.node, mode)
 	if err != nil {
 		return p9.QID{}, 0, fail(err)
 	}
@@ -51,6 +58,11 @@ func (f *streamFile) Open(mode p9.OpenFlags) (p9.QID, uint32, error) {
 	f.st, f.mode = st, mode
 	f.mu.Unlock()
 	return f.qid(), 0, nil
+}
+
+// Open is OpenContext for servers that know no contexts.
+func (f *streamFile) Open(mode p9.OpenFlags) (p9.QID, uint32, error) {
+	return f.OpenContext(context.Background(), mode)
 }
 
 // opened returns the stream if it was opened for what is wanted.
@@ -76,16 +88,17 @@ func (f *streamFile) ReadContext(ctx context.Context, p []byte, _ int64) (int, e
 	return 0, fail(err)
 }
 
-// WriteContext writes all of p.
+// WriteContext writes p. The offset means nothing.
 func (f *streamFile) WriteContext(ctx context.Context, p []byte, _ int64) (int, error) {
 	st, err := f.opened(p9.ReadOnly)
 	if err != nil {
 		return 0, err
 	}
-	if err := st.write(ctx, p); err != nil {
+	n, err := st.write(ctx, p)
+	if err != nil {
 		return 0, fail(err)
 	}
-	return len(p), nil
+	return n, nil
 }
 
 // ReadAt is ReadContext for servers that know no contexts.

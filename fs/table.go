@@ -138,6 +138,10 @@ func init() {
 				return b, nil
 			},
 		},
+		{
+			name: "vsock", perm: 0o555, help: "streams into and out of the guest by virtio-vsock",
+			other: func(n node, parent *dir) file { return vsockDir(n, parent) },
+		},
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/hugelgupf/p9/p9"
 
@@ -21,14 +22,18 @@ type Options struct {
 	// CreateGroup is a group whose members may make VMs besides root and the
 	// server's own user; nil is none.
 	CreateGroup *uint32
+	// Linger is how long a vsock stream that was closed after writes may take to
+	// deliver them and to reach its end; 0 is 30 s.
+	Linger time.Duration
 	// Log gets a line for each refused attach; nothing is logged if it is nil.
 	Log *slog.Logger
 }
 
 // Tree is the tree of one host.
 type Tree struct {
-	host *machine.Host
-	opt  Options
+	host  *machine.Host
+	opt   Options
+	vsock *vsocks
 }
 
 var _ p9.Attacher = (*Tree)(nil)
@@ -38,8 +43,13 @@ func New(host *machine.Host, opt Options) *Tree {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Tree{host: host, opt: opt}
+	return &Tree{host: host, opt: opt, vsock: newVsocks(host, opt.Linger)}
 }
+
+// Close ends what the tree holds of vsock streams. Streams that were closed and
+// still deliver may do so until ctx ends, and those that are open are cut. It is
+// for when no server serves the tree any more.
+func (t *Tree) Close(ctx context.Context) { t.vsock.close(ctx) }
 
 // Attach returns the root for the server's own user. It is for servers and
 // tests that know nothing of users.

@@ -101,6 +101,11 @@ func TestPermissions(t *testing.T) {
 			assert.Equal(t, c.want.read, err == nil, "walk")
 			for i := range vmTable {
 				row := &vmTable[i]
+				if row.perm&0o111 != 0 { // a directory in the VM's own
+					_, _, err := open1(root.s, vm, vmTable, i, root).Open(p9.ReadOnly)
+					assert.Equal(t, c.want.read, err == nil, "open of %s: %v", row.name, err)
+					continue
+				}
 				for mode, want := range map[p9.OpenFlags]bool{
 					p9.ReadOnly:                c.want.read,
 					p9.WriteOnly:               c.want.write && row.perm&0o222 != 0,

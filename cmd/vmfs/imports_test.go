@@ -43,10 +43,11 @@ var layers = []layer{
 	},
 	{
 		part: "vmfs/fs",
-		vmfs: []string{"vmfs/ctl", "vmfs/machine", "vmfs/backends/hypervisor"},
+		vmfs: []string{"vmfs/ctl", "vmfs/machine", "vmfs/backends/hypervisor", "vmfs/vsock"},
 		any:  true,
 		reason: "fs shows what machine has, and runs commands by ctl: with a back end or the 9P server in it, " +
-			"adding a back end or a dialect would mean changing the tree",
+			"adding a back end or a dialect would mean changing the tree; of vsock it takes the errors, " +
+			"to tell a guest that refuses from one that is not there, and what a port is",
 	},
 	{
 		part: "vmfs/ctl",

@@ -45,7 +45,7 @@ mkdir web && ok mkdir || not_ok mkdir
 mkdir web 2>/tmp/e && not_ok "mkdir twice" || has "mkdir twice" "$(cat /tmp/e)" "exists"
 mkdir ctl 2>/tmp/e && not_ok "mkdir ctl" || ok "mkdir ctl is refused"
 mkdir 'b d' 2>/tmp/e && not_ok "mkdir of a bad name" || has "mkdir of a bad name" "$(cat /tmp/e)" "nvalid argument"
-is "files of a VM" "$(ls web | tr '\n' ' ')" "capabilities config console ctl error events info log memory pid state wait "
+is "files of a VM" "$(ls web | tr '\n' ' ')" "capabilities config console ctl error events info log memory pid state vsock wait "
 is "state of a new VM" "$(cat web/state)" created
 is "pid of a new VM" "$(cat web/pid)" ""
 echo memory=256M >web/config && ok "config >" || not_ok "config >"
