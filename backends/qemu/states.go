@@ -21,7 +21,6 @@ const (
 	reasonDebug         = "debug"                  // a debugger stopped it
 	reasonColo          = "colo"                   // between the checkpoints of COLO
 	reasonGuestShutdown = "guest-shutdown"         // the guest powered off
-	hypervisor.ReasonVMMDied     = hypervisor.ReasonVMMDied // QEMU ended without having said why
 )
 
 // A runState is what one of QEMU's run states means.
