@@ -30,6 +30,12 @@ type dir struct {
 	// lookup finds a name, list all of them.
 	lookup func(name string) (file, error)
 	list   func() []entry
+	// unlink removes a name, which the client believes to be a directory or not;
+	// nil where names are fixed.
+	unlink func(ctx context.Context, name string, dir bool) error
+
+	ofVM   bool // made by vmDir
+	stored bool // see fidStore
 
 	mu      sync.Mutex // guards what follows
 	opened  bool
@@ -38,7 +44,10 @@ type dir struct {
 
 // clone is the fid that a walk of no names makes.
 func (d *dir) clone() *dir {
-	return &dir{node: d.node, parent: d.parent, lookup: d.lookup, list: d.list}
+	if d.ofVM {
+		return vmDir(d.s, d.vm, d.parent)
+	}
+	return &dir{node: d.node, parent: d.parent, lookup: d.lookup, list: d.list, unlink: d.unlink}
 }
 
 // WalkOne walks one name.
@@ -57,7 +66,7 @@ func (d *dir) walk(name string) (file, error) {
 	if name == ".." {
 		return d.parent.clone(), nil
 	}
-	if err := d.may(mayWalk, "walk to "+name); err != nil {
+	if err := d.may(mayWalk, "walk to", name); err != nil {
 		return nil, err
 	}
 	return d.lookup(name)
@@ -83,6 +92,14 @@ func (d *dir) Walk(names []string) ([]p9.QID, p9.File, error) {
 		qids = append(qids, f.qid())
 	}
 	return qids, at, nil
+}
+
+// Close forgets the fid.
+func (d *dir) Close() error {
+	if d.ofVM {
+		d.s.fids.putVMDir(d)
+	}
+	return nil
 }
 
 // Open opens the directory for reading.
@@ -147,21 +164,16 @@ func (d *dir) MkdirContext(ctx context.Context, name string, perm p9.FileMode, _
 	return vmQID(vm), nil
 }
 
-// UnlinkAtContext removes a VM.
+// UnlinkAtContext removes what can be removed here.
 func (d *dir) UnlinkAtContext(ctx context.Context, name string, flags uint32) error {
-	if d.path != 0 {
+	if d.unlink == nil {
 		return errReadonlyTree()
 	}
-	if _, fixed := findRow(rootTable, name); fixed {
-		return errReadonlyTree()
+	if err := d.gone(); err != nil {
+		return err
 	}
 	const atRemoveDir = 0x200 // AT_REMOVEDIR, unlinkat(2)
-	if flags&atRemoveDir == 0 {
-		if _, ok := d.s.tree.host.VM(name); ok {
-			return failf(linux.EISDIR, "%s is a VM: remove it with rmdir", name)
-		}
-	}
-	return d.s.tree.remove(ctx, d.s.user, name)
+	return d.unlink(ctx, name, flags&atRemoveDir != 0)
 }
 
 // Mkdir is MkdirContext for servers that know no contexts.

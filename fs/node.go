@@ -3,6 +3,7 @@ package fs
 import (
 	"context"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/hugelgupf/p9/linux"
@@ -26,6 +27,7 @@ const (
 	kindPort            // vsock/N
 	kindListen          // vsock/listen/N
 	kindConv            // a conversation's directory or one of its files
+	kindSnapshot        // a directory below snapshots or one of its files
 )
 
 func qidPath(vm *machine.VM, kind, which uint64) uint64 {
@@ -49,6 +51,7 @@ type session struct {
 	// truncs are the fids open for writing whose file a truncation is told of,
 	// since v9fs truncates by another fid than it writes with.
 	truncs truncSet
+	fids   fidStore
 }
 
 // node is what every File of the tree has in common: whose it is, its qid and
@@ -136,17 +139,18 @@ func (n *node) StatFS() (p9.FSStat, error) {
 	return p9.FSStat{Type: 0x01021997 /* V9FS_MAGIC, statfs(2) */, BlockSize: 4096, NameLength: 255}, nil
 }
 
-// may refuses what the mode does not allow.
-func (n *node) may(want uint32, what string) error {
+// may refuses what the mode does not allow. The words of what are put together
+// only for an error.
+func (n *node) may(want uint32, what ...string) error {
 	w := n.s.user
 	if n.vm != nil {
 		if w.may(n.vm.Owner(), want) {
 			return nil
 		}
-		return failf(linux.EACCES, "%s: %w: VM %s belongs to user %d, mode %#o, and you are %s%s", what, errAccess, n.vm.Name(), n.vm.Owner().UID, n.vm.Owner().Mode, w, readonlyNote(w))
+		return failf(linux.EACCES, "%s: %w: VM %s belongs to user %d, mode %#o, and you are %s%s", strings.Join(what, " "), errAccess, n.vm.Name(), n.vm.Owner().UID, n.vm.Owner().Mode, w, readonlyNote(w))
 	}
 	if want&mayWrite != 0 && w.readonly {
-		return failf(linux.EACCES, "%s: %w: you are %s%s", what, errAccess, w, readonlyNote(w))
+		return failf(linux.EACCES, "%s: %w: you are %s%s", strings.Join(what, " "), errAccess, w, readonlyNote(w))
 	}
 	return nil
 }

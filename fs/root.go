@@ -10,6 +10,7 @@ import (
 	"vmfs/ctl"
 	"vmfs/machine"
 
+	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
 )
 
@@ -67,20 +68,36 @@ func (t *Tree) root(w *who) p9.File {
 		}
 		return list
 	}
+	d.unlink = func(ctx context.Context, name string, dir bool) error {
+		if _, fixed := findRow(rootTable, name); fixed {
+			return errReadonlyTree()
+		}
+		if _, ok := t.host.VM(name); ok && !dir {
+			return failf(linux.EISDIR, "%s is a VM: remove it with rmdir", name)
+		}
+		return t.remove(ctx, w, name)
+	}
 	return d
 }
 
 // vmDir returns a fid on the directory of a VM.
 func vmDir(s *session, vm *machine.VM, parent *dir) *dir {
-	d := &dir{node: node{s: s, vm: vm, typ: p9.TypeDir, path: vmQID(vm).Path}, parent: parent}
+	d := s.fids.vmDir()
+	d.node, d.parent = node{s: s, vm: vm, typ: p9.TypeDir, path: vmQID(vm).Path}, parent
+	return d
+}
+
+// newVMDir makes what vmDir fills in.
+func newVMDir() *dir {
+	d := &dir{ofVM: true}
 	d.lookup = func(name string) (file, error) {
 		i, ok := findRow(vmTable, name)
 		if !ok {
-			return nil, fail(fmt.Errorf("%s/%s: %w: a VM has no such file", vm.Name(), name, machine.ErrNotFound))
+			return nil, fail(fmt.Errorf("%s/%s: %w: a VM has no such file", d.vm.Name(), name, machine.ErrNotFound))
 		}
-		return open1(s, vm, vmTable, i, d), nil
+		return open1(d.s, d.vm, vmTable, i, d), nil
 	}
-	d.list = func() []entry { return listRows(s.tree, vmTable, vm) }
+	d.list = func() []entry { return listRows(d.s.tree, vmTable, d.vm) }
 	return d
 }
 
@@ -96,7 +113,7 @@ func open1(s *session, vm *machine.VM, rows []row, i int, parent *dir) file {
 			return r.open(n)
 		}}
 	}
-	return &textFile{node: n, row: r}
+	return newText(n, r)
 }
 
 func rowQID(t *Tree, rows []row, i int, vm *machine.VM) p9.QID {
@@ -124,7 +141,7 @@ func (t *Tree) rootGID() uint32 {
 
 func (t *Tree) appendVersion(b []byte) []byte {
 	b = append(b, "vmfs "+t.opt.Version+"\n"...)
-	b = append(b, "9P2000.L\n"...)
+	b = append(b, "9P2000.L 9P2000.u 9P2000\n"...)
 	for _, be := range t.host.Backends() {
 		if be.Err == nil {
 			b = append(b, fmt.Sprintf("%s %s\n", be.Type, be.Version)...)
@@ -133,19 +150,13 @@ func (t *Tree) appendVersion(b []byte) []byte {
 	return b
 }
 
-// openAllEvents opens the events of all VMs; a user sees those of the VMs he
-// may read.
+// openAllEvents opens the events of all VMs; a user sees those of the VMs that
+// he might read when it happened.
 func openAllEvents(n *node) (stream, error) {
-	host, w := n.s.tree.host, n.s.user
+	w := n.s.user
 	return &events{
-		sub: host.Events().Subscribe(),
-		only: func(r machine.Record) bool {
-			if w.all {
-				return true
-			}
-			vm, ok := host.VM(r.VM)
-			return ok && w.may(vm.Owner(), mayRead)
-		},
+		sub:  n.s.tree.host.Events().Subscribe(),
+		only: func(r machine.Record) bool { return r.Kind == machine.KindLost || w.may(r.Owner, mayRead) },
 	}, nil
 }
 

@@ -142,6 +142,10 @@ func init() {
 			name: "vsock", perm: 0o555, help: "streams into and out of the guest by virtio-vsock",
 			other: func(n node, parent *dir) file { return vsockDir(n, parent) },
 		},
+		{
+			name: "snapshots", perm: 0o555, help: "what snapshot NAME saved, a directory each; rmdir deletes one",
+			other: func(n node, parent *dir) file { return snapshotsDir(n, parent) },
+		},
 	}
 }
 

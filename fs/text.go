@@ -22,6 +22,7 @@ type textFile struct {
 	// truncated tells that the file was truncated after this fid opened it for
 	// writing and before it wrote.
 	truncated atomic.Bool
+	stored    bool // see fidStore
 
 	mu     sync.Mutex // guards what follows
 	opened bool
@@ -33,12 +34,19 @@ type textFile struct {
 // WalkOne finds nothing below a file.
 func (n *node) WalkOne(string) (p9.QID, p9.File, error) { return p9.QID{}, nil, linux.ENOTDIR }
 
+// newText returns a fid on the file of a row.
+func newText(n node, r *row) *textFile {
+	f := n.s.fids.text()
+	f.node, f.row = n, r
+	return f
+}
+
 // Walk copies the fid.
 func (f *textFile) Walk(names []string) ([]p9.QID, p9.File, error) {
 	if len(names) > 0 {
 		return nil, nil, linux.ENOTDIR
 	}
-	return []p9.QID{f.qid()}, &textFile{node: f.node, row: f.row}, nil
+	return []p9.QID{f.qid()}, newText(f.node, f.row), nil
 }
 
 // checkOpen refuses what neither the kind of file nor the VM's mode allows.
@@ -59,7 +67,7 @@ func (n *node) checkOpen(name string, mode p9.OpenFlags) error {
 		}
 		return failf(linux.EACCES, "open %s: %w: it can only be written", name, errAccess)
 	}
-	return n.may(want, "open "+name)
+	return n.may(want, "open", name)
 }
 
 // Open opens the file. A truncating open means something to config alone.
@@ -82,6 +90,7 @@ func (f *textFile) Close() error {
 	if f.row.truncates {
 		f.s.truncs.remove(f)
 	}
+	f.s.fids.putText(f)
 	return nil
 }
 

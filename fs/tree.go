@@ -34,6 +34,8 @@ type Tree struct {
 	host  *machine.Host
 	opt   Options
 	vsock *vsocks
+
+	snapshots snapshotIDs
 }
 
 var _ p9.Attacher = (*Tree)(nil)

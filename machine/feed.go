@@ -43,6 +43,9 @@ type Record struct {
 	State  hypervisor.VMState // after it; "" where it has nothing to do with the state
 	Reason string
 	Detail []hypervisor.Detail
+	// Owner is whose the VM was then, for who decides about readers; the line does
+	// not have it.
+	Owner Owner
 }
 
 // String renders the record as one line, without its end:

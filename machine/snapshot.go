@@ -205,3 +205,47 @@ func (v *VM) DeleteSnapshot(name string) error {
 		return nil
 	})
 }
+
+// SnapshotInfo is what is known of a snapshot.
+type SnapshotInfo struct {
+	Backend      hypervisor.Type
+	Version      string // of the VMM that wrote it
+	Time         time.Time
+	MemoryTarget int64
+	Bytes        int64  // of what the VMM wrote
+	Config       string // the VM's configuration then, as text
+}
+
+// SnapshotInfo tells of one snapshot; ErrNotFound if there is none of that name.
+func (v *VM) SnapshotInfo(name string) (SnapshotInfo, error) {
+	fail := func(err error) (SnapshotInfo, error) {
+		return SnapshotInfo{}, fmt.Errorf("machine: snapshot of %s: %w", v.name, err)
+	}
+	if err := checkWord(name); err != nil {
+		return fail(fmt.Errorf("%q: %w", name, ErrNotFound)) // no snapshot has such a name
+	}
+	rec, err := v.readSnapshot(name)
+	if err != nil {
+		return fail(err)
+	}
+	dir := v.snapshotDir(name)
+	text, err := os.ReadFile(filepath.Join(dir, configFile))
+	if err != nil {
+		return fail(err)
+	}
+	info := SnapshotInfo{Backend: rec.Backend, Version: rec.Version, Time: rec.Time, MemoryTarget: rec.MemoryTarget, Config: string(text)}
+	err = filepath.WalkDir(filepath.Join(dir, snapshotVMM), func(_ string, e os.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		fi, err := e.Info()
+		if err == nil {
+			info.Bytes += fi.Size()
+		}
+		return err
+	})
+	if err != nil {
+		return fail(err)
+	}
+	return info, nil
+}

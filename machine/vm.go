@@ -319,7 +319,7 @@ func (v *VM) emit(r Record) {
 		return
 	}
 	v.seq++
-	r.Seq, r.VM = v.seq, v.name
+	r.Seq, r.VM, r.Owner = v.seq, v.name, v.Owner()
 	if r.Time.IsZero() {
 		r.Time = time.Now()
 	}
