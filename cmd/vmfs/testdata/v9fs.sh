@@ -34,7 +34,7 @@ ok mounted
 # The root.
 is "names in the root" "$(ls | tr '\n' ' ')" "backends clone ctl events version "
 has "version" "$(cat version)" "vmfs"
-has "dialects" "$(cat version)" "9P2000.L"
+has "dialects" "$(cat version)" "9P2000.L 9P2000.u 9P2000"
 has "back ends" "$(ls backends)" "qemu"
 has "QEMU's version" "$(cat backends/qemu/version)" "."
 has "QEMU's capabilities" "$(cat backends/qemu/capabilities)" "pause"
