@@ -5,9 +5,15 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
+	"os"
+	"slices"
 	"testing"
 
+	"github.com/hugelgupf/p9/linux"
+	"github.com/hugelgupf/p9/p9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"vmfs/machine"
@@ -35,10 +41,13 @@ type wire struct {
 	buf  []byte
 }
 
-// dialWire serves the tree on a socket pair of this process and attaches fid 0.
+// dialWire serves the tree on a Unix socket of this process and attaches fid 0.
 func dialWire(t testing.TB, tree *Tree) *wire {
 	t.Helper()
-	ln, err := ninep.Listen(context.Background(), "unix!"+t.TempDir()+"/s")
+	dir, err := os.MkdirTemp("/tmp", "vmfs")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	ln, err := ninep.Listen(context.Background(), "unix!"+dir+"/s")
 	require.NoError(t, err)
 	srv := &ninep.Server{Attacher: tree}
 	done := make(chan error, 1)
@@ -189,5 +198,78 @@ func BenchmarkList(b *testing.B) {
 		}
 		require.Greater(b, n, 1000)
 		require.NoError(b, d.Close())
+	}
+}
+
+// TestNoAllocations holds the hot paths to what the benchmarks show.
+func TestNoAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	tree := manyVMs(t)
+	for _, p := range hotPaths() {
+		if p.name == "cat vm/capabilities" {
+			continue
+		}
+		w := dialWire(t, tree)
+		for _, f := range p.prepare {
+			w.exchange(f, 1)
+		}
+		batch := slices.Concat(p.frames...)
+		for range 200 {
+			w.exchange(batch, len(p.frames))
+		}
+		n := testing.AllocsPerRun(2000, func() { w.exchange(batch, len(p.frames)) })
+		assert.Less(t, n, 1.0, p.name)
+	}
+}
+
+// TestFidsAreNotMixedUp opens and closes fids in any order, twice over, and
+// looks whether each is what it was opened as.
+func TestFidsAreNotMixedUp(t *testing.T) {
+	host := newHost(t)
+	tree := New(host, Options{})
+	for i := range 8 {
+		_, err := host.Create(fmt.Sprintf("vm-%d", i), machine.Owner{UID: ownUID(), Mode: 0o700})
+		require.NoError(t, err)
+	}
+	root, err := tree.Attach()
+	require.NoError(t, err)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	type held struct {
+		dir, f p9.File
+		uuid   string
+	}
+	var all []held
+	buf := make([]byte, 4096)
+	check := func(h held) {
+		n, err := h.f.ReadAt(buf, 0)
+		require.NoError(t, err)
+		require.Contains(t, string(buf[:n]), "uuid="+h.uuid+"\n")
+	}
+	for range 5000 {
+		if len(all) == 0 || len(all) < 100 && rnd.IntN(2) == 0 {
+			vm, ok := host.VM(fmt.Sprintf("vm-%d", rnd.IntN(8)))
+			require.True(t, ok)
+			_, d, err := root.Walk([]string{vm.Name()})
+			require.NoError(t, err)
+			_, f, err := d.Walk([]string{"info"})
+			require.NoError(t, err)
+			_, err = f.ReadAt(buf, 0)
+			require.ErrorIs(t, err, linux.EBADF, "a fid that comes again is not open")
+			_, _, err = f.Open(p9.ReadOnly)
+			require.NoError(t, err)
+			all = append(all, held{d, f, vm.UUID()})
+			continue
+		}
+		i := rnd.IntN(len(all))
+		check(all[i])
+		require.NoError(t, all[i].f.Close())
+		require.NoError(t, all[i].dir.Close())
+		all[i] = all[len(all)-1]
+		all = all[:len(all)-1]
+	}
+	for _, h := range all {
+		check(h)
 	}
 }

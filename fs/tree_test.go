@@ -66,7 +66,7 @@ func (r *reader) expect(text string) string {
 
 func TestLife(t *testing.T) {
 	root := client(t, New(newHost(t), Options{Version: "1.2"}))
-	assert.Contains(t, cat(t, root, "version"), "vmfs 1.2\n9P2000.L")
+	assert.Contains(t, cat(t, root, "version"), "vmfs 1.2\n9P2000.L 9P2000.u 9P2000\n")
 	assert.Contains(t, cat(t, root, "version"), "sim 1\n")
 	assert.Contains(t, cat(t, root, "ctl"), "create NAME\n")
 	assert.Equal(t, "pause\nsnapshot\nmemory\nvsock\n", cat(t, root, "backends/sim/capabilities"))

@@ -104,9 +104,11 @@ func (c *benchConn) exchange(b testing.TB, batch []byte, replies int) {
 	}
 }
 
-func benchDial(b testing.TB, a p9.Attacher) *benchConn {
+func benchDial(b testing.TB, a p9.Attacher) *benchConn { return benchDialAs(b, a, "9P2000.L") }
+
+func benchDialAs(b testing.TB, a p9.Attacher, dialect string) *benchConn {
 	ts := serve(b, a)
-	c := ts.raw("9P2000.L").attach()
+	c := ts.raw(dialect).attach()
 	return &benchConn{Conn: c.Conn, buf: make([]byte, 1<<20)}
 }
 
@@ -203,6 +205,24 @@ func TestNoAllocations(t *testing.T) {
 		n := testing.AllocsPerRun(2000, func() { c.exchange(t, batch, len(op.frames)) })
 		if n >= 1 {
 			t.Errorf("%s allocates %v times an operation", op.name, n)
+		}
+	}
+}
+
+// TestNoAllocationsOfStat is the same for the dialects that have Tstat.
+func TestNoAllocationsOfStat(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	for _, dialect := range []string{"9P2000", "9P2000.u"} {
+		c := benchDialAs(t, newFlatFS(), dialect)
+		batch := wireEncode(dialect, "Tstat", 1, kv{"fid": "0"})
+		for range 200 {
+			c.exchange(t, batch, 1)
+		}
+		n := testing.AllocsPerRun(2000, func() { c.exchange(t, batch, 1) })
+		if n >= 1 {
+			t.Errorf("Tstat of %s allocates %v times", dialect, n)
 		}
 	}
 }

@@ -39,6 +39,7 @@ type conn struct {
 	dec     dec // of req: what is given to a message's functions would else be on the heap
 	enc     enc
 	one     [1]string
+	stat    stat // of a Tstat's reply
 	names   map[string]string
 	timed   bool      // a read deadline is set
 	armed   time.Time // when it was

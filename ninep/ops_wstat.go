@@ -17,7 +17,7 @@ func runStat(r *request) error {
 	if err != nil {
 		return err
 	}
-	r.stat = new(stat)
+	r.stat = &s.c.stat
 	s.srv.tree.RLock()
 	defer s.srv.tree.RUnlock()
 	return s.statOf(f.node, r.stat)

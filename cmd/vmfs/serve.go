@@ -128,7 +128,7 @@ func serve(cmd *cobra.Command, o serveOptions) (err error) {
 	srv := &ninep.Server{
 		Attacher: fs.New(host, fs.Options{Version: versionString(), CreateGroup: group, Log: log}),
 		Log:      log,
-		Names:    accounts{},
+		Names:    new(accounts),
 	}
 	log.Info("serving", "version", versionString(), "state", o.state)
 	return serveListeners(cmd.OutOrStdout(), srv, listeners, signals, log)
