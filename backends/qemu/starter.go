@@ -84,6 +84,7 @@ func (s *Starter) Open(socketPath string) (*VM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("qemu: open %s: %w", socketPath, err)
 	}
+	vm.adoptVsock()
 	return vm, nil
 }
 

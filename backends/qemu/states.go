@@ -10,17 +10,17 @@ import (
 // why a guest has ended ("guest-shutdown", "guest-panic", "host-qmp-quit",
 // "host-signal" and so on).
 const (
-	reasonPrelaunch     = "prelaunch"              // started, and the guest not yet let run
-	reasonRestoring     = "restoring"              // a snapshot is being read
-	reasonSnapshot      = "snapshot"               // paused while a snapshot is written
-	reasonPanicked      = "guest-panicked"         // the guest said that it crashed
-	reasonIOError       = "io-error"               // a write to a disk failed
-	reasonInternalError = "internal-error"         // QEMU or KVM cannot go on; needs a reset
-	reasonWatchdog      = "watchdog"               // a watchdog fired and was to pause
-	reasonSuspended     = "suspended"              // the guest sleeps; Resume wakes it
-	reasonDebug         = "debug"                  // a debugger stopped it
-	reasonColo          = "colo"                   // between the checkpoints of COLO
-	reasonGuestShutdown = "guest-shutdown"         // the guest powered off
+	reasonPrelaunch     = "prelaunch"      // started, and the guest not yet let run
+	reasonRestoring     = "restoring"      // a snapshot is being read
+	reasonSnapshot      = "snapshot"       // paused while a snapshot is written
+	reasonPanicked      = "guest-panicked" // the guest said that it crashed
+	reasonIOError       = "io-error"       // a write to a disk failed
+	reasonInternalError = "internal-error" // QEMU or KVM cannot go on; needs a reset
+	reasonWatchdog      = "watchdog"       // a watchdog fired and was to pause
+	reasonSuspended     = "suspended"      // the guest sleeps; Resume wakes it
+	reasonDebug         = "debug"          // a debugger stopped it
+	reasonColo          = "colo"           // between the checkpoints of COLO
+	reasonGuestShutdown = "guest-shutdown" // the guest powered off
 )
 
 // A runState is what one of QEMU's run states means.

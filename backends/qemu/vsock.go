@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,11 +29,18 @@ type VsockDevice struct {
 	CID int64
 	// Dir is the VM's run-time directory.
 	Dir string
+	// Log is the file that the device's words are to be appended to.
+	Log string
+	// Running is whether QEMU has run for a while, so that there may be a device
+	// already, of an earlier server's. That is then the one.
+	Running bool
 }
 
-// StartVsockDevice starts the device of one VM and returns when it has connected
-// to QEMUSocket. The device is to live until QEMU closes that connection. Closing
-// what is returned ends it at once, for a start that failed.
+// StartVsockDevice starts the device of one VM, or finds the one that runs. It
+// need not wait until that has connected to QEMUSocket. The device is to live
+// until QEMU closes that connection. Closing what is returned ends it at once,
+// for a start that failed. Where that can be waited for (see keeper) a device
+// that dies is started anew.
 type StartVsockDevice func(ctx context.Context, d VsockDevice) (io.Closer, error)
 
 // vsock makes what the vsock device needs: nothing but the device itself where
@@ -42,6 +51,11 @@ func (p *plan) vsock(a *commandLine) error {
 	if c.VsockSocket == "" && c.VsockCID == 0 {
 		return nil
 	}
+	if c.VsockSocket != "" && filepath.Dir(c.VsockSocket) == p.dir.dir && p.host.exists(vhostVsock) {
+		// Nobody has asked for this socket: it is where one would be. The record
+		// keeps that there is none (see KernelVsock).
+		c.VsockSocket = ""
+	}
 	if c.VsockCID < minCID || c.VsockCID > maxCID {
 		return fmt.Errorf("vsock: the CID %d is not in %d..%d: %w", c.VsockCID, minCID, int64(maxCID), hypervisor.ErrInvalid)
 	}
@@ -49,7 +63,7 @@ func (p *plan) vsock(a *commandLine) error {
 		if !p.vsockDevice {
 			return fmt.Errorf("vsock: the socket %s needs a device in user space, which this program has none of: %w", c.VsockSocket, hypervisor.ErrNotSupported)
 		}
-		if err := checkSocketPath(c.VsockSocket); err != nil {
+		if err := checkSocketPath(c.VsockSocket + "_" + strconv.Itoa(maxCID)); err != nil { // of the longest port's listener
 			return fmt.Errorf("vsock: %w", err)
 		}
 		a.opt("chardev", opt("socket").set("id", idVsockSock).num("fd", int64(p.file(fileVsock))).on("server", true).on("wait", false))
@@ -65,19 +79,31 @@ func (p *plan) vsock(a *commandLine) error {
 
 const vhostVsock = "/dev/vhost-vsock"
 
+// KernelVsock tells whether the VM that has its run-time directory where socket is
+// reaches its host's kernel directly, by its CID, instead of by that socket: as
+// its QEMU was started, not as one would be now.
+func KernelVsock(socket string) bool {
+	if socket == "" {
+		return true
+	}
+	rec, err := readRecord(runDir{dir: filepath.Dir(socket)})
+	return err == nil && rec.Config.VsockCID != 0 && rec.Config.VsockSocket == ""
+}
+
 // plugVsock starts the device of a VM that has one in user space, and plugs it in.
 func (vm *VM) plugVsock(ctx context.Context) error {
 	rec := vm.record()
 	if rec == nil || !rec.Vsock {
 		return nil
 	}
-	device, err := vm.start(ctx, VsockDevice{
-		QEMUSocket: vm.dir.vhost(), Socket: rec.Config.VsockSocket, CID: rec.Config.VsockCID, Dir: vm.dir.dir,
-	})
+	device, err := vm.start(ctx, vm.vsockDevice(rec, false))
 	if err != nil {
 		return fmt.Errorf("vsock device: %w", err)
 	}
-	if err := vm.addVsock(ctx); err != nil {
+	if err = vm.awaitDevice(ctx, device); err == nil {
+		err = vm.addVsock(ctx)
+	}
+	if err != nil || !vm.spawn(func() { vm.keepVsock(device) }) {
 		_ = device.Close() // the start failed already
 		return fmt.Errorf("vsock device: %w", err)
 	}

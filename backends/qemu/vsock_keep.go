@@ -1,0 +1,238 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/backends/qemu/qmp"
+)
+
+// EventVsock is a kind of event beside those of package hypervisor: the vsock
+// device of a VM was started anew. Detail "device" is restarted, "pid" its new
+// process; the streams that it carried are lost.
+const EventVsock hypervisor.EventKind = "vsock"
+
+// keeper is what StartVsockDevice may return, so that the device is kept: when it
+// ends before its VM it is started anew.
+type keeper interface {
+	io.Closer
+	// Wait returns nil when the device has ended, or the context's error.
+	Wait(ctx context.Context) error
+	// PID is the device's process.
+	PID() int
+}
+
+const (
+	// reviveTimeout bounds one attempt to start a device anew.
+	reviveTimeout = 30 * time.Second
+	// reviveFirst and reviveMost bound the pause before another attempt.
+	reviveFirst = 100 * time.Millisecond
+	reviveMost  = 30 * time.Second
+	// ownEnd is how long a device may take to end after its QEMU. It then does so by
+	// itself.
+	ownEnd = 100 * time.Millisecond
+)
+
+// vsockDevice is what the device of this VM needs to know.
+func (vm *VM) vsockDevice(rec *record, running bool) VsockDevice {
+	log := rec.Config.LogPath
+	if log == "" {
+		log = vm.dir.log()
+	}
+	return VsockDevice{
+		QEMUSocket: vm.dir.vhost(), Socket: rec.Config.VsockSocket, CID: rec.Config.VsockCID,
+		Dir: vm.dir.dir, Log: log, Running: running,
+	}
+}
+
+// adoptVsock keeps the device of a VM that another server started.
+func (vm *VM) adoptVsock() {
+	if rec := vm.record(); rec != nil && rec.Vsock && vm.start != nil {
+		vm.spawn(func() { vm.keepVsock(nil) })
+	}
+}
+
+// keepVsock sees to it that the VM has its device for as long as the handle is
+// there, and that the device ends with the VM. A nil device is to be found, or
+// started if it has ended. It runs beside the handle's callers.
+func (vm *VM) keepVsock(device io.Closer) {
+	adopt := device == nil
+	for pause := reviveFirst; ; {
+		if device != nil {
+			k, ok := device.(keeper)
+			if !ok {
+				return
+			}
+			began := time.Now()
+			if !vm.watchVsock(k) {
+				return
+			}
+			vm.log.Warn("the vsock device has ended and is started anew; its log is the VM's", "vm", vm.name, "pid", k.PID())
+			if time.Since(began) > reviveMost {
+				pause = reviveFirst
+			}
+			device = nil
+		}
+		d, err := vm.reviveVsock(adopt)
+		if err == nil {
+			device, adopt = d, false
+			continue
+		}
+		if vm.ctx.Err() != nil || vm.conn.Err() != nil {
+			return
+		}
+		vm.log.Error("the vsock device cannot be started; there will be another attempt", "vm", vm.name, "in", pause, "err", err)
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-vm.conn.Done():
+		case <-vm.ctx.Done():
+		}
+		timer.Stop()
+		pause = min(2*pause, reviveMost)
+	}
+}
+
+// watchVsock waits for the device's end, which is true, or that of QEMU or the
+// handle.
+func (vm *VM) watchVsock(k keeper) bool {
+	ctx, cancel := context.WithCancel(vm.ctx)
+	defer cancel()
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() { // ends with this call
+		select {
+		case <-vm.conn.Done():
+			cancel()
+		case <-stop:
+		}
+	}()
+	err := k.Wait(ctx)
+	if !vm.qemuGone() {
+		return err == nil && vm.ctx.Err() == nil
+	}
+	// A device that outlived its QEMU could take itself for the device of the next.
+	wait, cancelWait := context.WithTimeout(context.Background(), ownEnd)
+	defer cancelWait()
+	if k.Wait(wait) != nil {
+		_ = k.Close() // it has ended just now
+	}
+	return false
+}
+
+// qemuGone tells whether QEMU, not only the connection to it, has ended.
+func (vm *VM) qemuGone() bool {
+	if errors.Is(vm.conn.Err(), qmp.ErrDisconnected) || vm.child != nil && vm.child.how() != "" {
+		return true
+	}
+	vm.mu.Lock()
+	proc := vm.proc
+	vm.mu.Unlock()
+	return !proc.IsZero() && !proc.Alive()
+}
+
+// reviveVsock finds or starts the device of a running VM, and gets the guest's
+// rings going again if it was started.
+func (vm *VM) reviveVsock(adopt bool) (io.Closer, error) {
+	ctx, cancel := context.WithTimeout(vm.ctx, reviveTimeout)
+	defer cancel()
+	device, err := vm.start(ctx, vm.vsockDevice(vm.record(), true))
+	if err != nil {
+		return nil, err
+	}
+	if adopt {
+		err = vm.settleVsock(ctx, device)
+	} else {
+		err = vm.reconnectVsock(ctx, device)
+	}
+	if err != nil {
+		_ = device.Close() // it is of no use
+		return nil, err
+	}
+	return device, nil
+}
+
+// reconnectVsock waits for a new device to take the place of one that died, and
+// has QEMU hand it the rings, for which the VM must stop and go on. A VM that
+// stands still stays so: QEMU does it when the VM goes on.
+func (vm *VM) reconnectVsock(ctx context.Context, device io.Closer) error {
+	if err := vm.awaitDevice(ctx, device); err != nil {
+		return err
+	}
+	e := hypervisor.Event{Kind: EventVsock, Time: time.Now(), Detail: []hypervisor.Detail{{Key: "device", Value: "restarted"}}}
+	if k, ok := device.(keeper); ok {
+		e.Detail = append(e.Detail, hypervisor.Detail{Key: "pid", Value: strconv.Itoa(k.PID())})
+	}
+	vm.queue.push(e)
+	release, err := vm.occupy("vsock device's state")
+	if err != nil {
+		return nil // a snapshot takes the device out and puts it in, which does as well
+	}
+	defer release()
+	status, err := vm.status(ctx)
+	if err != nil || status != "running" {
+		return err
+	}
+	vm.mu.Lock()
+	vm.unsaid++
+	vm.mu.Unlock()
+	if err := vm.raw(ctx).Stop(); err != nil {
+		vm.mu.Lock()
+		vm.unsaid--
+		vm.mu.Unlock()
+		return err
+	}
+	// It must go on again, whatever else happens.
+	ctx, cancel := context.WithTimeout(vm.ctx, reviveTimeout)
+	defer cancel()
+	return vm.raw(ctx).Cont()
+}
+
+// settleVsock makes sure that a device which was found, or started in the place of
+// one that died unseen, is the guest's.
+func (vm *VM) settleVsock(ctx context.Context, device io.Closer) error {
+	if a, ok := device.(interface{ Adopted() bool }); !ok || !a.Adopted() {
+		if err := vm.reconnectVsock(ctx, device); err != nil {
+			return err
+		}
+	}
+	// A server that died in a start or a snapshot may have left the device out.
+	var devices []struct{ Name string }
+	if err := vm.conn.Execute(ctx, "qom-list", map[string]any{"path": "/machine/peripheral"}, &devices); err != nil {
+		return err
+	}
+	for _, d := range devices {
+		if d.Name == idVsock {
+			return nil
+		}
+	}
+	return vm.addVsock(ctx)
+}
+
+// awaitDevice waits until the device has connected to QEMU.
+func (vm *VM) awaitDevice(ctx context.Context, device io.Closer) error {
+	k, ok := device.(keeper)
+	if !ok {
+		return vm.awaitChardev(ctx, idVsockSock, true)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	over := make(chan struct{})
+	go func() { // ends with this call
+		defer close(over)
+		if k.Wait(ctx) == nil {
+			cancel(fmt.Errorf("the device ended before it had connected; the VM's log has its words"))
+		}
+	}()
+	err := vm.awaitChardev(ctx, idVsockSock, true)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	cancel(nil)
+	<-over
+	return err
+}
