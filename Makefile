@@ -23,7 +23,7 @@ DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
 TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils cpio diod socat gcc libc6-dev
 
 .DEFAULT_GOAL := build
-.PHONY: build guest demo test lint vet staticcheck gofmt unit cross bench deps deps-demo clean help
+.PHONY: build guest demo test lint vet staticcheck gofmt unit fuzz cross bench gobench deps deps-demo deps-bench clean help
 
 ## build: bin/vmfs, a static binary
 build:
@@ -47,11 +47,22 @@ endif
 test: deps
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory fuzz
 	$(MAKE) --no-print-directory cross
 
 ## unit: the tests alone
 unit:
 	CGO_ENABLED=1 $(GO) test -race -p 2 -timeout 15m $(TESTFLAGS) ./...
+
+## fuzz: each decoder and the sessions fuzzed for FUZZTIME, after the corpora that unit runs
+FUZZTIME ?= 6s
+FUZZ := ninep:FuzzDecoders ninep:FuzzSession ninep:FuzzModel ninep:FuzzParseAddr ctl:FuzzParse machine/config:FuzzParse \
+	machine/rc:FuzzSplit backends/qemu/qmp:FuzzRead
+fuzz:
+	@for f in $(FUZZ); do \
+		echo "fuzz $$f for $(FUZZTIME)"; \
+		$(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5s ./$${f%%:*} || exit 1; \
+	done
 
 ## lint: go vet for every system of the cross builds, staticcheck, gofmt
 lint: gofmt vet staticcheck
@@ -77,9 +88,16 @@ cross:
 		CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $$out ./cmd/vmfs || exit 1; \
 	done
 
-## bench: the Go benchmarks
-bench:
+## bench: 9P servers side by side (docs/benchmarks.md), in about five minutes
+bench: deps-bench build
+	$(GO) run ./ninep/bench -vmfs bin/vmfs $(BENCHFLAGS)
+
+## gobench: the Go benchmarks
+gobench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+deps-bench:
+	@$(call install,diod)
 
 ## deps: install the Debian packages that the tests need (as root; else say which)
 deps:

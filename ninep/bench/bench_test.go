@@ -38,7 +38,7 @@ func TestLoad(t *testing.T) {
 		assert.Positive(t, rows[0].res.p50, op)
 		assert.GreaterOrEqual(t, rows[0].res.p99, rows[0].res.p50, op)
 		var out bytes.Buffer
-		printRows(&out, op, 2, 3, rows)
+		table{load{op: op, conns: 2, depth: 3}, rows}.print(&out)
 		assert.Contains(t, out.String(), "| here | ")
 		assert.Contains(t, out.String(), "| 1.00 |")
 	}

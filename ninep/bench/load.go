@@ -134,8 +134,12 @@ func (w *worker) prepare(s *server, op string) error {
 			if s.external {
 				return fmt.Errorf("a server that runs already is not written to")
 			}
-			setup = append(setup, walk(tag, 0, fid, []string{fmt.Sprintf("w%d", slot%64)}), frame(12, tag, u32(fid), u32(1)))
-			w.steps = append(w.steps, [][]byte{frame(118, tag, u32(fid), u64(0), u32(16), []byte("sixteen bytes..\n"))})
+			file, text := []string{fmt.Sprintf("w%d", slot%64)}, state
+			if s.target != nil {
+				file, text = s.target(slot)
+			}
+			setup = append(setup, walk(tag, 0, fid, file), frame(12, tag, u32(fid), u32(1)))
+			w.steps = append(w.steps, [][]byte{frame(118, tag, u32(fid), u64(0), u32(uint32(len(text))), []byte(text))})
 		default:
 			return fmt.Errorf("no operation %q", op)
 		}

@@ -1,9 +1,9 @@
 // Command bench measures 9P servers side by side: ninep over p9's localfs,
-// p9ufs of the p9 module, and Debian's diod, on one directory, with a bare
-// Unix-socket echo as the floor. It imports ninep, p9's localfs, and nothing
-// else of vmfs.
+// p9ufs of the p9 module, and Debian's diod, on one directory, and vmfs with a
+// thousand simulated VMs, with a bare Unix-socket echo as the floor. It imports
+// ninep, p9 and its localfs, and nothing else of vmfs.
 //
-//	go run ./ninep/bench                      everything that is installed
+//	go run ./ninep/bench -vmfs bin/vmfs       everything that is installed
 //	go run ./ninep/bench -t 300ms -conns 1    a short look
 //	go run ./ninep/bench -target 'vmfs=unix!/run/vmfs.sock,web/state'
 //
@@ -49,6 +49,7 @@ func run(args []string) error {
 		depths  = fs.String("depths", "1,8,64", "numbers of operations under way on each")
 		ops     = fs.String("ops", "getattr,read,write", "operations")
 		only    = fs.String("only", "", "these servers alone, by name")
+		vmfs    = fs.String("vmfs", "", "the vmfs `program` to measure; none if empty")
 		targets targetFlags
 	)
 	fs.Var(&targets, "target", "another server, as NAME=ADDRESS[,PATH[,ANAME]]; PATH is a file to read (may be given again)")
@@ -68,24 +69,29 @@ func run(args []string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	list, err := startServers(ctx, dir, *only)
+	list, err := startServers(ctx, dir, *only, *vmfs)
 	defer stopServers(list)
 	if err != nil {
 		return err
 	}
 	list = append(list, targets...)
 	report(os.Stdout, list)
+	var all []table
 	for _, op := range strings.Split(*ops, ",") {
 		for _, n := range connList {
 			for _, depth := range depthList {
-				rows, err := compare(ctx, list, load{op: op, conns: n, depth: depth, length: *length}, *rounds)
+				l := load{op: op, conns: n, depth: depth, length: *length}
+				rows, err := compare(ctx, list, l, *rounds)
 				if err != nil {
 					return err
 				}
-				printRows(os.Stdout, op, n, depth, rows)
+				t := table{l, rows}
+				t.print(os.Stdout)
+				all = append(all, t)
 			}
 		}
 	}
+	summary(os.Stdout, all)
 	return idleMemory(os.Stdout, list)
 }
 

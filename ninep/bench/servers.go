@@ -25,10 +25,11 @@ type server struct {
 	name     string
 	addr     string
 	aname    string
-	file     []string // to read; "state" if none
-	echo     bool     // speaks no 9P
-	peer     bool     // what the others are compared with
-	external bool     // not ours to stop, or to write to
+	file     []string                                    // to read; "state" if none
+	target   func(slot int) (file []string, text string) // to write, and what; w0 to w63 if nil
+	echo     bool                                        // speaks no 9P
+	peer     bool                                        // what the others are compared with
+	external bool                                        // not ours to stop, or to write to
 
 	cmd    *exec.Cmd
 	stderr *bytes.Buffer
@@ -36,7 +37,7 @@ type server struct {
 }
 
 // startServers starts what there is, on a directory of small files.
-func startServers(ctx context.Context, dir, only string) (list []*server, err error) {
+func startServers(ctx context.Context, dir, only, vmfs string) (list []*server, err error) {
 	files := filepath.Join(dir, "files")
 	if err := os.Mkdir(files, 0o755); err != nil {
 		return nil, err
@@ -46,7 +47,7 @@ func startServers(ctx context.Context, dir, only string) (list []*server, err er
 		names = append(names, "w"+strconv.Itoa(i))
 	}
 	for _, name := range names {
-		if err := os.WriteFile(filepath.Join(files, name), []byte("sixteen bytes..\n"), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(files, name), []byte(state), 0o644); err != nil {
 			return nil, err
 		}
 	}
@@ -91,17 +92,29 @@ func startServers(ctx context.Context, dir, only string) (list []*server, err er
 		if path, err := exec.LookPath("diod"); err == nil {
 			bin = path
 		}
+		args := []string{"-f", "-n", "-c", "/dev/null", "-L", "stderr", "-e", files, "-l", sock("diod")}
 		if _, err := os.Stat(bin); err != nil {
 			fmt.Fprintln(os.Stderr, "bench: no diod here, so it is left out: apt-get install diod")
-			return list, nil
-		}
-		args := []string{"-f", "-n", "-c", "/dev/null", "-L", "stderr", "-e", files, "-l", sock("diod")}
-		if err := start(&server{name: "diod", peer: true, aname: files}, bin, args...); err != nil {
+		} else if err := start(&server{name: "diod", peer: true, aname: files}, bin, args...); err != nil {
 			return list, err
+		}
+	}
+	if wanted("vmfs") && vmfs != "" {
+		s := &server{name: "vmfs", file: []string{vmName(500), "state"}, target: func(slot int) ([]string, string) {
+			return []string{vmName(slot), "ctl"}, comment
+		}}
+		if err := start(s, vmfs, "serve", "--log-level", "warn", "--state", sock("vmfs.state"), "--listen", "unix!"+sock("vmfs")); err != nil {
+			return list, err
+		}
+		if err := makeVMs(ctx, s.addr); err != nil {
+			return list, fmt.Errorf("make VMs: %w", err)
 		}
 	}
 	return list, nil
 }
+
+// state is the content of the small files, and what is written to them.
+const state = "sixteen bytes..\n"
 
 // start starts a server and waits until it answers.
 func (s *server) start(ctx context.Context, name string, args ...string) error {
