@@ -31,7 +31,7 @@ func TestFullDisk(t *testing.T) {
 	err := os.WriteFile(filler, make([]byte, 4<<20), 0o600)
 	require.ErrorIs(t, err, syscall.ENOSPC)
 
-	_, text, status := s.vmfs(strings.Repeat("# a long comment that nobody keeps\n", 10)+"vcpus=2\nargs="+strings.Repeat("x", 8000)+"\n", "write", "other/config")
+	_, text, status := s.vmfs(strings.Repeat("# a long comment that nobody keeps\n", 10)+"vcpus=2\nargs="+strings.Repeat("x", 8000)+"\n", "write", "-a", "other/config")
 	assert.Equal(t, exitFailure, status)
 	assert.Contains(t, text, "no space left on device")
 	assert.Equal(t, before, s.must("cat", "other/config"))

@@ -36,6 +36,13 @@ var layers = []layer{
 			"what another package needs of it belongs into a package of its own",
 	},
 	{
+		part: "vmfs/ninep/bench",
+		vmfs: []string{"vmfs/ninep"},
+		any:  true,
+		reason: "the load generator speaks to servers by their sockets alone, so that ours has no advantage: " +
+			"it links ninep only to serve p9's own trees with it",
+	},
+	{
 		part:    "vmfs/ninep",
 		foreign: []string{"github.com/hugelgupf/p9/p9", "github.com/hugelgupf/p9/linux", "golang.org/x/sys", "github.com/mdlayher/vsock"},
 		reason: "ninep is a 9P server for any p9.Attacher: knowing nothing of VMs keeps it testable with " +

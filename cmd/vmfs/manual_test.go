@@ -24,8 +24,8 @@ func TestManual(t *testing.T) {
 		if c.HasSubCommands() {
 			name += " build"
 		}
-		assert.Contains(t, page, "\n.B vmfs "+name, "synopsis")
-		assert.Contains(t, page, "\n.TP\n.B "+name+"\n", "entry")
+		assert.True(t, strings.Contains(page, "\n.B vmfs "+name), "vmfs.1: no %s in the synopsis", name)
+		assert.True(t, strings.Contains(page, "\n.TP\n.B "+name+"\n"), "vmfs.1: no entry for %s", name)
 		assert.NotEmpty(t, c.Short, name)
 		if !c.HasSubCommands() {
 			assert.NotEmpty(t, c.Example, name)

@@ -26,6 +26,8 @@ import (
 const patience = time.Minute
 
 func TestMain(m *testing.M) {
+	// A process with the race detector otherwise waits for a second at its end.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	// The scripts' vmfs is this test binary, and so has the race detector.
 	testscript.Main(m, map[string]func(){"vmfs": main})
 }
