@@ -103,7 +103,10 @@ func (vm *VM) plugVsock(ctx context.Context) error {
 	if err = vm.awaitDevice(ctx, device); err == nil {
 		err = vm.addVsock(ctx)
 	}
-	if err != nil || !vm.spawn(func() { vm.keepVsock(device) }) {
+	if err == nil && !vm.spawn(func() { vm.keepVsock(device) }) {
+		err = vm.conn.Err()
+	}
+	if err != nil {
 		_ = device.Close() // the start failed already
 		return fmt.Errorf("vsock device: %w", err)
 	}

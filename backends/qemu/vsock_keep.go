@@ -3,7 +3,6 @@ package qemu
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"strconv"
 	"time"
@@ -25,6 +24,8 @@ type keeper interface {
 	Wait(ctx context.Context) error
 	// PID is the device's process.
 	PID() int
+	// Adopted tells whether it was found running instead of started.
+	Adopted() bool
 }
 
 const (
@@ -196,7 +197,7 @@ func (vm *VM) reconnectVsock(ctx context.Context, device io.Closer) error {
 // settleVsock makes sure that a device which was found, or started in the place of
 // one that died unseen, is the guest's.
 func (vm *VM) settleVsock(ctx context.Context, device io.Closer) error {
-	if a, ok := device.(interface{ Adopted() bool }); !ok || !a.Adopted() {
+	if k, ok := device.(keeper); !ok || !k.Adopted() {
 		if err := vm.reconnectVsock(ctx, device); err != nil {
 			return err
 		}
@@ -225,7 +226,7 @@ func (vm *VM) awaitDevice(ctx context.Context, device io.Closer) error {
 	go func() { // ends with this call
 		defer close(over)
 		if k.Wait(ctx) == nil {
-			cancel(fmt.Errorf("the device ended before it had connected; the VM's log has its words"))
+			cancel(errors.New("the device ended before it had connected; the VM's log has its words"))
 		}
 	}()
 	err := vm.awaitChardev(ctx, idVsockSock, true)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"runtime"
 
 	"vmfs/backends/qemu"
 	"vmfs/backends/sim"
@@ -10,6 +11,10 @@ import (
 // registerBackends makes the back ends that this program links known to package
 // hypervisor, by which everything else finds them.
 func registerBackends(log *slog.Logger) {
-	qemu.New(qemu.Config{Log: log}).Register()
+	c := qemu.Config{Log: log, VsockDialer: dialGuest}
+	if runtime.GOOS == "linux" {
+		c.StartVsockDevice = startVsockDevice
+	}
+	qemu.New(c).Register()
 	sim.Register()
 }

@@ -180,7 +180,7 @@ func (s *session) open(name string, flags p9.OpenFlags) (*file, error) {
 	}
 	if _, _, err := f.Open(flags); err != nil {
 		f.Close()
-		return nil, err
+		return nil, s.explainOpen(name, err)
 	}
 	return &file{f: f}, nil
 }

@@ -58,13 +58,26 @@ func completeWait(cmd *cobra.Command, args []string, toComplete string) ([]strin
 	if len(args) > 0 {
 		return vmStates, cobra.ShellCompDirectiveNoFileComp
 	}
+	return vmNames(cmd, toComplete), cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeExec completes a VM; what programs its guest has is not known.
+func completeExec(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return vmNames(cmd, toComplete), cobra.ShellCompDirectiveNoFileComp
+}
+
+// vmNames returns the server's VMs that start with prefix.
+func vmNames(cmd *cobra.Command, prefix string) []string {
 	var vms []string
-	for _, n := range serverNames(cmd, toComplete) {
+	for _, n := range serverNames(cmd, prefix) {
 		if vm, ok := strings.CutSuffix(n, "/"); ok && vmOf(vm) != "" {
 			vms = append(vms, vm)
 		}
 	}
-	return vms, cobra.ShellCompDirectiveNoFileComp
+	return vms
 }
 
 // serverNames returns the paths on the server that start with prefix;

@@ -35,9 +35,12 @@ func run(args []string) int {
 	root, ran := newRoot()
 	root.SetArgs(args)
 	err := root.Execute()
+	var status exitStatus
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &status):
+		return int(status)
 	case errors.Is(err, errReported):
 		return exitFailure
 	}
@@ -74,7 +77,7 @@ commands are a 9P client for the shell; mounting the server does as well.`,
 	server := &cobra.Group{ID: "server", Title: "Servers and guests:"}
 	root.AddGroup(client, server)
 	for _, c := range []*cobra.Command{
-		newLs(), newCat(), newWrite(), newRdwr(), newStat(), newWait(), newMkdir(), newRmdir(),
+		newLs(), newCat(), newWrite(), newRdwr(), newExec(), newStat(), newWait(), newMkdir(), newRmdir(),
 	} {
 		c.GroupID = client.ID
 		root.AddCommand(c)
@@ -83,7 +86,7 @@ commands are a 9P client for the shell; mounting the server does as well.`,
 		c.GroupID = server.ID
 		root.AddCommand(c)
 	}
-	root.AddCommand(newVersion())
+	root.AddCommand(newVersion(), newVsockDevice())
 	note(root, ran)
 	return root, ran
 }
@@ -112,6 +115,11 @@ func helpFor(root *cobra.Command, args []string) string {
 // errReported is a failure that has been printed already, as by commands that
 // go on with their next argument.
 var errReported = errors.New("failed")
+
+// An exitStatus is one that is not vmfs's own but passed on.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 // report prints the failure err as main does.
 func report(err error) { fmt.Fprintln(os.Stderr, "vmfs:", err) }

@@ -23,12 +23,14 @@ is in vsock) ends, so does the command; other files are read and written to
 their ends.
 
 The file is opened twice, once to write and once to read, where all who open it
-share it (console, vsock/K/data). Where each open is a stream of its own (a
-port in vsock/, vsock/listen/, clone) it is opened once; the far side then
-sees no end of input before the whole stream is closed. Of clone, the new VM's
-name is read and printed before anything is written: the input is for its ctl.`,
+share it (console, vsock/K/data), and clone once. A port in vsock/ or
+vsock/listen/, of which each open is a stream of its own, is reached through
+vsock/clone, so that the end of the input is passed on to the guest. Of clone,
+the new VM's name is read and printed before anything is written: the input is
+for its ctl.`,
 		Example: `  vmfs rdwr web/console
   echo date | vmfs rdwr web/vsock/1024
+  vmfs rdwr web/vsock/listen/514 >web.log
   echo 'set hypervisor=sim' | vmfs rdwr clone`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeOnePath,
@@ -39,6 +41,16 @@ name is read and printed before anything is written: the input is for its ctl.`,
 			}
 			defer s.close()
 			exitWithReader(cmd.OutOrStdout())
+			if vm, verb, ok := vsockPort(args[0]); ok {
+				var c *conversation
+				if c, err = s.converse(vm, verb); err == nil {
+					err = c.relay(cmd.InOrStdin(), cmd.OutOrStdout())
+				}
+				if err != nil {
+					return fmt.Errorf("rdwr %s: %w", args[0], err)
+				}
+				return nil
+			}
 			if err := s.rdwr(args[0], cmd.InOrStdin(), cmd.OutOrStdout()); err != nil {
 				return fmt.Errorf("rdwr %s: %w", args[0], err)
 			}

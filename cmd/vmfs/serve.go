@@ -28,6 +28,10 @@ import (
 // shutdownTimeout is how long requests may take to end when the server does.
 const shutdownTimeout = 10 * time.Second
 
+// lingerTimeout is how long vsock streams that were closed may go on delivering
+// when the server ends.
+const lingerTimeout = 2 * time.Second
+
 // serveOptions are the flags of serve.
 type serveOptions struct {
 	listen      []string
@@ -125,8 +129,14 @@ func serve(cmd *cobra.Command, o serveOptions) (err error) {
 	if err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
+	tree := fs.New(host, fs.Options{Version: versionString(), CreateGroup: group, Log: log})
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), lingerTimeout)
+		defer cancel()
+		tree.Close(ctx)
+	}()
 	srv := &ninep.Server{
-		Attacher: fs.New(host, fs.Options{Version: versionString(), CreateGroup: group, Log: log}),
+		Attacher: tree,
 		Log:      log,
 		Names:    new(accounts),
 	}

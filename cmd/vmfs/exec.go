@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"vmfs/guest/exec"
+)
+
+// exitNoExec is the exit status where the guest's program has none.
+const exitNoExec = 255
+
+func newExec() *cobra.Command {
+	var o struct {
+		tty bool
+		dir string
+		env []string
+	}
+	cmd := &cobra.Command{
+		Use:   "exec [-t] [-C DIR] [-e KEY=VALUE]… VM COMMAND [ARG…]",
+		Short: "Run a program in a guest",
+		Long: `Run a program in a guest that has vmfs's agent, over vsock (port 1025): with
+its own standard input, output and error, and its exit status, which is 128+N
+if signal N ended it. Where the program cannot be started it is 127 or 126, as
+of a shell; where it did not come to its end, because the VM or the server did,
+it is 255.
+
+SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to the program; the third one
+ends this command, and then the guest ends the program. With -t the program
+gets a terminal, of the size of this one and raw if there is one: keys then go
+to the program. The command is no shell command: for pipes and the like run
+sh -c. The flags may also stand behind the VM.`,
+		Example: `  vmfs exec web uname -a
+  vmfs exec -t web sh
+  vmfs exec web tar -C /etc -cf - . >etc.tar
+  vmfs exec web sh -c 'cat >/tmp/x' <x`,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: completeExec,
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		// Flags end at the VM, so that the program's own are left alone; those in
+		// between are ours.
+		if len(args) > 1 && strings.HasPrefix(args[1], "-") {
+			vm := args[0]
+			if err := cmd.Flags().Parse(args[1:]); err != nil {
+				return usagef("exec: %w", err)
+			}
+			args = append([]string{vm}, cmd.Flags().Args()...)
+		}
+		if len(args) < 2 {
+			return usagef("exec: want a VM and a command")
+		}
+		s, err := connect(cmd)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		vm := strings.Trim(args[0], "/")
+		c, err := s.converse(vm, "connect "+strconv.Itoa(exec.FramedPort))
+		if err != nil {
+			report(fmt.Errorf("exec %s: %w", vm, err))
+			return exitStatus(exitNoExec)
+		}
+		return runInGuest(cmd, c, o.tty, exec.Command{Args: args[1:], Dir: o.dir, Env: o.env})
+	}
+	f := cmd.Flags()
+	f.SetInterspersed(false)
+	f.BoolVarP(&o.tty, "tty", "t", false, "give the program a terminal")
+	f.StringVarP(&o.dir, "directory", "C", "", "`directory` of the guest to run it in (default /root)")
+	f.StringArrayVarP(&o.env, "env", "e", nil, "`KEY=VALUE` to add to its environment")
+	addrFlag(cmd)
+	return cmd
+}
+
+// runInGuest runs a program and returns its exit status as the error, nil for 0.
+func runInGuest(cmd *cobra.Command, c *conversation, tty bool, command exec.Command) error {
+	ctx, cancel := context.WithCancelCause(cmd.Context())
+	defer cancel(nil)
+	command.Stdin, command.Stdout, command.Stderr = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
+	exitWithReader(cmd.OutOrStdout())
+
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	over := make(chan struct{})
+	defer close(over)
+	if tty {
+		restore, follow := terminal(&command)
+		defer restore()
+		wg.Go(func() { follow(over) })
+	}
+	got := make(chan os.Signal, 8)
+	signal.Notify(got, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	defer signal.Stop(got)
+	signals := make(chan uint8)
+	command.Signals = signals
+	wg.Go(func() { passSignals(got, signals, over, cancel) })
+
+	status, err := exec.Run(ctx, c, command)
+	var start *exec.StartError
+	switch {
+	case errors.As(err, &start):
+		report(fmt.Errorf("exec %s: %w", c.vm(), err))
+		return exitStatus(start.Status)
+	case err != nil:
+		report(fmt.Errorf("exec %s: %w", c.vm(), lostStream(err)))
+		return exitStatus(exitNoExec)
+	case status != 0:
+		return exitStatus(status)
+	}
+	return nil
+}
+
+func (c *conversation) vm() string { return vmOf(c.path) }
+
+// lostStream makes readable the error of a run whose stream ended.
+func lostStream(err error) error {
+	if refusesInput(err) {
+		return fmt.Errorf("%w: the VM has ended, or its guest or vsock device began anew", err)
+	}
+	return err
+}
+
+// abandonAfter is the signal that is not passed on any more.
+const abandonAfter = 3
+
+// passSignals sends signals to the program, and ends the run when they do not help.
+func passSignals(got <-chan os.Signal, signals chan<- uint8, over <-chan struct{}, cancel context.CancelCauseFunc) {
+	for n := 1; ; n++ {
+		select {
+		case sig := <-got:
+			if n == abandonAfter {
+				cancel(fmt.Errorf("given up by signal: %v", sig))
+				return
+			}
+			select {
+			case signals <- uint8(sig.(syscall.Signal)):
+			case <-over:
+				return
+			}
+		case <-over:
+			return
+		}
+	}
+}
+
+// terminal makes the program's terminal one like that of the standard input, and
+// that raw, if there is one. The caller calls follow, which passes on changes of
+// its size, and restore at the end.
+func terminal(c *exec.Command) (restore func(), follow func(over <-chan struct{})) {
+	c.TTY = &exec.Size{Rows: 24, Cols: 80}
+	none := func(<-chan struct{}) {}
+	fd := int(os.Stdin.Fd())
+	if c.Stdin != os.Stdin || !term.IsTerminal(fd) {
+		return func() {}, none
+	}
+	if size, ok := sizeOf(fd); ok {
+		*c.TTY = size
+	}
+	before, err := term.MakeRaw(fd)
+	if err != nil {
+		return func() {}, none
+	}
+	resized := make(chan os.Signal, 1)
+	signal.Notify(resized, syscall.SIGWINCH)
+	sizes := make(chan exec.Size)
+	c.Resize = sizes
+	follow = func(over <-chan struct{}) {
+		for {
+			select {
+			case <-resized:
+			case <-over:
+				return
+			}
+			size, ok := sizeOf(fd)
+			if !ok {
+				continue
+			}
+			select {
+			case sizes <- size:
+			case <-over:
+				return
+			}
+		}
+	}
+	return func() {
+		signal.Stop(resized)
+		_ = term.Restore(fd, before) // nothing to be done about it
+	}, follow
+}
+
+func sizeOf(fd int) (exec.Size, bool) {
+	cols, rows, err := term.GetSize(fd)
+	return exec.Size{Rows: uint16(rows), Cols: uint16(cols)}, err == nil
+}
