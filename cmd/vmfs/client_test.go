@@ -154,16 +154,24 @@ func TestShellQuote(t *testing.T) {
 }
 
 func TestParseListen(t *testing.T) {
-	all, err := parseListen([]string{"unix!/s,with,commas", "tcp!127.0.0.1!0,user=0"})
+	all, err := parseListen([]string{"unix!/s,with,commas", "tcp!127.0.0.1!0,user=0", "unix!/s,group=7", "unix!/s,a=b,mode=0666", "unix!/s,group=0,mode=0620,user=5"})
 	require.NoError(t, err)
+	gid := func(n uint32) *uint32 { return &n }
 	assert.Equal(t, []endpoint{
 		{addr: ninep.Addr{Net: "unix", Host: "/s,with,commas"}},
 		{addr: ninep.Addr{Net: "tcp", Host: "127.0.0.1", Port: "0"}, user: "0"},
+		{addr: ninep.Addr{Net: "unix", Host: "/s"}, group: gid(7), mode: 0o660},
+		{addr: ninep.Addr{Net: "unix", Host: "/s,a=b"}, mode: 0o666},
+		{addr: ninep.Addr{Net: "unix", Host: "/s"}, group: gid(0), mode: 0o620, user: "5"},
 	}, all)
 
 	for in, want := range map[string]string{
 		"tcp!127.0.0.1!0,user=no-such-user": `no user "no-such-user"`,
 		"tcp!127.0.0.1!0,user=":             `no user ""`,
+		"unix!/s,group=no-such-group":       `no group "no-such-group"`,
+		"unix!/s,mode=rw":                   `mode "rw" is not octal`,
+		"unix!/s,mode=07777":                `mode "07777" is not octal`,
+		"tcp!127.0.0.1!0,mode=0666":         "mode= is for Unix sockets",
 		"127.0.0.1:564":                     "want unix!/path",
 		"":                                  "want unix!/path",
 	} {

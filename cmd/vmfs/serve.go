@@ -9,10 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"os/user"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -53,8 +50,10 @@ VMs of the simulated hypervisor (config: hypervisor=sim) end with it.
 
 Without --listen it is the Unix socket ` + "`vmfs/vmfs.sock`" + ` in /run for root, in
 $XDG_RUNTIME_DIR for others, with mode 0600. Users of a Unix socket are who the
-kernel says they are. On any other listener nobody is known: clients may read
-what all may read, or, with ADDR,user=NAME, act for that user, all of them.
+kernel says they are; unix!PATH,group=GROUP lets the members of a group in, and
+unix!PATH,mode=0666 everybody who reaches the socket's directory. On any other
+listener nobody is known: clients may read what all may read, or, with
+ADDR,user=NAME, act for that user, all of them.
 9P neither encrypts nor authenticates: serve TCP on loopback, or through a tunnel.
 
 When all listeners are there, one line is printed: "listening" and the addresses,
@@ -63,6 +62,7 @@ Type=notify the service is ready at the same moment. The log goes to standard
 error. The first SIGINT or SIGTERM ends the server in good order, a second one
 at once.`,
 		Example: `  vmfs serve
+  vmfs serve --listen 'unix!/run/vmfs/vmfs.sock,group=vms' --create-group vms
   vmfs serve --listen 'unix!/run/vmfs/vmfs.sock' --listen 'tcp!127.0.0.1!564,user=ann'
   vmfs serve --state /srv/vms --qemu /opt/qemu/bin/qemu-system-x86_64 --log-format json
   vmfs serve | { read -r listening; vmfs ls; }`,
@@ -70,7 +70,7 @@ at once.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd, o) },
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&o.listen, "listen", nil, "`address` to listen on: unix!PATH, tcp!HOST!PORT or vsock!CID!PORT, with ,user=NAME appended to name the user of all its clients; repeat for more")
+	f.StringArrayVar(&o.listen, "listen", nil, "`address` to listen on: unix!PATH, tcp!HOST!PORT or vsock!CID!PORT, with ,user=NAME appended to name the user of all its clients, or ,group=GROUP or ,mode=MODE for a Unix socket; repeat for more")
 	f.StringVar(&o.state, "state", "", "`directory` of all that is kept (default /var/lib/vmfs for root, else vmfs in $XDG_STATE_HOME or ~/.local/state)")
 	f.StringVar(&o.qemu, "qemu", "", "QEMU's `program` (default the one in $PATH)")
 	f.StringVar(&o.createGroup, "create-group", "", "`group` whose members may make VMs, besides root and the server's user")
@@ -201,89 +201,6 @@ func serveListeners(out io.Writer, srv *ninep.Server, listeners []net.Listener, 
 	return errors.Join(failure, err)
 }
 
-// An endpoint is one --listen.
-type endpoint struct {
-	addr ninep.Addr
-	user string // for whom its clients act, if they are not known otherwise
-	own  bool   // the default one, whose directory is ours to make
-}
-
-// parseListen reads the values of --listen.
-func parseListen(values []string) ([]endpoint, error) {
-	if len(values) == 0 {
-		a, err := ninep.ParseAddr("unix!" + defaultSocket())
-		if err != nil {
-			return nil, fmt.Errorf("serve: the default listener: %w", err)
-		}
-		return []endpoint{{addr: a, own: true}}, nil
-	}
-	var all []endpoint
-	for _, v := range values {
-		s, name, named := strings.Cut(v, ",user=")
-		a, err := ninep.ParseAddr(s)
-		if err != nil {
-			return nil, usagef("serve: --listen: %w", err)
-		}
-		if named {
-			if _, err := strconv.ParseUint(name, 10, 32); err != nil {
-				if _, err := user.Lookup(name); err != nil {
-					return nil, usagef("serve: --listen %s: no user %q on this host", s, name)
-				}
-			}
-		}
-		all = append(all, endpoint{addr: a, user: name})
-	}
-	return all, nil
-}
-
-// listenAll listens on all endpoints, or on none.
-func listenAll(ctx context.Context, endpoints []endpoint, log *slog.Logger) (listeners []net.Listener, err error) {
-	defer func() {
-		if err != nil {
-			for _, ln := range listeners {
-				ln.Close()
-			}
-		}
-	}()
-	for _, e := range endpoints {
-		if e.own {
-			if err := os.MkdirAll(filepath.Dir(e.addr.Host), 0o700); err != nil {
-				return listeners, fmt.Errorf("directory of the default socket: %w: set $XDG_RUNTIME_DIR, or name a socket with --listen", err)
-			}
-		}
-		ln, err := ninep.Listen(ctx, e.addr.String())
-		if err != nil {
-			return listeners, err
-		}
-		if e.user != "" {
-			ln = ninep.WithUser(ln, e.user)
-		}
-		listeners = append(listeners, ln)
-		warnOpen(log, ln, e)
-	}
-	return listeners, nil
-}
-
-// warnOpen says who can get in where the address keeps nobody out.
-func warnOpen(log *slog.Logger, ln net.Listener, e endpoint) {
-	does := "read all that is readable for everybody"
-	if e.user != "" {
-		does = "act as user " + e.user
-	}
-	switch a := ln.Addr().(type) {
-	case *net.UnixAddr:
-	case *net.TCPAddr:
-		if a.IP.IsLoopback() {
-			log.Info("every local user and program may "+does+" here", "listener", ninep.DialString(a))
-			return
-		}
-		log.Warn("OPEN TO THE NETWORK: whoever reaches this address may "+does+", and whoever is on the way may read and change it all: "+
-			"9P has no encryption and this listener no authentication; listen on tcp!127.0.0.1 and use a tunnel, or a firewall", "listener", ninep.DialString(a))
-	default:
-		log.Warn("OPEN TO GUESTS: whatever program reaches this address, from within a VM too, may "+does, "listener", ninep.DialString(a))
-	}
-}
-
 // defaultState is the directory of all that is kept, unless told otherwise.
 func defaultState() (string, error) {
 	if os.Geteuid() == 0 {
@@ -314,18 +231,14 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 	return nil, usagef("serve: --log-format %q: it is text or json", format)
 }
 
+// lookupGroup finds the group of --create-group; nil is none.
 func lookupGroup(name string) (*uint32, error) {
 	if name == "" {
 		return nil, nil
 	}
-	id := name
-	if g, err := user.LookupGroup(name); err == nil {
-		id = g.Gid
-	}
-	n, err := strconv.ParseUint(id, 10, 32)
-	if err != nil {
+	gid, ok := groupID(name)
+	if !ok {
 		return nil, usagef("serve: --create-group: no group %q on this host", name)
 	}
-	gid := uint32(n)
 	return &gid, nil
 }

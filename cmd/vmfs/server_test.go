@@ -27,8 +27,9 @@ type server struct {
 	t     *testing.T
 	dir   string // of everything
 	state string
-	addr  string // of its Unix socket
-	tcp   string // the address of its TCP listener, for root
+	addr  string   // of its Unix socket
+	tcp   string   // the address of its TCP listener, for root
+	tcps  []string // those of all
 
 	cmd *exec.Cmd
 	log *logBuffer
@@ -80,9 +81,10 @@ func (s *server) start(args ...string) {
 		s.kill()
 		s.t.Fatalf("the server did not start: %v\n%s", err, s.log)
 	}
+	s.tcps = nil
 	for _, a := range strings.Fields(line) {
 		if strings.HasPrefix(a, "tcp!") {
-			s.tcp = a
+			s.tcp, s.tcps = a, append(s.tcps, a)
 		}
 	}
 }
