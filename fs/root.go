@@ -47,7 +47,7 @@ func init() {
 }
 
 // root returns a fid on the root for the user.
-func (t *Tree) root(w *who) p9.File {
+func (t *Tree) root(w *who) *dir {
 	s := &session{tree: t, user: w}
 	d := &dir{node: node{s: s, typ: p9.TypeDir}}
 	d.parent = d

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
+	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
 
 	"vmfs/machine"
@@ -60,14 +62,28 @@ func (t *Tree) Attach() (p9.File, error) {
 }
 
 // AttachUser returns the root for the user that the server and the client make
-// out together (see identify).
+// out together (see identify). aname is a path in the tree: what the client sees
+// as the root is then that.
 func (t *Tree) AttachUser(_ context.Context, c caller, uname string, nuname uint32, aname string) (p9.File, error) {
 	w, err := t.identify(c, uname, nuname)
 	if err != nil {
 		t.opt.Log.Warn("attach refused", "listener", c.Listener(), "remote", c.Remote(), "uname", uname, "error", err)
 		return nil, fail(err)
 	}
-	return t.root(w), nil
+	var at file = t.root(w)
+	for name := range strings.SplitSeq(aname, "/") {
+		if name == "" || name == "." {
+			continue
+		}
+		d, ok := at.(*dir)
+		if !ok {
+			return nil, linux.ENOTDIR
+		}
+		if at, err = d.walk(name); err != nil {
+			return nil, err
+		}
+	}
+	return at, nil
 }
 
 func (t *Tree) mayCreate(w *who) bool {

@@ -74,6 +74,45 @@ func TestIdentify(t *testing.T) {
 	assert.Equal(t, linux.EACCES, linux.ExtractErrno(errnoOf(err)))
 }
 
+// TestAttachName holds that a client can attach to a part of the tree, as far as
+// it may walk there.
+func TestAttachName(t *testing.T) {
+	host := newHost(t)
+	tree := New(host, Options{})
+	_, err := host.Create("web", machine.Owner{UID: 1001, GID: 2001, Mode: 0o700})
+	require.NoError(t, err)
+	for _, c := range []struct {
+		aname string
+		conn  conn
+		path  uint64 // of the qid, by its file in the tree; 0 is the root
+		err   error
+	}{
+		{"/", peer(1003, 1003), 0, nil},
+		{"web", peer(1001, 1001), 1, nil},
+		{"/web/", peer(1001, 1001), 1, nil},
+		{"web/state", peer(1001, 1001), 2, nil},
+		{"web/state", peer(1003, 1003), 0, linux.EACCES},
+		{"web/state/x", peer(1001, 1001), 0, linux.ENOTDIR},
+		{"nothing", peer(1001, 1001), 0, linux.ENOENT},
+	} {
+		f, err := tree.AttachUser(context.Background(), c.conn, "", noUser, c.aname)
+		if c.err != nil {
+			assert.ErrorIs(t, err, c.err, c.aname)
+			continue
+		}
+		require.NoError(t, err, c.aname)
+		qid, _, _, err := f.GetAttr(p9.AttrMaskAll)
+		require.NoError(t, err)
+		want := tree.root(&who{all: true}).qid().Path
+		for _, names := range [][]string{{"web"}, {"web", "state"}}[:c.path] {
+			qids, _, err := tree.root(&who{all: true}).Walk(names)
+			require.NoError(t, err)
+			want = qids[len(qids)-1].Path
+		}
+		assert.Equal(t, want, qid.Path, c.aname)
+	}
+}
+
 // TestPermissions walks every class of user over every file of a VM.
 func TestPermissions(t *testing.T) {
 	host := newHost(t)
