@@ -75,3 +75,14 @@ func (s *fidStore) putVMDir(d *dir) {
 		s.dirs = append(s.dirs, d)
 	}
 }
+
+// kept returns d, or in place of a fid that comes back for another use one that
+// does not, for a directory below it to hold on to.
+func (d *dir) kept() *dir {
+	if !d.ofVM {
+		return d
+	}
+	k := newVMDir()
+	k.node, k.parent, k.stored = d.node, d.parent, true
+	return k
+}

@@ -107,7 +107,7 @@ func open1(s *session, vm *machine.VM, rows []row, i int, parent *dir) file {
 	n := node{s: s, vm: vm, path: rowQID(s.tree, rows, i, vm).Path, perm: r.perm}
 	switch {
 	case r.other != nil:
-		return r.other(n, parent)
+		return r.other(n, parent.kept())
 	case r.open != nil:
 		return &streamFile{node: n, name: r.name, open: func(_ context.Context, n *node, _ p9.OpenFlags) (stream, error) {
 			return r.open(n)

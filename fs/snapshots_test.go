@@ -7,6 +7,8 @@ import (
 	"github.com/hugelgupf/p9/p9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"vmfs/machine"
 )
 
 func TestSnapshots(t *testing.T) {
@@ -49,4 +51,27 @@ func TestSnapshots(t *testing.T) {
 	mustWrite(t, root, "web/ctl", "kill\nrestore two")
 	assert.Equal(t, "paused\n", cat(t, root, "web/state"))
 	mustWrite(t, root, "web/ctl", "resume\nkill")
+}
+
+// TestParentOutlivesItsFid walks up from a directory whose parent's fid is gone,
+// after that fid has become another VM's.
+func TestParentOutlivesItsFid(t *testing.T) {
+	host := newHost(t)
+	root, err := New(host, Options{}).Attach()
+	require.NoError(t, err)
+	for _, name := range []string{"web", "db"} {
+		_, err := host.Create(name, machine.Owner{Mode: 0o700})
+		require.NoError(t, err)
+	}
+	web, vm, err := root.Walk([]string{"web"})
+	require.NoError(t, err)
+	_, below, err := vm.Walk([]string{"snapshots"})
+	require.NoError(t, err)
+	require.NoError(t, vm.Close())
+	_, other, err := root.Walk([]string{"db"})
+	require.NoError(t, err)
+	defer other.Close()
+	up, _, err := below.Walk([]string{".."})
+	require.NoError(t, err)
+	assert.Equal(t, web[0].Path, up[0].Path)
 }
