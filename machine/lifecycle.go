@@ -50,40 +50,50 @@ func (v *VM) ask(ctx context.Context, verb string, order func(context.Context, h
 	})
 }
 
-// turn runs a verb that takes the VM from one state to another. It returns when
-// the VM's cached state says so too.
-func (v *VM) turn(ctx context.Context, verb string, from hypervisor.VMState, order func(context.Context, hypervisor.Hypervisor) error) error {
-	return v.live(ctx, verb, v.host.opts.Timeouts.Verb, func(ctx context.Context, s *session) error {
+// Pause stops the virtual CPUs. They stand still when the VMM has answered, and
+// the state says so at once: the event, which may know a reason, comes when it
+// comes.
+func (v *VM) Pause(ctx context.Context) error {
+	return v.live(ctx, "pause", v.host.opts.Timeouts.Verb, func(ctx context.Context, s *session) error {
 		hv, err := s.handle(ctx)
 		if err != nil {
 			return err
 		}
-		if err := order(ctx, hv); err != nil {
+		if err := hv.Pause(ctx); err != nil {
+			return err
+		}
+		v.update(func() {
+			if v.session == s && v.status.State == hypervisor.StateRunning {
+				s.taken++
+				_, s.pausing = hv.(hypervisor.EventSource)
+				v.setState(hypervisor.StatePaused, "")
+			}
+		})
+		return nil
+	})
+}
+
+// Resume lets the virtual CPUs go on. It returns when the VM's cached state says
+// so too: a guest that slept may take its time to wake, and the event of a pause
+// before it must not come after it.
+func (v *VM) Resume(ctx context.Context) error {
+	return v.live(ctx, "resume", v.host.opts.Timeouts.Verb, func(ctx context.Context, s *session) error {
+		hv, err := s.handle(ctx)
+		if err != nil {
+			return err
+		}
+		if err := hv.Resume(ctx); err != nil {
 			return err
 		}
 		if _, ok := hv.(hypervisor.EventSource); ok {
 			// The event is on its way, if it has not come.
 			ectx, cancel := context.WithTimeout(ctx, time.Second)
 			defer cancel()
-			if _, err := v.Watch(ectx, func(s Status) bool { return s.State != from }); err == nil {
+			if _, err := v.Watch(ectx, func(s Status) bool { return s.State != hypervisor.StatePaused }); err == nil {
 				return nil
 			}
 		}
 		return s.refresh(ctx, hv)
-	})
-}
-
-// Pause stops the virtual CPUs.
-func (v *VM) Pause(ctx context.Context) error {
-	return v.turn(ctx, "pause", hypervisor.StateRunning, func(ctx context.Context, hv hypervisor.Hypervisor) error {
-		return hv.Pause(ctx)
-	})
-}
-
-// Resume lets the virtual CPUs go on.
-func (v *VM) Resume(ctx context.Context) error {
-	return v.turn(ctx, "resume", hypervisor.StatePaused, func(ctx context.Context, hv hypervisor.Hypervisor) error {
-		return hv.Resume(ctx)
 	})
 }
 

@@ -361,11 +361,15 @@ func TestErrors(t *testing.T) {
 	assert.Contains(t, text, "not today")
 	v.RecordError("ctl", fmt.Errorf("ctl: line 1: %w", err))
 	assert.Equal(t, text, v.LastError(), "the same failure again is not another")
-	r, err := sub.Next(within(t))
-	require.NoError(t, err)
-	assert.Equal(t, KindFailed, r.Kind)
-	_, more := sub.TryNext()
-	assert.False(t, more)
+	var r Record
+	for r.Kind != KindFailed { // what the start brought about may come after it
+		r, err = sub.Next(within(t))
+		require.NoError(t, err)
+	}
+	for more := true; more; {
+		r, more = sub.TryNext()
+		assert.NotEqual(t, KindFailed, r.Kind)
+	}
 	v.RecordError("frobnicate", hypervisor.ErrInvalid)
 	assert.Contains(t, v.LastError(), "frobnicate: invalid argument")
 	require.NoError(t, v.Reset(within(t)))

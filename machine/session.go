@@ -38,6 +38,7 @@ type session struct {
 	exitHow string                // how its process ended, as its back end told
 	ending  bool                  // the guest has ended and the VMM is being cleared away
 	taken   uint64                // counts the events that were taken
+	pausing bool                  // the VMM has paused the VM, and the event of it has not come
 }
 
 // newSession prepares a session; hv is nil where there is no connection yet. The
@@ -145,6 +146,7 @@ func (s *session) awaitExit(ctx context.Context) chan process.Exit {
 // takeInfo sets the state from what the VMM said. The caller holds v.mu.
 func (s *session) takeInfo(info hypervisor.VMInfo) {
 	v := s.v
+	s.pausing = false
 	state := info.State
 	if state == hypervisor.StateCreated {
 		state = hypervisor.StatePaused // it has a VMM, and its vCPUs stand still
@@ -257,7 +259,12 @@ func (s *session) take(e hypervisor.Event) {
 				}
 			}
 		}
-		if e.State != "" && e.State != hypervisor.StateCreated {
+		switch {
+		case e.State == "" || e.State == hypervisor.StateCreated:
+		case e.State == hypervisor.StateRunning && s.pausing:
+			// It is of before the pause, for nobody but Resume ends that, and waits.
+		default:
+			s.pausing = false
 			v.setState(e.State, e.Reason)
 		}
 		if e.Kind == hypervisor.EventMemory {
