@@ -12,6 +12,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/machine"
+	"vmfs/vsock"
 )
 
 var (
@@ -81,6 +82,14 @@ func (v *vsocks) of(vm *machine.VM) (*vmVsock, error) {
 	return m, nil
 }
 
+// A device that does not answer has died, and is back in no time if its VM lives:
+// no event tells of it, so a dial tries again for a while.
+const (
+	reviveFirst = 10 * time.Millisecond
+	reviveMost  = 200 * time.Millisecond
+	reviveWait  = 3 * time.Second
+)
+
 // dial opens a stream to a port of the guest.
 func (v *vsocks) dial(ctx context.Context, vm *machine.VM, port uint32) (*vsockStream, error) {
 	v.mu.Lock()
@@ -90,7 +99,19 @@ func (v *vsocks) dial(ctx context.Context, vm *machine.VM, port uint32) (*vsockS
 		return nil, err
 	}
 	began := time.Now()
+	until := began.Add(reviveWait)
 	conn, err := vm.DialVsock(ctx, port)
+	for pause := reviveFirst; errors.Is(err, vsock.ErrUnavailable) && time.Now().Before(until); pause = min(2*pause, reviveMost) {
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+			began = time.Now()
+			conn, err = vm.DialVsock(ctx, port)
+		case <-ctx.Done():
+			timer.Stop()
+			err = ctx.Err()
+		}
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			vm.RecordError("vsock "+portName(port), err)

@@ -30,7 +30,6 @@ the new VM's name is read and printed before anything is written: the input is
 for its ctl.`,
 		Example: `  vmfs rdwr web/console
   echo date | vmfs rdwr web/vsock/1024
-  vmfs rdwr web/vsock/listen/514 >web.log
   echo 'set hypervisor=sim' | vmfs rdwr clone`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeOnePath,
