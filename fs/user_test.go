@@ -10,6 +10,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/hypervisor"
+	"vmfs/ctl"
 	"vmfs/machine"
 )
 
@@ -234,4 +236,97 @@ func TestEventsOfOthers(t *testing.T) {
 	assert.Contains(t, string(buf[:n]), " open created")
 	assert.NotContains(t, string(buf[:n]), "secret")
 	require.NoError(t, f.Close())
+}
+
+// verbArgs are arguments that each verb takes.
+var verbArgs = map[string]string{
+	"snapshot": "snap", "restore": "snap", "memory": "64M", "set": "vcpus=2", "wait": "running 1ms", "create": "new", "delete": "web",
+}
+
+// TestVerbs walks every class of user over every verb, and over what makes and
+// removes VMs: who may not is told so and changes nothing.
+func TestVerbs(t *testing.T) {
+	group := uint32(500)
+	for name, c := range map[string]struct {
+		conn               conn
+		write, create, own bool
+	}{
+		"root":                     {peer(0, 0), true, true, true},
+		"the server's user":        {peer(ownUID(), ownGID()), true, true, true},
+		"owner":                    {peer(1001, 1001), true, false, true},
+		"owner who may create":     {peer(1001, 1001, 500), true, true, true},
+		"group":                    {peer(1002, 1002, 2001), true, false, false},
+		"group, and may create":    {peer(1002, 1002, 2001, 500), true, true, false},
+		"others":                   {peer(1003, 1003), false, false, false},
+		"others who may create":    {peer(1003, 1003, 500), false, true, false},
+		"nobody, by TCP":           {conn{}, false, false, false},
+		"owner, by TCP":            {conn{fixed: "1001"}, true, false, true},
+		"others, by TCP":           {conn{fixed: "1003"}, false, false, false},
+		"one who claims the owner": {peer(1003, 1003), false, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host := newHost(t)
+			tree := New(host, Options{CreateGroup: &group})
+			mine := machine.Owner{UID: 1001, GID: 2001, Mode: 0o770}
+			vm, err := host.Create("web", mine)
+			require.NoError(t, err)
+			root := attach(t, tree, c.conn, "1001", 1001)
+			if c.conn.known && tree.trusted(c.conn.uid) {
+				root = attach(t, tree, c.conn, "", noUser)
+			}
+			// try writes a message to a ctl file and tells whether it was allowed.
+			try := func(in *dir, text string) bool {
+				t.Helper()
+				f, err := in.walk("ctl")
+				if err == nil {
+					if _, _, err = f.Open(p9.WriteOnly); err == nil {
+						_, err = f.(*textFile).WriteContext(context.Background(), []byte(text), 0)
+					}
+				}
+				return linux.ExtractErrno(errnoOf(err)) != linux.EACCES
+			}
+			web, err := root.walk("web")
+			require.NoError(t, err)
+			for _, v := range ctl.VMVerbs() {
+				gen := vm.Gen()
+				assert.Equal(t, c.write, try(web.(*dir), v.Name+" "+verbArgs[v.Name]), v.Name)
+				if !c.write {
+					assert.Equal(t, gen, vm.Gen(), v.Name)
+				}
+			}
+			if vm.State() != hypervisor.StateCreated {
+				_ = vm.Kill(context.Background())
+			}
+
+			for _, v := range ctl.ServerVerbs() {
+				want := map[string]bool{"create": c.create, "delete": c.own}
+				require.Contains(t, want, v.Name)
+				assert.Equal(t, want[v.Name], try(root, v.Name+" "+verbArgs[v.Name]), v.Name)
+			}
+			_, ok := host.VM("web")
+			assert.Equal(t, !c.own, ok)
+			if ok {
+				assert.Equal(t, mine, vm.Owner())
+			} else {
+				_, err = host.Create("web", mine)
+				require.NoError(t, err)
+			}
+			_, ok = host.VM("new")
+			assert.Equal(t, c.create, ok)
+
+			_, err = root.Mkdir("dir", 0o700, p9.NoUID, p9.NoGID)
+			assert.Equal(t, c.create, err == nil, "mkdir: %v", err)
+			_, f, err := root.Walk([]string{"clone"})
+			require.NoError(t, err)
+			if _, _, err = f.Open(p9.ReadOnly); err == nil {
+				_, err = f.(*streamFile).ReadContext(context.Background(), make([]byte, 100), 0)
+			}
+			assert.Equal(t, c.create, err == nil, "clone: %v", err)
+			err = root.UnlinkAt("web", 0x200)
+			assert.Equal(t, c.own, err == nil, "rmdir: %v", err)
+			if err != nil {
+				assert.Equal(t, linux.EACCES, linux.ExtractErrno(errnoOf(err)))
+			}
+		})
+	}
 }

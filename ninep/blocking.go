@@ -24,7 +24,7 @@ type (
 	//
 	// Reads of one fid come one at a time, in the order the client sent them.
 	// A reader that gets less than a record keeps the rest of it for the next
-	// read. In a session of exactly 9P2000.L, which is Linux's v9fs, the
+	// read. In a session of exactly 9P2000.L or of 9P2000.u, which is Linux's v9fs, the
 	// server also ends a read(2) early after a short reply, since the kernel
 	// would otherwise go on until its buffer is full.
 	ReaderContext interface {

@@ -103,7 +103,7 @@ const maxBlocked = 64 << 10
 
 func (s *session) readLater(f *fid, r *request, count uint32) error {
 	s.mu.Lock()
-	over := !f.reads.busy && s.isLinux() && f.early.ends(r.offset, r.count)
+	over := !f.reads.busy && s.fillsReads() && f.early.ends(r.offset, r.count)
 	s.mu.Unlock()
 	if over || count == 0 {
 		return s.c.replyData(r, nil)
@@ -129,7 +129,7 @@ func execRead(ctx context.Context, r *request) error {
 	s, f := r.s, r.f
 	count := int(r.length)
 	r.buf = getBuf(readHeader + count)
-	if s.isLinux() {
+	if s.fillsReads() {
 		// Requests that waited in the lane are judged when their turn comes.
 		s.mu.Lock()
 		over := f.early.ends(r.offset, r.count)
@@ -145,7 +145,7 @@ func execRead(ctx context.Context, r *request) error {
 		return err
 	}
 	r.written = uint32(n)
-	if s.isLinux() {
+	if s.fillsReads() {
 		s.mu.Lock()
 		f.early.done(r.offset, r.count, r.written, s.msize)
 		s.mu.Unlock()

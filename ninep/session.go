@@ -53,9 +53,14 @@ func newSession(c *conn, d dialect, msize uint32) *session {
 // is reports whether the session's dialect is one of those.
 func (s *session) is(d dialect) bool { return s.dialect&d != 0 }
 
-// isLinux reports whether the client is one that fills a read(2) with several
-// Treads and takes a QID's version for a promise.
+// isLinux reports whether the client is one that takes a QID's version for a
+// promise.
 func (s *session) isLinux() bool { return s.dialect == dialectL && !s.google }
+
+// fillsReads reports whether the client is one that fills a read(2) with several
+// Treads before its reader sees any of it: Linux, which is as good as alone in
+// speaking these two dialects.
+func (s *session) fillsReads() bool { return s.isLinux() || s.is(dialectU) }
 
 // sent is a QID as this client sees it.
 func (s *session) sent(q p9.QID) p9.QID {

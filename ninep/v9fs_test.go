@@ -106,7 +106,7 @@ func v9fsRing(t *testing.T, series string) {
 		} {
 			assert.Contains(t, part, want, v)
 		}
-		if v == "9p2000.L" {
+		if v != "9p2000" {
 			// A read(2) ends with the record, also if it is of a little more
 			// than a message holds.
 			assert.Contains(t, part, "\nsmall 1 large 1 larger", v)

@@ -45,7 +45,7 @@ mkdir web && ok mkdir || not_ok mkdir
 mkdir web 2>/tmp/e && not_ok "mkdir twice" || has "mkdir twice" "$(cat /tmp/e)" "exists"
 mkdir ctl 2>/tmp/e && not_ok "mkdir ctl" || ok "mkdir ctl is refused"
 mkdir 'b d' 2>/tmp/e && not_ok "mkdir of a bad name" || has "mkdir of a bad name" "$(cat /tmp/e)" "nvalid argument"
-is "files of a VM" "$(ls web | tr '\n' ' ')" "capabilities config console ctl error events info log memory pid state vsock wait "
+is "files of a VM" "$(ls web | tr '\n' ' ')" "capabilities config console ctl error events info log memory pid snapshots state vsock wait "
 is "state of a new VM" "$(cat web/state)" created
 is "pid of a new VM" "$(cat web/pid)" ""
 echo memory=256M >web/config && ok "config >" || not_ok "config >"
@@ -95,6 +95,8 @@ until_file /tmp/console 'vmfs guest ready' && ok "console shows the boot"
 has "info" "$(cat web/info)" "backend=qemu"
 has "capabilities" "$(cat web/capabilities)" "pause"
 has "ctl shows pause" "$(cat web/ctl)" "pause"
+chmod 750 web && chgrp 1 web && chown 1 web && ok "chmod, chgrp, chown" || not_ok "chmod, chgrp, chown"
+is "attributes" "$(stat -c '%a %u %g' web web/ctl | tr '\n' ' ')" "750 1 1 640 1 1 "
 mkdir other && rmdir other && ok "another VM comes and goes" || not_ok "another VM comes and goes"
 echo kernel=/x >>web/config 2>/dev/null && not_ok "kernel of a running VM" || has "kernel of a running VM" "$(cat web/error)" "kernel"
 rmdir web 2>/tmp/e && not_ok "rmdir of a running VM" || has "rmdir of a running VM" "$(cat /tmp/e)" "busy"
@@ -188,5 +190,36 @@ wait $events $all $console 2>/dev/null
 rmdir web && ok rmdir || not_ok "rmdir web"
 is "the root is as it was" "$(ls | tr '\n' ' ')" "backends clone ctl events version "
 cd / && umount /n && ok umount || not_ok umount
+
+# The other dialect that this client speaks: the short of it.
+mount -t 9p -o trans=tcp,port=$PORT,version=9p2000.u,access=any,cache=none,msize=65536 10.0.2.2 /n && cd /n || not_ok "mount .u"
+is ".u: names in the root" "$(ls | tr '\n' ' ')" "backends clone ctl events version "
+mkdir web && ok ".u: mkdir" || not_ok ".u: mkdir"
+printf 'hypervisor=sim\nvcpus=3\n' >web/config && ok ".u: config >" || not_ok ".u: config >: $(cat web/error)"
+echo vcpus=2 >>web/config
+has ".u: >> merges" "$(cat web/config | tr '\n' ' ')" "hypervisor=sim vcpus=2 "
+echo hypervisor=sim >web/config
+case $(cat web/config) in *vcpus=2*) not_ok ".u: > replaces" ;; *) ok ".u: > replaces" ;; esac
+cat web/events >/tmp/events & events=$!
+cat web/wait >/tmp/wait & waiter=$!
+sleep 1
+echo start >web/ctl && ok ".u: start" || not_ok ".u: start: $(cat web/error)"
+is ".u: state" "$(cat web/state)" running
+wait $waiter; is ".u: wait woke with" "$(cat /tmp/wait)" running
+until_file /tmp/events ' web started' && ok ".u: an event comes when it happens"
+echo 'frob 12' >web/ctl 2>/tmp/e && not_ok ".u: a bad verb" || ok ".u: a bad verb is refused: $(cat /tmp/e)"
+has ".u: its text" "$(cat web/error)" 'unknown control message: "frob 12"'
+for sig in INT KILL; do
+	now; t0=$t
+	timeout -s $sig 1 cat web/wait
+	within ".u: cat wait ends by SIG$sig" 300
+done
+chmod 750 web && chgrp 1 web && ok ".u: chmod, chgrp" || not_ok ".u: chmod, chgrp"
+chown 1 web && ok ".u: chown" || not_ok ".u: chown"
+is ".u: attributes" "$(stat -c '%a %u %g' web)" "750 1 1"
+echo kill >web/ctl && ok ".u: kill" || not_ok ".u: kill"
+kill $events; wait $events 2>/dev/null
+rmdir web && ok ".u: rmdir" || not_ok ".u: rmdir"
+cd / && umount /n && ok ".u: umount" || not_ok ".u: umount"
 echo "fails $fails"
 [ $fails -eq 0 ]
