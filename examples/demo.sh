@@ -110,10 +110,10 @@ run 'vmfs cat web/state'
 say "Its configuration is a file of lines; what is wrong is refused, with the reason."
 case $BACKEND in
 qemu)
-	run "printf 'vcpus=1\nmemory=256M\nhotplug=512M\nkernel=$GUEST/vmlinuz\ninitrd=$GUEST/initrd\nargs=console=ttyS0 quiet\n' | vmfs write web/config"
+	run "printf 'vcpus=1\nmemory=256M\nhotplug=512M\nvsock.cid=3\nkernel=$GUEST/vmlinuz\ninitrd=$GUEST/initrd\nargs=console=ttyS0 quiet\n' | vmfs write web/config"
 	;;
 sim)
-	run "printf 'hypervisor=sim\nmemory=256M\nhotplug=512M\n' | vmfs write web/config"
+	run "printf 'hypervisor=sim\nmemory=256M\nhotplug=512M\nvsock.cid=3\n' | vmfs write web/config"
 	;;
 esac
 run 'vmfs cat web/config'
@@ -152,6 +152,17 @@ run 'vmfs cat web/memory'
 guest_memory
 run 'vmfs write web/memory 256M'
 
+say "Streams into the guest, without a network: a file for each port."
+case $BACKEND in
+qemu)
+	run "echo 'uname -sm' | vmfs rdwr web/vsock/1024"
+	run "vmfs exec web sh -c 'exit 7' || echo \"exit status \$?\""
+	run 'vmfs exec web tar -C /etc -cf - . | tar -tf - | head -n 3'
+	;;
+sim) run "echo hello | vmfs rdwr web/vsock/7    # the guest's echo" ;;
+esac
+run 'vmfs cat web/vsock/4242 || echo "exit status $?"'
+
 if [ "$BACKEND" = qemu ]; then
 	say "The server is killed. The VM does not notice, and the next server finds it again."
 	run 'vmfs cat web/pid'
@@ -166,6 +177,7 @@ if [ "$BACKEND" = qemu ]; then
 	run 'vmfs cat web/state web/pid'
 	[ "$(vmfs cat web/pid)" = "$pid" ] || fail "it is another VM"
 	guest_memory
+	run 'vmfs exec web uptime'
 else
 	say "(A simulated VM lives in the server, so the server is not killed here.)"
 fi
