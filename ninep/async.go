@@ -97,9 +97,15 @@ func (s *session) detach(r *request, exec func(context.Context, *request) error)
 
 // admit enters a request among those under way, if there is room. s.mu is held.
 func (s *session) admit(ar *request) error {
-	if s.running >= s.srv.limits.Requests {
+	held := len(ar.data)
+	if ar.typ == msgTread {
+		held = readHeader + int(ar.length)
+	}
+	if s.running >= s.srv.limits.Requests || s.held+held > s.srv.limits.Held {
 		return errRequests
 	}
+	ar.held = held
+	s.held += held
 	s.running++
 	s.enter(ar.tag, ar)
 	return nil
@@ -152,6 +158,7 @@ func (s *session) finish(ar *request, err error) *request {
 		ar.late.Stop()
 	}
 	s.running--
+	s.held -= ar.held
 	s.leave(ar.tag, ar)
 	if len(ar.flushes) > 0 {
 		b = b.grow(len(ar.flushes) * headerSize)

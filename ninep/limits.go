@@ -17,6 +17,10 @@ type Limits struct {
 	// (default 512). One more is refused with ENOBUFS.
 	Requests int
 
+	// Held is how many bytes those may hold, of what they write and of room for
+	// what they read (default 64 MiB). More is refused with ENOBUFS.
+	Held int
+
 	// Conns is how many connections the server holds (default 4096), and
 	// UserConns how many of one user (default 1024): one uid on a Unix socket,
 	// one host on a network. One more is closed at once.
@@ -62,6 +66,7 @@ func (l Limits) withDefaults() Limits {
 	l.Msize = min(max(l.Msize, minMsize), 16<<20)
 	def(&l.Fids, 16384)
 	def(&l.Requests, 512)
+	def(&l.Held, 64<<20)
 	def(&l.Conns, 4096)
 	def(&l.UserConns, 1024)
 	dur(&l.Handshake, 30*time.Second)

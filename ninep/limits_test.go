@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -340,4 +341,109 @@ func TestIdleMemory(t *testing.T) {
 	each := (used() - before) / n
 	t.Logf("%d bytes a connection, both ends", each)
 	require.Less(t, each, uint64(64<<10))
+}
+
+// TestRequestLimit refuses one blocked request too many, by number and by what
+// they hold, and goes on as soon as there is room.
+func TestRequestLimit(t *testing.T) {
+	fs := basicTree()
+	st := fs.streamFile("s")
+	ts := serve(t, fs, func(s *Server) { s.Limits.Requests, s.Limits.Held = 8, 100<<10 })
+	other := ts.raw("9P2000.L").attach()
+	c := ts.raw("9P2000.L").attach()
+	for fid := range 9 {
+		n := string(rune('0' + fid))
+		c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1"+n, "names", "s")
+		c.rpc("Tlopen", "Rlopen", "fid", "1"+n, "flags", "2")
+	}
+	for fid := range 8 {
+		c.send("Tread", uint16(100+fid), "fid", "1"+string(rune('0'+fid)), "count", "1000")
+		wait(t, "read", st.waiting)
+	}
+	c.rpc("Tread", "Rlerror", "fid", "18", "count", "10")
+	c.rpc("Tgetattr", "Rgetattr", "fid", "0")
+	other.rpc("Tgetattr", "Rgetattr", "fid", "0")
+	c.send("Tflush", 50, "oldtag", "100")
+	c.want("Rlerror", 100, "ecode", "EINTR")
+	c.want("Rflush", 50)
+
+	// One place is left, and no room for so many bytes.
+	c.send("Tread", 60, "fid", "18", "count", "60000")
+	wait(t, "read", st.waiting)
+	c.send("Tflush", 51, "oldtag", "101")
+	c.want("Rlerror", 101, "ecode", "EINTR")
+	c.want("Rflush", 51)
+	c.rpc("Tread", "Rlerror", "fid", "10", "count", "60000")
+	c.rpc("Twrite", "Rlerror", "fid", "10", "data", strings.Repeat("x", 60000))
+	c.send("Tread", 61, "fid", "10", "count", "30000")
+	wait(t, "read", st.waiting)
+	assert.Contains(t, ts.log.String(), "too many requests outstanding")
+	other.rpc("Tgetattr", "Rgetattr", "fid", "0")
+}
+
+// TestFlushLimit: flushing one request again and again piles nothing up.
+func TestFlushLimit(t *testing.T) {
+	fs := basicTree()
+	st := fs.streamFile("s")
+	st.hold = make(chan struct{})
+	ts := serve(t, fs)
+	c := ts.raw("9P2000.L").attach()
+	c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1", "names", "s")
+	c.rpc("Tlopen", "Rlopen", "fid", "1", "flags", "2")
+	c.send("Tread", 5000, "fid", "1", "count", "10")
+	wait(t, "read", st.waiting)
+	for tag := range uint16(maxFlushes) {
+		c.send("Tflush", tag, "oldtag", "5000")
+	}
+	c.send("Tflush", 4000, "oldtag", "5000")
+	c.want("Rflush", 4000) // one more than is kept is not kept
+	close(st.hold)
+	c.want("Rlerror", 5000, "ecode", "EINTR")
+	for tag := range uint16(maxFlushes) {
+		c.want("Rflush", tag)
+	}
+}
+
+// TestMessageSize gives a client the limit and no more, and ends one that sends
+// more than it was given.
+func TestMessageSize(t *testing.T) {
+	ts := serve(t, basicTree(), func(s *Server) { s.Limits.Msize = 8192 })
+	c := &rawClient{t: t, Conn: ts.dial(), dialect: "9P2000.L"}
+	c.send("Tversion", 0xffff, "msize", "1048576", "version", "9P2000.L")
+	c.want("Rversion", 0xffff, "msize", "8192")
+	c.attach()
+	c.rpc("Tversion", "Rversion", "msize", "4096", "version", "9P2000.L")
+	c.attach()
+	_, err := c.Write([]byte{0x01, 0x10, 0, 0, 24}) // 4097 bytes to come
+	require.NoError(t, err)
+	_, err = c.recvFrame()
+	assert.ErrorIs(t, err, io.EOF)
+	eventually(t, "log", func() bool { return strings.Contains(ts.log.String(), errFrameSize.Error()) })
+}
+
+// TestNeverClunks opens until it is refused. Nobody else notices, and all is
+// closed when the client goes.
+func TestNeverClunks(t *testing.T) {
+	fs := basicTree()
+	ts := serve(t, fs, func(s *Server) { s.Limits.Fids = 500 })
+	other := ts.raw("9P2000.L").attach()
+	c := ts.raw("9P2000.L").attach()
+	before := fs.open.Load()
+	n := 0
+	for fid := 1; ; fid++ {
+		num := strconv.Itoa(fid)
+		c.send("Twalk", 1, "fid", "0", "newfid", num, "names", "a")
+		if name, _, vals := c.recv(); name == "Rlerror" {
+			assert.True(t, wireEqual(vals["ecode"], "ENFILE"), "%v", vals)
+			break
+		}
+		c.rpc("Tlopen", "Rlopen", "fid", num)
+		n++
+	}
+	assert.Equal(t, 499, n)
+	other.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1", "names", "a")
+	other.rpc("Tlopen", "Rlopen", "fid", "1")
+	other.rpc("Tclunk", "Rclunk", "fid", "1")
+	c.Close()
+	eventually(t, "all closed", func() bool { return fs.open.Load() == before-1 }) // its root too
 }

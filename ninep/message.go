@@ -87,6 +87,7 @@ type async struct {
 	cancel context.CancelCauseFunc
 	lane   *lane
 	buf    *buf // of data to write, or room for the reply to a read
+	held   int  // its bytes, for the limit
 
 	// Guarded by session.mu.
 	next    *request // in the lane

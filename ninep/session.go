@@ -31,6 +31,7 @@ type session struct {
 	fids    fidTable
 	tags    map[uint16]*request // requests under way, and Tflushes that wait for them
 	running int                 // requests under way
+	held    int                 // bytes that they hold
 	mute    bool                // answer nothing more
 }
 
@@ -93,7 +94,7 @@ func (s *session) handle(r *request, d *dec) error {
 	}
 	if err := s.run(r); err != nil {
 		if err == errFids || err == errRequests {
-			s.c.complain(err.Error(), "fids", s.srv.limits.Fids, "requests", s.srv.limits.Requests)
+			s.c.complain(err.Error(), "fids", s.srv.limits.Fids, "requests", s.srv.limits.Requests, "bytes", s.srv.limits.Held)
 		}
 		return err
 	}

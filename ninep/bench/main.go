@@ -43,8 +43,8 @@ func run(args []string) error {
 	}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	var (
-		length  = fs.Duration("t", 500*time.Millisecond, "length of one measurement")
-		rounds  = fs.Int("rounds", 3, "measurements of each kind; the median counts")
+		length  = fs.Duration("t", 400*time.Millisecond, "length of one measurement")
+		rounds  = fs.Int("rounds", 5, "measurements of each kind; the median counts")
 		conns   = fs.String("conns", "1,64", "numbers of connections")
 		depths  = fs.String("depths", "1,8,64", "numbers of operations under way on each")
 		ops     = fs.String("ops", "getattr,read,write", "operations")
@@ -76,6 +76,9 @@ func run(args []string) error {
 	}
 	list = append(list, targets...)
 	report(os.Stdout, list)
+	if err := idleMemory(os.Stdout, list); err != nil {
+		return err
+	}
 	var all []table
 	for _, op := range strings.Split(*ops, ",") {
 		for _, n := range connList {
@@ -92,7 +95,7 @@ func run(args []string) error {
 		}
 	}
 	summary(os.Stdout, all)
-	return idleMemory(os.Stdout, list)
+	return nil
 }
 
 func numbers(s string) (list []int, err error) {
