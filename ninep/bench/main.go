@@ -33,13 +33,11 @@ func main() {
 func run(args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if len(args) >= 2 {
-		switch args[0] {
-		case "serve-echo":
-			return serveEcho(ctx, args[1])
-		case "serve-ninep":
-			return serveNinep(ctx, args[1], args[2])
-		}
+	switch {
+	case len(args) == 2 && args[0] == "serve-echo":
+		return serveEcho(ctx, args[1])
+	case len(args) == 4 && args[0] == "serve-ninep":
+		return serveNinep(ctx, args[1], args[2], args[3])
 	}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	var (
@@ -51,6 +49,7 @@ func run(args []string) error {
 		only    = fs.String("only", "", "these servers alone, by name")
 		vmfs    = fs.String("vmfs", "", "the vmfs `program` to measure; none if empty")
 		targets targetFlags
+		profile = fs.String("profile", "", "`file` for a CPU profile of ninep's server")
 	)
 	fs.Var(&targets, "target", "another server, as NAME=ADDRESS[,PATH[,ANAME]]; PATH is a file to read (may be given again)")
 	if err := fs.Parse(args); err != nil {
@@ -69,7 +68,7 @@ func run(args []string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	list, err := startServers(ctx, dir, *only, *vmfs)
+	list, err := startServers(ctx, dir, *only, *vmfs, *profile)
 	defer stopServers(list)
 	if err != nil {
 		return err

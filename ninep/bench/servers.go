@@ -11,8 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/pprof"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hugelgupf/p9/fsimpl/localfs"
@@ -37,7 +39,7 @@ type server struct {
 }
 
 // startServers starts what there is, on a directory of small files.
-func startServers(ctx context.Context, dir, only, vmfs string) (list []*server, err error) {
+func startServers(ctx context.Context, dir, only, vmfs, profile string) (list []*server, err error) {
 	files := filepath.Join(dir, "files")
 	if err := os.Mkdir(files, 0o755); err != nil {
 		return nil, err
@@ -73,7 +75,7 @@ func startServers(ctx context.Context, dir, only, vmfs string) (list []*server, 
 		}
 	}
 	if wanted("ninep") {
-		if err := start(&server{name: "ninep"}, self, "serve-ninep", "unix!"+sock("ninep"), files); err != nil {
+		if err := start(&server{name: "ninep"}, self, "serve-ninep", "unix!"+sock("ninep"), files, profile); err != nil {
 			return list, err
 		}
 	}
@@ -149,8 +151,13 @@ func (s *server) stop() {
 	if s.cmd == nil {
 		return
 	}
-	_ = s.cmd.Process.Kill()
-	<-s.exited
+	_ = s.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-s.exited:
+	case <-time.After(5 * time.Second):
+		_ = s.cmd.Process.Kill()
+		<-s.exited
+	}
 }
 
 func stopServers(list []*server) {
@@ -201,8 +208,20 @@ func (s *server) rss() (bytes int64, err error) {
 	return 0, errors.New("no VmRSS in /proc/PID/status")
 }
 
-// serveNinep serves a directory.
-func serveNinep(ctx context.Context, addr, dir string) error {
+// serveNinep serves a directory, and writes what it spent its time on to the
+// profile if that is not empty.
+func serveNinep(ctx context.Context, addr, dir, profile string) error {
+	if profile != "" {
+		f, err := os.Create(profile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
 	ln, err := ninep.Listen(ctx, addr)
 	if err != nil {
 		return err
