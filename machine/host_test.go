@@ -143,6 +143,11 @@ func TestReopen(t *testing.T) {
 	for _, left := range []string{".new-x-1", ".del-y-1/y", "web/snapshots/.new-s-1"} {
 		require.NoError(t, os.MkdirAll(filepath.Join(vms, left), 0o700))
 	}
+	temporaries := []string{"web/.record.json123", "web/.config4", "web/run/.qemu.json5"}
+	require.NoError(t, os.MkdirAll(filepath.Join(vms, "web/run"), 0o700))
+	for _, left := range temporaries {
+		require.NoError(t, os.WriteFile(filepath.Join(vms, left), []byte("half"), 0o600))
+	}
 	require.NoError(t, os.MkdirAll(filepath.Join(vms, "not a vm"), 0o700))
 
 	h2 := open(t, h.dir)
@@ -159,6 +164,9 @@ func TestReopen(t *testing.T) {
 	assert.Equal(t, seq+1, lastSeq(t, w), "event numbers go on")
 	for _, left := range []string{".new-x-1", ".del-y-1", "web/snapshots/.new-s-1"} {
 		assert.NoDirExists(t, filepath.Join(vms, left))
+	}
+	for _, left := range temporaries {
+		assert.NoFileExists(t, filepath.Join(vms, left))
 	}
 	assert.DirExists(t, filepath.Join(vms, "not a vm"), "what is not ours is left alone")
 

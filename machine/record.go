@@ -169,6 +169,19 @@ func clearLeftovers(dir string) error {
 	return errors.Join(errs...)
 }
 
+// clearTemporaries removes what a crash left of the replacing of files: they are
+// written under a name that begins with a dot, as no other file does.
+func clearTemporaries(dir string) error {
+	entries, err := os.ReadDir(dir)
+	errs := []error{ignoreMissing(err)}
+	for _, e := range entries {
+		if e.Type().IsRegular() && e.Name()[0] == '.' {
+			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func ignoreMissing(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -113,6 +113,11 @@ func (h *Host) loadVM(name string) *VM {
 	if err := clearLeftovers(filepath.Join(dir, snapshotsDir)); err != nil {
 		log.Warn("leftovers of snapshots stay", "err", err)
 	}
+	for _, d := range []string{dir, filepath.Join(dir, runDir)} {
+		if err := clearTemporaries(d); err != nil {
+			log.Warn("leftovers of an earlier server stay", "dir", d, "err", err)
+		}
+	}
 	path := filepath.Join(dir, recordFile)
 	rec, recErr := readRecord(path)
 	if recErr != nil {
