@@ -20,7 +20,7 @@ else
 QEMU_PACKAGE := qemu-system-x86
 endif
 DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
-TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils cpio diod socat gcc libc6-dev
+TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt cpio diod socat gcc libc6-dev
 
 .DEFAULT_GOAL := build
 .PHONY: build guest demo test lint vet staticcheck gofmt unit fuzz cross bench gobench deps deps-demo deps-bench clean help

@@ -41,8 +41,9 @@ type DiskConfig struct {
 	Format DiskFormat
 }
 
-// NetworkConfig is one network device. With TAPDevice set it is that tap;
-// with User set it is the VMM's own user-mode network.
+// NetworkConfig is one network device. With TAPDevice set it is that tap; with
+// User set it is the VMM's own user-mode network; with Passt set it is one that
+// passt(1) makes, a process of its own.
 type NetworkConfig struct {
 	TAPDevice string
 	IP        string
@@ -51,8 +52,11 @@ type NetworkConfig struct {
 	// User asks for user-mode networking: outward connections through the host's
 	// own, no tap and no privilege.
 	User bool
-	// Forwards lists the host ports of a user-mode network that lead into the
-	// guest, each as PROTO:HOSTADDR:HOSTPORT:GUESTPORT ("tcp:127.0.0.1:2222:22").
+	// Passt asks for the same by passt: faster, with the host's own addresses, and
+	// apart from the VMM.
+	Passt bool
+	// Forwards lists the host ports that lead into the guest of a network that is
+	// no tap, each as PROTO:HOSTADDR:HOSTPORT:GUESTPORT ("tcp:127.0.0.1:2222:22").
 	Forwards []string
 }
 

@@ -69,6 +69,7 @@ const (
 	EventWatchdog  EventKind = "watchdog"  // a watchdog device fired
 	EventIOError   EventKind = "io-error"  // a disk failed
 	EventMemory    EventKind = "memory"    // the guest's memory changed; detail "actual"
+	EventNetwork   EventKind = "network"   // a network device has lost what was behind it
 )
 
 // ReasonVMMDied is the reason of an EventShutdown without a word from the VMM:

@@ -3,6 +3,7 @@ package qemu
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 
@@ -21,8 +22,9 @@ type host struct {
 	kvm       func() error // opens /dev/kvm for a moment
 	cpuinfo   func() string
 	exists    func(path string) bool
-	vhostNet  func() bool // whether /dev/vhost-net opens
-	iommuUsed func() bool // whether the host has IOMMU groups, and vfio
+	find      func(program string) (path string, err error) // in PATH
+	vhostNet  func() bool                                   // whether /dev/vhost-net opens
+	iommuUsed func() bool                                   // whether the host has IOMMU groups, and vfio
 }
 
 // thisHost looks at the machine itself.
@@ -30,6 +32,7 @@ var thisHost = host{
 	kvm:       func() error { return tryOpen("/dev/kvm") },
 	cpuinfo:   func() string { b, _ := os.ReadFile("/proc/cpuinfo"); return string(b) },
 	exists:    func(path string) bool { _, err := os.Stat(path); return err == nil },
+	find:      exec.LookPath,
 	vhostNet:  func() bool { return tryOpen("/dev/vhost-net") == nil },
 	iommuUsed: func() bool { return hasEntries("/sys/kernel/iommu_groups") && hasEntries("/dev/vfio") },
 }

@@ -24,16 +24,19 @@ type plan struct {
 	// vsockDevice is whether the server can start a vsock device.
 	vsockDevice bool
 
-	files []string // what QEMU inherits, in the order of its descriptors, from firstFile on
+	files  []string            // what QEMU inherits, in the order of its descriptors, from firstFile on
+	passts map[string][]string // the commands that make those of passt's networks
 }
 
-// The files that every QEMU inherits. A tap adds "tap:NAME".
+// The files that every QEMU inherits. A tap adds "tap:NAME", a network of passt's
+// "passt:NUMBER".
 const (
 	fileControl = "control" // the listening control socket
 	fileMonitor = "monitor" // the listening socket of the monitor for people and tools
 	fileConsole = "console" // the listening socket of the console
 	fileVsock   = "vsock"   // the listening socket for the vsock device
 	fileTap     = "tap:"
+	filePasst   = "passt:"
 	firstFile   = 3 // the first descriptor behind the standard ones
 )
 
@@ -72,7 +75,7 @@ var uuidForm = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-
 // args makes the command line, without the program, or says what is wrong with
 // the configuration.
 func (p *plan) args() ([]string, error) {
-	p.files = nil
+	p.files, p.passts = nil, nil
 	c := &p.config
 	if err := p.check(); err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package qemu
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -33,7 +34,8 @@ func testPlan(c hypervisor.VMConfig) *plan {
 		program: program{path: "/usr/bin/qemu-system-x86_64", version: "7.2.22", sandbox: true},
 		dir:     runDir{"/run/vm,s/web", SocketName},
 		host: host{
-			exists: func(string) bool { return true }, vhostNet: func() bool { return true }, iommuUsed: func() bool { return true },
+			exists: func(string) bool { return true }, find: func(name string) (string, error) { return "/bin/" + name, nil },
+			vhostNet: func() bool { return true }, iommuUsed: func() bool { return true },
 		},
 	}
 }
@@ -210,6 +212,20 @@ func TestArgs(t *testing.T) {
 			},
 			files: []string{"tap:vm0"},
 		},
+		"passt": {
+			config: func(c *hypervisor.VMConfig) {
+				c.Networks = []hypervisor.NetworkConfig{
+					{TAPDevice: "vm0"},
+					{Passt: true, MAC: "52:54:00:12:34:5a", Forwards: []string{"tcp:127.0.0.1:2222:22"}},
+				}
+			},
+			want: []string{
+				"-netdev tap,id=net0,fd=6",
+				"-netdev stream,id=net1,server=off,addr.type=fd,addr.str=7",
+				"-device virtio-net-pci,id=nic1,netdev=net1,mac=52:54:00:12:34:5a,romfile=",
+			},
+			files: []string{"tap:vm0", "passt:1"},
+		},
 		"addresses of its own": {
 			config: func(c *hypervisor.VMConfig) {
 				c.KernelPath, c.KernelArgs = "/k", "ip=dhcp"
@@ -339,6 +355,26 @@ func TestRefusedConfigs(t *testing.T) {
 		"burst alone": {config: func(c *hypervisor.VMConfig) { c.Disks = []hypervisor.DiskConfig{{Path: disk, IOBurstBps: 1}} }},
 		"burst below": {config: func(c *hypervisor.VMConfig) { c.Disks = []hypervisor.DiskConfig{{Path: disk, IOBps: 2, IOBurstBps: 1}} }},
 		"no network":  {config: func(c *hypervisor.VMConfig) { c.Networks = []hypervisor.NetworkConfig{{}} }},
+		"passt and user": {config: func(c *hypervisor.VMConfig) {
+			c.Networks = []hypervisor.NetworkConfig{{User: true, Passt: true}}
+		}},
+		"passt's address": {config: func(c *hypervisor.VMConfig) {
+			c.Networks = []hypervisor.NetworkConfig{{Passt: true, IP: "192.0.2.1"}}
+		}},
+		"passt forwards": {config: func(c *hypervisor.VMConfig) {
+			c.Networks = []hypervisor.NetworkConfig{{Passt: true, Forwards: []string{"tcp:h:1:1"}}}
+		}, says: "tcp:h:1:1"},
+		"no passt": {
+			config: func(c *hypervisor.VMConfig) { c.Networks = []hypervisor.NetworkConfig{{Passt: true}} },
+			plan: func(p *plan) {
+				p.host.find = func(string) (string, error) { return "", exec.ErrNotFound }
+			},
+			is: exec.ErrNotFound, says: "apt-get install passt",
+		},
+		"passt and an old QEMU": {
+			config: func(c *hypervisor.VMConfig) { c.Networks = []hypervisor.NetworkConfig{{Passt: true}} },
+			plan:   func(p *plan) { p.program.version = "7.1.9" }, is: hypervisor.ErrNotSupported, says: "7.1.9",
+		},
 		"both networks": {
 			config: func(c *hypervisor.VMConfig) {
 				c.Networks = []hypervisor.NetworkConfig{{User: true, TAPDevice: "t"}}
@@ -399,16 +435,40 @@ func TestForward(t *testing.T) {
 		"udp::1:65535":          "udp::1-:65535",
 		"tcp:[fe80::1]:1:2":     "tcp:[fe80::1]:1-:2",
 	} {
-		got, err := forward(rule)
+		got, err := parseForward(rule)
 		require.NoError(t, err)
-		assert.Equal(t, want, got)
+		assert.Equal(t, want, got.forQEMU())
 	}
 	for _, rule := range []string{
 		"", "tcp", "tcp:", "tcp:1", "tcp::1", "tcp::1:0", "tcp::65536:1", "sctp::1:1", "tcp:::1:1:1", "tcp:[1.2.3.4]:1:1",
 		"tcp:1.2.3.4,x=y:1:1", "tcp::1:1,restrict=off", "tcp:::1:2",
 	} {
-		_, err := forward(rule)
+		_, err := parseForward(rule)
 		require.ErrorIs(t, err, hypervisor.ErrInvalid, rule)
+	}
+}
+
+func TestPasstCommand(t *testing.T) {
+	p := testPlan(minimal())
+	p.config.Networks = []hypervisor.NetworkConfig{{Passt: true}, {Passt: true, Forwards: []string{
+		"tcp:127.0.0.1:2222:22", "udp::53:5353", "tcp:[::1]:80:8080",
+	}}}
+	for range 2 {
+		_, err := p.args()
+		require.NoError(t, err)
+		always := []string{"/bin/passt", "--quiet", "--foreground", "--fd", "3", "--pid", "/proc/self/fd/1"}
+		assert.Equal(t, map[string][]string{
+			"passt:0": always,
+			"passt:1": append(slices.Clip(always), "-t", "127.0.0.1/2222:22", "-u", "53:5353", "-t", "::1/80:8080"),
+		}, p.passts)
+	}
+}
+
+func TestAtLeast(t *testing.T) {
+	for version, want := range map[string]bool{
+		"7.2.22": true, "7.2": true, "7.10.0": true, "10.0.0": true, "7.1.99": false, "6.9": false, "": false, "seven": false, "7": false,
+	} {
+		assert.Equal(t, want, atLeast(version, 7, 2), version)
 	}
 }
 

@@ -59,8 +59,9 @@ var eventRules = map[string]eventRule{
 			{"node-name", "disk"}, {"operation", "operation"}, {"action", "action"}, {"nospace", "nospace"}, {"reason", "error"},
 		},
 	},
-	"MEMORY_DEVICE_SIZE_CHANGE": {kind: hypervisor.EventMemory, more: (*VM).memoryChanged},
-	"BALLOON_CHANGE":            {kind: hypervisor.EventMemory, more: (*VM).memoryChanged},
+	"MEMORY_DEVICE_SIZE_CHANGE":  {kind: hypervisor.EventMemory, more: (*VM).memoryChanged},
+	"BALLOON_CHANGE":             {kind: hypervisor.EventMemory, more: (*VM).memoryChanged},
+	"NETDEV_STREAM_DISCONNECTED": {kind: hypervisor.EventNetwork, detail: []renamed{{"netdev-id", "network"}}},
 }
 
 // askTimeout bounds what the handle itself asks QEMU when an event has come. A

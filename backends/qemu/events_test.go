@@ -33,6 +33,7 @@ func TestEvents(t *testing.T) {
 		event("RESUME", "{}") +
 		event("BLOCK_IO_ERROR", `{"device": "", "node-name": "disk0", "operation": "read", "action": "report", "reason": "Input/output error"}`) +
 		event("NIC_RX_FILTER_CHANGED", `{"path": "x"}`) +
+		event("NETDEV_STREAM_DISCONNECTED", `{"netdev-id": "net1"}`) +
 		event("STOP", "{}") + status("internal-error") +
 		event("RESUME", "{}") +
 		event("SUSPEND", "{}") + event("WAKEUP", "{}") +
@@ -82,6 +83,7 @@ func TestEvents(t *testing.T) {
 		{Kind: hypervisor.EventPaused, State: paused, Reason: "guest-panicked"},
 		{Kind: hypervisor.EventRunning, State: running},
 		{Kind: hypervisor.EventIOError, Detail: detail("disk", "disk0", "operation", "read", "action", "report", "error", "Input/output error")},
+		{Kind: hypervisor.EventNetwork, Detail: detail("network", "net1")},
 		{Kind: hypervisor.EventPaused, State: paused, Reason: "internal-error"},
 		{Kind: hypervisor.EventRunning, State: running},
 		{Kind: hypervisor.EventPaused, State: paused, Reason: "suspended"},

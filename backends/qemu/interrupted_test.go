@@ -17,12 +17,19 @@ import (
 )
 
 // startIn names the directory in which this program, started anew, is to start a
-// VM and then wait to be killed.
-const startIn = "VMFS_TEST_QEMU_START_IN"
+// VM and then wait to be killed; forwardOf gives the VM a network of passt's.
+const (
+	startIn   = "VMFS_TEST_QEMU_START_IN"
+	forwardOf = "VMFS_TEST_QEMU_FORWARD"
+)
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(startIn); dir != "" {
-		_, _, err := New(Config{}).StartVM(context.Background(), nil, "", filepath.Join(dir, SocketName), bare(dir))
+		config := bare(dir)
+		if rule := os.Getenv(forwardOf); rule != "" {
+			config.Networks = []hypervisor.NetworkConfig{{Passt: true, Forwards: []string{rule}}}
+		}
+		_, _, err := New(Config{}).StartVM(context.Background(), nil, "", filepath.Join(dir, SocketName), config)
 		if err != nil {
 			println(err.Error())
 			os.Exit(1)
@@ -33,16 +40,23 @@ func TestMain(m *testing.M) {
 }
 
 // TestServerKilledInAStart kills a server at many moments of a start: afterwards
-// there either is no QEMU, or one that is reached by its socket and can be let run.
+// there either is no QEMU, or one that is reached by its socket and can be let run,
+// and no passt but QEMU's.
 func TestServerKilledInAStart(t *testing.T) {
 	s := newTestStarter(t)
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	var none, found int
+	_, err = exec.LookPath(programPasst)
+	passt := err == nil // TestPasst misses it
 	for after := time.Duration(0); after < 250*time.Millisecond; after += 20 * time.Millisecond {
 		dir := shortDir(t)
 		cmd := exec.Command(exe)
 		cmd.Env = append(os.Environ(), startIn+"="+dir)
+		port := freePort(t)
+		if passt {
+			cmd.Env = append(cmd.Env, forwardOf+"=tcp:127.0.0.1:"+port+":22")
+		}
 		cmd.Stderr = os.Stderr
 		require.NoError(t, cmd.Start())
 		time.Sleep(after) // the moment is to vary
@@ -55,6 +69,7 @@ func TestServerKilledInAStart(t *testing.T) {
 			none++
 			// What was left is in nobody's way, and nobody is in its way.
 			expectNoProcess(t, dir)
+			awaitNoPasst(t, port)
 			v := startTest(t, s, dir, bare(dir))
 			v.end()
 			continue
@@ -78,6 +93,7 @@ func TestServerKilledInAStart(t *testing.T) {
 		proc := vm.proc
 		require.NoError(t, vm.Close())
 		require.NoError(t, proc.Wait(ctx))
+		awaitNoPasst(t, port)
 	}
 	t.Logf("no QEMU in %d cases, one that was found in %d", none, found)
 	assert.Positive(t, none)

@@ -20,20 +20,27 @@ func (p *plan) networks(a *commandLine) error {
 		if err != nil {
 			return err
 		}
-		if (n.TAPDevice != "") == n.User {
-			return fmt.Errorf("network %d: want either a tap or user: %w", i, hypervisor.ErrInvalid)
+		if kinds(n) != 1 {
+			return fmt.Errorf("network %d: want one of a tap, user and passt: %w", i, hypervisor.ErrInvalid)
 		}
-		if n.User {
+		switch {
+		case n.User:
 			o := opt("user").set("id", id)
 			for _, f := range n.Forwards {
-				rule, err := forward(f)
+				rule, err := parseForward(f)
 				if err != nil {
 					return fmt.Errorf("network %d: %w", i, err)
 				}
-				o.set("hostfwd", rule)
+				o.set("hostfwd", rule.forQEMU())
 			}
 			a.opt("netdev", o)
-		} else {
+		case n.Passt:
+			o, err := p.passt(i, n)
+			if err != nil {
+				return fmt.Errorf("network %d: %w", i, err)
+			}
+			a.opt("netdev", o)
+		default:
 			if len(n.Forwards) > 0 {
 				return fmt.Errorf("network %d: a tap forwards no ports: %w", i, hypervisor.ErrInvalid)
 			}
@@ -66,38 +73,55 @@ func (p *plan) mac(i int) (string, error) {
 	return hw.String(), nil
 }
 
-// forward turns PROTO:HOSTADDR:HOSTPORT:GUESTPORT into QEMU's form. The host's
-// address may be an IPv6 address in brackets, and empty for all.
-func forward(rule string) (string, error) {
-	bad := func() error {
-		return fmt.Errorf("forward %q: want PROTO:HOSTADDR:HOSTPORT:GUESTPORT: %w", rule, hypervisor.ErrInvalid)
+// kinds counts what a network is said to be.
+func kinds(n hypervisor.NetworkConfig) (count int) {
+	for _, is := range []bool{n.TAPDevice != "", n.User, n.Passt} {
+		if is {
+			count++
+		}
+	}
+	return count
+}
+
+// A forward is a port of the host that leads into the guest. The host's address
+// may be an IPv6 address in brackets, and empty for all.
+type forward struct{ proto, addr, hostPort, guestPort string }
+
+func (f forward) forQEMU() string {
+	return fmt.Sprintf("%s:%s:%s-:%s", f.proto, f.addr, f.hostPort, f.guestPort)
+}
+
+// parseForward reads PROTO:HOSTADDR:HOSTPORT:GUESTPORT.
+func parseForward(rule string) (forward, error) {
+	bad := func() (forward, error) {
+		return forward{}, fmt.Errorf("forward %q: want PROTO:HOSTADDR:HOSTPORT:GUESTPORT: %w", rule, hypervisor.ErrInvalid)
 	}
 	proto, rest, ok := strings.Cut(rule, ":")
 	if !ok || proto != "tcp" && proto != "udp" {
-		return "", bad()
+		return bad()
 	}
 	i := strings.LastIndexByte(rest, ':')
 	if i < 0 {
-		return "", bad()
+		return bad()
 	}
 	hostPart, guestPort := rest[:i], rest[i+1:]
 	i = strings.LastIndexByte(hostPart, ':')
 	if i < 0 {
-		return "", bad()
+		return bad()
 	}
 	host, hostPort := hostPart[:i], hostPart[i+1:]
 	for _, port := range []string{hostPort, guestPort} {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return "", bad()
+			return bad()
 		}
 	}
 	if host != "" {
 		addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
 		if err != nil || addr.Is6() != strings.HasPrefix(host, "[") {
-			return "", bad()
+			return bad()
 		}
 	}
-	return fmt.Sprintf("%s:%s:%s-:%s", proto, host, hostPort, guestPort), nil
+	return forward{proto, host, hostPort, guestPort}, nil
 }
 
 // address returns the kernel argument that gives the device its address, or ""

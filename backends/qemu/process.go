@@ -12,21 +12,24 @@ import (
 	"time"
 )
 
-// A child is a QEMU that this server started. A goroutine of its own waits for
+// A child is a QEMU that this server started, or a passt. A goroutine of its own waits for
 // its end for as long as the server lives, beyond the handle's Close, since
 // somebody has to.
 type child struct {
 	cmd  *exec.Cmd
 	log  string
 	from int64 // where in the log the output of this start begins
+	// beside are the passts of a QEMU. They end when it does.
+	beside []*child
 
 	ended chan struct{} // closed when the process was waited for; err is set then
 	err   error         // how it ended
 }
 
-// spawn starts QEMU in a session of its own, with the given files from firstFile
-// on and no others, and its output appended to the file log.
-func spawn(path string, args []string, files []*os.File, log string) (*child, error) {
+// spawn starts a program in a session of its own, with the given files from
+// firstFile on and no others, and its output appended to the file log, but for its
+// standard output where that is given.
+func spawn(path string, args []string, files []*os.File, stdout *os.File, log string) (*child, error) {
 	out, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("log: %w", err)
@@ -40,6 +43,9 @@ func spawn(path string, args []string, files []*os.File, log string) (*child, er
 	cmd.Env = environment()
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = out, out // files: no goroutine copies them
+	if stdout != nil {
+		cmd.Stdout = stdout
+	}
 	cmd.ExtraFiles = files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -77,12 +83,16 @@ func (c *child) how() string {
 // cannot be interrupted ends later.
 const killWait = 10 * time.Second
 
-// kill ends the process at once and waits for it.
+// kill ends the process at once, with those beside it, and waits for them.
 func (c *child) kill() error {
-	if err := c.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return err
+	err := c.cmd.Process.Kill()
+	if err == nil || errors.Is(err, os.ErrProcessDone) {
+		err = c.await(context.Background(), killWait)
 	}
-	return c.await(context.Background(), killWait)
+	for _, b := range c.beside {
+		err = errors.Join(err, b.kill())
+	}
+	return err
 }
 
 // await waits for the process's end.

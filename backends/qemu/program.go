@@ -139,6 +139,16 @@ func checkVersion(have, want string) error {
 	return fmt.Errorf("there is no QEMU %s here, only %s: %w", want, have, hypervisor.ErrInvalid)
 }
 
+// atLeast tells whether a version is not older than another. One that cannot be
+// read is not.
+func atLeast(version string, major, minor int) bool {
+	var a, b int
+	if n, err := fmt.Sscanf(version, "%d.%d", &a, &b); err != nil || n != 2 {
+		return false
+	}
+	return a > major || a == major && b >= minor
+}
+
 // environment is QEMU's: nothing of the server's that is not needed.
 func environment() []string {
 	env := []string{"LC_ALL=C.UTF-8"}

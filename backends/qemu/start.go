@@ -115,29 +115,52 @@ func (s *Starter) spawn(ctx context.Context, pl *plan, args []string) (*VM, *chi
 	if err := rec.write(pl.dir); err != nil {
 		return nil, nil, err
 	}
-	var files []*os.File
-	defer func() {
-		for _, f := range files {
-			_ = f.Close() // QEMU has its own by now, or never will
-		}
-	}()
-	for _, name := range pl.files {
-		f, err := pl.open(name)
-		if err != nil {
-			return nil, nil, err
-		}
-		files = append(files, f)
-	}
 	log := pl.config.LogPath
 	if log == "" {
 		log = pl.dir.log()
 	}
-	c, err := spawn(pl.program.path, args, files, log)
+	c, err := pl.run(ctx, args, log)
 	if err != nil {
 		return nil, nil, err
 	}
 	vm, err := s.connect(ctx, pl.dir, rec, c)
 	return vm, c, err
+}
+
+// run starts QEMU with what it inherits, and what is beside it before it.
+func (p *plan) run(ctx context.Context, args []string, log string) (c *child, err error) {
+	var files []*os.File
+	var beside []*child
+	defer func() {
+		for _, f := range files {
+			_ = f.Close() // QEMU has its own by now, or never will
+		}
+		if err != nil {
+			for _, b := range beside {
+				err = errors.Join(err, b.kill())
+			}
+		}
+	}()
+	for _, name := range p.files {
+		if command := p.passts[name]; command != nil {
+			f, b, err := startPasst(ctx, command, log)
+			if err != nil {
+				return nil, fmt.Errorf("network %s: %w", strings.TrimPrefix(name, filePasst), err)
+			}
+			files, beside = append(files, f), append(beside, b)
+			continue
+		}
+		f, err := p.open(name)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, f)
+	}
+	if c, err = spawn(p.program.path, args, files, nil, log); err != nil {
+		return nil, err
+	}
+	c.beside = beside
+	return c, nil
 }
 
 // open opens one of the files that QEMU inherits.

@@ -22,6 +22,7 @@ disk=path:/srv/a,,b.img,format:raw,readonly:yes,bps:10M,burst:20M
 disk=path:/srv/c.qcow2,format:qcow2
 net=tap:vm0,mac:52:54:00:12:34:56,ip:192.0.2.7,netmask:255.255.255.0
 net=user,forward:tcp:127.0.0.1:2222:22,forward:udp::5353:53
+net=passt,mac:52:54:00:12:34:57,forward:tcp::8080:80
 pci=0000:01:00.0
 pci=/sys/bus/mdev/devices/83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
 vsock.cid=42
@@ -47,6 +48,7 @@ func TestFull(t *testing.T) {
 		Networks: []hypervisor.NetworkConfig{
 			{TAPDevice: "vm0", MAC: "52:54:00:12:34:56", IP: "192.0.2.7", Netmask: "255.255.255.0"},
 			{User: true, Forwards: []string{"tcp:127.0.0.1:2222:22", "udp::5353:53"}},
+			{Passt: true, MAC: "52:54:00:12:34:57", Forwards: []string{"tcp::8080:80"}},
 		},
 		PCIDevices: []string{"0000:01:00.0", "/sys/bus/mdev/devices/83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"},
 		VsockCID:   42, VsockSocket: "/run/web.vsock", SerialLogPath: "/var/log/web.console",
@@ -113,8 +115,10 @@ func TestErrors(t *testing.T) {
 		"disk=path:/x,":                       "empty part",
 		"net=":                                "",
 		"net=bridge":                          "unknown part",
-		"net=user,tap:vm0":                    "either tap:NAME or user",
-		"net=mac:52:54:00:12:34:56":           "either tap:NAME or user",
+		"net=user,tap:vm0":                    "one of tap:NAME, user and passt",
+		"net=user,passt":                      "one of tap:NAME, user and passt",
+		"net=mac:52:54:00:12:34:56":           "one of tap:NAME, user and passt",
+		"net=passt:yes":                       "takes no value",
 		"net=tap:":                            "not an interface name",
 		"net=tap:averyveryverylongname":       "not an interface name",
 		"net=user,mac:01:00:5e:00:00:01":      "multicast",
@@ -124,7 +128,7 @@ func TestErrors(t *testing.T) {
 		"net=user,forward:tcp:127.0.0.1:0:22": "not a forward",
 		"net=user,forward:tcp:localhost:1:22": "not an IPv4",
 		"net=user,forward:sctp::1:22":         "not a forward",
-		"net=tap:t,forward:tcp::1:22":         "for user-mode",
+		"net=tap:t,forward:tcp::1:22":         "for networks of user and passt",
 		"pci=1":                               "neither a PCI address",
 		"pci=0000:01:20.0":                    "neither a PCI address",
 		"vsock.cid=2":                         "not a context ID",
@@ -132,7 +136,8 @@ func TestErrors(t *testing.T) {
 		"serial.log=log":                      "not an absolute path",
 		"'args=a\x00b'":                       "NUL",
 		"memory=64T\nhotplug=64T":             "together are more",
-		"net=user,ip:1.2.3.4,netmask:255.255.255.0": "hands out its own",
+		"net=user,ip:1.2.3.4,netmask:255.255.255.0":  "hands out its own",
+		"net=passt,ip:1.2.3.4,netmask:255.255.255.0": "hands out its own",
 	} {
 		c, err := Parse(line)
 		if want == "" {

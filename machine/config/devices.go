@@ -97,6 +97,11 @@ func parseNet(v string) (hypervisor.NetworkConfig, error) {
 			if f.value != "" {
 				err = errors.New("user takes no value")
 			}
+		case "passt":
+			n.Passt = true
+			if f.value != "" {
+				err = errors.New("passt takes no value")
+			}
 		case "mac":
 			n.MAC, err = parseMAC(f.value)
 		case "ip":
@@ -107,21 +112,27 @@ func parseNet(v string) (hypervisor.NetworkConfig, error) {
 			n.Forwards = append(n.Forwards, f.value)
 			err = checkForward(f.value)
 		default:
-			err = fmt.Errorf("unknown part %q: there are tap, user, mac, ip, netmask and forward", f.key)
+			err = fmt.Errorf("unknown part %q: there are tap, user, passt, mac, ip, netmask and forward", f.key)
 		}
 		if err != nil {
 			return n, err
 		}
 	}
+	kinds := 0
+	for _, is := range []bool{n.TAPDevice != "", n.User, n.Passt} {
+		if is {
+			kinds++
+		}
+	}
 	switch {
-	case n.User == (n.TAPDevice != ""):
-		return n, errors.New("want either tap:NAME or user")
+	case kinds != 1:
+		return n, errors.New("want one of tap:NAME, user and passt")
 	case (n.IP == "") != (n.Netmask == ""):
 		return n, errors.New("ip and netmask go together")
-	case n.User && n.IP != "":
-		return n, errors.New("a user-mode network hands out its own addresses: leave out ip and netmask")
-	case !n.User && len(n.Forwards) > 0:
-		return n, errors.New("forward is for user-mode networks")
+	case n.TAPDevice == "" && n.IP != "":
+		return n, errors.New("a network of user or passt hands out its own addresses: leave out ip and netmask")
+	case n.TAPDevice != "" && len(n.Forwards) > 0:
+		return n, errors.New("forward is for networks of user and passt")
 	}
 	return n, nil
 }
@@ -164,9 +175,12 @@ func checkForward(v string) error {
 
 func formatNet(n hypervisor.NetworkConfig) string {
 	var fields []field
-	if n.User {
+	switch {
+	case n.User:
 		fields = append(fields, field{"user", ""})
-	} else {
+	case n.Passt:
+		fields = append(fields, field{"passt", ""})
+	default:
 		fields = append(fields, field{"tap", n.TAPDevice})
 	}
 	for _, f := range []field{{"mac", n.MAC}, {"ip", n.IP}, {"netmask", n.Netmask}} {

@@ -122,8 +122,8 @@ func init() {
 			},
 		},
 		{
-			Name: "net", Value: "tap:NAME[,mac:MAC][,ip:ADDR,netmask:MASK] | user[,mac:MAC][,forward:PROTO:ADDR:PORT:GUESTPORT]…", Repeat: true,
-			Help: "a network device, on a tap of the host or in user mode",
+			Name: "net", Value: "tap:NAME[,mac:MAC][,ip:ADDR,netmask:MASK] | user|passt[,mac:MAC][,forward:PROTO:ADDR:PORT:GUESTPORT]…", Repeat: true,
+			Help: "a network device: on a tap of the host, or in user mode by the VMM itself or by passt(1)",
 			set: func(c *Config, _, v string) error {
 				n, err := parseNet(v)
 				if err == nil {

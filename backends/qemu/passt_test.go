@@ -1,0 +1,221 @@
+package qemu
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/guest/guesttest"
+)
+
+// needPasst ends the test where passt cannot work.
+func needPasst(t testing.TB) {
+	t.Helper()
+	if _, err := exec.LookPath(programPasst); err != nil {
+		guesttest.Missing(t, "passt is missing: apt-get install passt")
+	}
+	routes, err := os.ReadFile("/proc/net/route")
+	if err != nil || !strings.Contains(string(routes), "\t00000000\t") {
+		guesttest.Missing(t, "passt needs a default route, and this host has none: ip route add default …")
+	}
+}
+
+// passtsOf counts the passts that forward a port of 127.0.0.1.
+func passtsOf(t testing.TB, port string) (n int) {
+	t.Helper()
+	cmdlines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	for _, path := range cmdlines {
+		b, _ := os.ReadFile(path) // it may have ended
+		if bytes.Contains(b, []byte("\x00127.0.0.1/"+port+":")) {
+			n++
+		}
+	}
+	return n
+}
+
+// awaitNoPasst waits until a passt has noticed that its QEMU is gone.
+func awaitNoPasst(t testing.TB, port string) {
+	t.Helper()
+	require.Eventually(t, func() bool { return passtsOf(t, port) == 0 }, patience, 5*time.Millisecond, "an orphan: passt of port %s", port)
+}
+
+// TestPasst has a guest talk with its host through passt, both ways.
+func TestPasst(t *testing.T) {
+	t.Parallel() // with the other tests that wait for a guest
+	s := newTestStarter(t)
+	needPasst(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	go func() { // ends with the listener
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			// The guest tells of what fails here.
+			_ = c.SetDeadline(time.Now().Add(patience))
+			said, _ := bufio.NewReader(c).ReadString('\n')
+			_, _ = io.WriteString(c, "the host has "+said)
+			_ = c.Close()
+		}
+	}()
+
+	dir := shortDir(t)
+	config := bare(dir)
+	config.KernelPath, config.InitrdPath = guesttest.Image(t)
+	config.KernelArgs, config.MemoryBytes = "quiet", 128*mib
+	port := freePort(t)
+	config.Networks = []hypervisor.NetworkConfig{{Passt: true, MAC: "52:54:00:aa:bb:cd", Forwards: []string{"tcp:127.0.0.1:" + port + ":7000"}}}
+	v := startTest(t, s, dir, config)
+	v.ready(0)
+	sh := v.shell(t)
+
+	assert.Equal(t, "52:54:00:aa:bb:cd", sh.run("cat /sys/class/net/eth0/address"))
+	sh.run(`printf '#!/bin/sh\n[ "$1" = bound ] || exit 0\nifconfig eth0 $ip netmask $subnet\nroute add default gw $router\necho $router > /run/router\n' > /run/bound; chmod +x /run/bound`)
+	sh.run("ip link set eth0 up && udhcpc -i eth0 -n -q -s /run/bound >/dev/null 2>&1")
+	hostPort := l.Addr().(*net.TCPAddr).Port
+	assert.Equal(t, "the host has words", sh.run(fmt.Sprintf("mkfifo /run/fifo; (exec 3<>/run/fifo; echo words >&3; nc $(cat /run/router) %d <&3)", hostPort)))
+
+	// The server goes, and the network stays.
+	require.NoError(t, sh.conn.Close())
+	v = v.reopen()
+	sh = v.shell(t)
+	mark := sh.send("echo from the guest | nc -l -p 7000")
+	var got string
+	require.Eventually(t, func() bool { // until the guest listens
+		c, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(patience))
+		// passt has the guest's first words wait for the host's (20230309).
+		_, _ = io.WriteString(c, "words of the host\n")
+		got, _ = bufio.NewReader(c).ReadString('\n') // nothing while nobody listens
+		return got != ""
+	}, patience, 50*time.Millisecond)
+	assert.Equal(t, "from the guest\n", got)
+	out, _ := sh.await(mark)
+	assert.Equal(t, "words of the host", out)
+
+	assert.Equal(t, 1, passtsOf(t, port))
+	require.NoError(t, v.Shutdown(testContext(t)))
+	awaitNoPasst(t, port)
+}
+
+// TestPasstDies kills one of two: the VM tells which, and ends with the other.
+func TestPasstDies(t *testing.T) {
+	s := newTestStarter(t)
+	needPasst(t)
+	dir := shortDir(t)
+	config := bare(dir)
+	config.Networks = []hypervisor.NetworkConfig{{Passt: true}, {Passt: true}}
+	v := startTest(t, s, dir, config)
+	require.Len(t, v.child.beside, 2)
+	require.NoError(t, v.child.beside[1].kill())
+	e := v.events.await(t, 0, "loss of the network", kind(hypervisor.EventNetwork))
+	assert.Equal(t, []hypervisor.Detail{{Key: "network", Value: "net1"}}, e.Detail)
+	assert.Equal(t, hypervisor.StateRunning, v.info().State)
+	require.NoError(t, v.Shutdown(testContext(t)))
+	require.NoError(t, v.child.beside[0].await(testContext(t), patience))
+	assert.Equal(t, "exit status 0", v.child.beside[0].how(), "it ends by itself")
+}
+
+// TestFailingPasst has starts that fail because of passt, and beside it.
+func TestFailingPasst(t *testing.T) {
+	s := newTestStarter(t)
+	needPasst(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	_, takenPort, err := net.SplitHostPort(taken.Addr().String())
+	require.NoError(t, err)
+	program := func(body string) string {
+		bin := t.TempDir()
+		require.NoError(t, os.WriteFile(filepath.Join(bin, programPasst), []byte("#!/bin/sh\n"+body), 0o700))
+		return bin
+	}
+	for name, c := range map[string]struct {
+		port string // of the second network
+		bin  string // before PATH
+		path string // instead of PATH
+		qemu map[string]string
+		stop time.Duration
+		says []string
+		is   error
+	}{
+		"port taken":    {port: takenPort, says: []string{"network 1: ", "Failed to bind", takenPort}},
+		"QEMU fails":    {qemu: map[string]string{"qemu.cpu": "abacus"}, says: []string{"abacus"}},
+		"not installed": {path: t.TempDir(), says: []string{"network 0: ", "passt is not installed", "apt-get install passt"}, is: exec.ErrNotFound},
+		"a mute one":    {bin: program("exit 3\n"), says: []string{"network 0: ", "exit status 3", "said nothing"}},
+		"no passt":      {bin: program("echo what is --fd >&2; echo Failed to send 3 bytes to syslog >&2; exit 1\n"), says: []string{": what is --fd"}},
+		"one that hangs": {
+			bin: program("exec sleep 1000\n"), stop: 300 * time.Millisecond, is: context.DeadlineExceeded,
+		},
+		"one that does not get ready": {
+			bin: program("[ $1 = --help ] || exec sleep 1000\n"), stop: 300 * time.Millisecond, is: context.DeadlineExceeded,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := shortDir(t)
+			config := bare(dir)
+			config.Extras = map[string]string{"qemu.binary": "/usr/bin/qemu-system-x86_64"}
+			if path, err := exec.LookPath("qemu-system-x86_64"); assert.NoError(t, err) {
+				config.Extras["qemu.binary"] = path
+			}
+			for k, v := range c.qemu {
+				config.Extras[k] = v
+			}
+			port := freePort(t)
+			second := c.port
+			if second == "" {
+				second = freePort(t)
+			}
+			for _, p := range []string{port, second} {
+				config.Networks = append(config.Networks, hypervisor.NetworkConfig{Passt: true, Forwards: []string{"tcp:127.0.0.1:" + p + ":22"}})
+			}
+			switch {
+			case c.path != "":
+				t.Setenv("PATH", c.path)
+			case c.bin != "":
+				t.Setenv("PATH", c.bin+":"+os.Getenv("PATH"))
+			}
+			ctx := testContext(t)
+			if c.stop != 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, c.stop)
+				defer cancel()
+			}
+			_, hv, err := s.StartVM(ctx, nil, "", filepath.Join(dir, SocketName), config)
+			if err == nil {
+				ended(t, s, dir, config, hv.(*VM))
+				t.Fatal("it started")
+			}
+			for _, says := range c.says {
+				assert.ErrorContains(t, err, says)
+			}
+			if c.is != nil {
+				assert.ErrorIs(t, err, c.is)
+			}
+			assert.NotContains(t, err.Error(), "syslog")
+			assert.Zero(t, passtsOf(t, port), "nothing is left when the start returns")
+			assert.Zero(t, passtsOf(t, second), "nothing is left when the start returns")
+			expectNothing(t, dir)
+		})
+	}
+}
