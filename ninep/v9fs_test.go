@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -81,7 +82,8 @@ func v9fsRing(t *testing.T, series string) {
 		}
 	}()
 	vm := guesttest.Start(t, guesttest.Config{
-		Kernel: kernel, Initrd: initrd,
+		Deadline: 4 * time.Minute,
+		Kernel:   kernel, Initrd: initrd,
 		Append: fmt.Sprintf("vmfs.net=user ninep.port=%d", ln.Addr().(*net.TCPAddr).Port),
 		Args:   []string{"-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0"},
 	})
