@@ -282,8 +282,8 @@ func TestVsockGuest(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			toGuest(t, c.mustDial(t, "1024"), pattern(sizes.transfer/2))
-			fromGuest(t, c, sizes.transfer/2)
+			toGuest(t, c.mustDial(t, "1024"), pattern(sizes.transfer/4))
+			fromGuest(t, c, sizes.transfer/4)
 		}()
 		time.Sleep(100 * time.Millisecond) // into the transfer
 		s.must("write", "web/ctl", "pause")
