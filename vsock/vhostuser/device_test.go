@@ -421,3 +421,22 @@ func TestConfig(t *testing.T) {
 		assert.Error(t, err, name)
 	}
 }
+
+// TestConnectAfterIdleness is a client who comes after nothing has happened for
+// longer than a handshake may take, and then says what it wants in good time.
+func TestConnectAfterIdleness(t *testing.T) {
+	v := newFakeVM(t, func(c *Config) { c.HandshakeTimeout = 300 * time.Millisecond })
+	v.boot()
+	v.settled()
+	time.Sleep(400 * time.Millisecond) // the idleness
+	c, err := net.Dial("unix", v.cfg.HostSocket)
+	require.NoError(t, err)
+	defer func() { _ = c.Close() }()
+	require.NoError(t, c.SetDeadline(time.Now().Add(patience)))
+	time.Sleep(20 * time.Millisecond) // the device has accepted it and looked at its timers
+	_, err = io.WriteString(c, "STATUS\n")
+	require.NoError(t, err)
+	b, err := io.ReadAll(c)
+	require.NoError(t, err)
+	assert.Contains(t, string(b), `"cid":42`)
+}

@@ -26,6 +26,7 @@ const (
 // accept takes new connections of the host's processes until there are none,
 // or there is no room for more: then resumeAccept goes on.
 func (d *Device) accept() {
+	d.now = time.Now() // it may have waited long: deadlines begin now
 	for d.handshakes < maxHandshakes {
 		fd, _, err := unix.Accept4(d.listenFD, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 		switch {
