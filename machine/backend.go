@@ -100,10 +100,18 @@ func (c *backendCache) get(t hypervisor.Type) (Backend, bool) {
 	return b, ok
 }
 
-// capabilities returns what the back end said of itself.
+// capabilities returns what the back end said of itself. It does not wait for
+// the search for its program.
 func (c *backendCache) capabilities(t hypervisor.Type) hypervisor.Capabilities {
-	b, _ := c.get(t)
-	return b.Capabilities
+	if b, ok := c.get(t); ok {
+		return b.Capabilities
+	}
+	if s, ok := hypervisor.StarterFor(t); ok {
+		if able, ok := s.(hypervisor.Capable); ok {
+			return able.Capabilities()
+		}
+	}
+	return hypervisor.Capabilities{}
 }
 
 // learn keeps what a running VM of the back end can do, for back ends that

@@ -459,11 +459,38 @@ func TestDialVsock(t *testing.T) {
 	assert.Equal(t, "ping", string(b))
 }
 
+// slowStarter does not say its version before it may.
+type slowStarter struct {
+	hypervisor.VMStarter
+	hypervisor.Capable
+	may chan struct{}
+}
+
+func (s slowStarter) GetVersion(p *hypervisor.Paths) (string, error) {
+	<-s.may
+	return s.VMStarter.GetVersion(p)
+}
+
 func TestCapabilitiesAtRest(t *testing.T) {
 	h, _ := simHost(t)
 	h.Backends()
 	v := create(t, h, "web", "")
 	assert.True(t, v.Capabilities().SupportsPause, "the back end's, before there is a VM of it")
+	require.NoError(t, h.Close())
+
+	// A server that was just started knows as much.
+	starter, ok := hypervisor.StarterFor(hypervisor.TypeSim)
+	require.True(t, ok)
+	slow := slowStarter{starter, starter.(hypervisor.Capable), make(chan struct{})}
+	hypervisor.RegisterStarter(hypervisor.TypeSim, slow)
+	defer hypervisor.RegisterStarter(hypervisor.TypeSim, starter)
+	h = open(t, h.dir)
+	v, ok = h.VM("web")
+	require.True(t, ok)
+	assert.True(t, v.Capabilities().SupportsPause)
+	close(slow.may)
+	h.Backends()
+	assert.True(t, v.Capabilities().SupportsPause)
 }
 
 func TestKeepTail(t *testing.T) {
