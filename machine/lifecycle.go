@@ -20,12 +20,17 @@ func (v *VM) live(ctx context.Context, verb string, timeout time.Duration, f fun
 		if s == nil {
 			return hypervisor.ErrHypervisorNotRunning
 		}
-		err := f(ctx, s)
-		if errors.Is(err, net.ErrClosed) {
-			err = fmt.Errorf("the connection to the VMM was lost: %w", hypervisor.ErrHypervisorNotRunning)
-		}
-		return err
+		return lostHandle(f(ctx, s))
 	})
+}
+
+// lostHandle makes the error of a handle that was given up under a verb one that
+// says why: the VMM has ended meanwhile, or its connection has.
+func lostHandle(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("the connection to the VMM was lost: %w", hypervisor.ErrHypervisorNotRunning)
+	}
+	return err
 }
 
 // liveSession returns the session of a VM that runs or is paused. That of a VM
@@ -214,7 +219,7 @@ func (v *VM) resizeLive(ctx context.Context, s *session, bytes int64, wait time.
 	}
 	var late *hypervisor.ResizeError
 	if err != nil && !errors.As(err, &late) {
-		return err
+		return lostHandle(err)
 	}
 	target := bytes
 	if late != nil {

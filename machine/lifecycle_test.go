@@ -2,6 +2,7 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -278,6 +279,16 @@ func TestMemory(t *testing.T) {
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.Equal(t, int64(512<<20), v.Status().MemoryTarget)
 	assert.Equal(t, int64(256<<20), v.Status().MemoryActual)
+	for range 20 { // one that waits when its VM ends: whichever notices it first
+		waits := make(chan error, 1)
+		go func() { waits <- v.ResizeMemory(within(t), 512<<20, time.Minute) }()
+		await(t, v, "a resize under way", func(s Status) bool { return s.Busy == "memory" })
+		require.NoError(t, v.Kill(within(t)))
+		err = <-waits
+		assert.True(t, errors.Is(err, hypervisor.ErrHypervisorNotRunning) || errors.Is(err, context.Canceled), "%v", err)
+		require.NoError(t, v.Start(within(t)))
+		guest(t, w, v).Inject(fault(t, "no-resize"))
+	}
 	require.NoError(t, v.Kill(within(t)))
 	assert.Equal(t, int64(256<<20), v.Status().MemoryTarget)
 }
