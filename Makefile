@@ -23,7 +23,7 @@ DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
 TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt cpio diod socat gcc libc6-dev
 
 .DEFAULT_GOAL := build
-.PHONY: build guest demo test lint vet staticcheck gofmt unit fuzz cross bench gobench deps deps-demo deps-bench clean help
+.PHONY: build guest demo test lint vet staticcheck gofmt unit fuzz cross bench bench-vm soak gobench deps deps-demo deps-bench clean help
 
 ## build: bin/vmfs, a static binary
 build:
@@ -93,13 +93,23 @@ cross:
 ## bench: 9P servers side by side (docs/benchmarks.md), in about five minutes
 bench: deps-bench build
 	$(GO) run ./ninep/bench -vmfs bin/vmfs $(BENCHFLAGS)
+	$(MAKE) --no-print-directory bench-vm
+
+## bench-vm: pause and start beside bare QMP, virsh and a script; fifty VMs (five minutes)
+bench-vm: deps-bench deps-demo
+	VMFS_BENCH=pause,start,many $(GO) test -count=1 -timeout 30m -run '^TestBenchVM$$' -v ./cmd/vmfs
+
+## soak: random verbs and random ends on 20 VMs, for SOAK (BACKEND=sim: simulated; VMFS_SOAK_SEED=N: as it was)
+SOAK ?= 10m
+soak: deps
+	CGO_ENABLED=1 VMFS_SOAK=$(SOAK) VMFS_SOAK_BACKEND=$(BACKEND) $(GO) test -race -count=1 -timeout 24h -run '^TestSoak$$' -v ./cmd/vmfs
 
 ## gobench: the Go benchmarks
 gobench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 deps-bench:
-	@$(call install,diod)
+	@$(call install,diod libvirt-daemon libvirt-clients)
 
 ## deps: install the Debian packages that the tests need (as root; else say which)
 deps:
