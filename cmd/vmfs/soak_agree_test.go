@@ -361,7 +361,7 @@ func (k *soak) end() {
 }
 
 // stacks ends the server with the signal that makes it print its goroutines, and
-// returns those.
+// returns those but the runtime's own.
 func (k *soak) stacks() []string {
 	before := len(k.log.String())
 	require.NoError(k.t, k.cmd.Process.Signal(syscall.SIGQUIT))
@@ -369,5 +369,9 @@ func (k *soak) stacks() []string {
 	k.cmd = nil
 	text := k.log.String()[before:]
 	all := strings.Split(text, "\n\n")
-	return slices.DeleteFunc(all, func(s string) bool { return !strings.HasPrefix(s, "goroutine ") })
+	return slices.DeleteFunc(all, func(s string) bool {
+		s = strings.TrimSpace(s)
+		return !strings.HasPrefix(s, "goroutine ") || strings.HasPrefix(s, "goroutine 0 ") ||
+			strings.Contains(s, "created by runtime.") // of which there are more or fewer at any time
+	})
 }
