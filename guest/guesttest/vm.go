@@ -223,6 +223,9 @@ func (v *VM) QMP(command string) json.RawMessage {
 	return res
 }
 
+// TryQMP is QMP for a command that may be refused.
+func (v *VM) TryQMP(command string) (json.RawMessage, error) { return v.doQMP(command) }
+
 func (v *VM) doQMP(command string) (json.RawMessage, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), Deadline)
 	defer cancel()

@@ -273,7 +273,11 @@ func guestUnplugged(r *rig) {
 	require.Eventually(t, func() bool {
 		return !strings.Contains(string(r.vm.QMP(`{"execute":"qom-list","arguments":{"path":"/machine/peripheral"}}`)), "vsock0")
 	}, patience, 50*time.Millisecond)
-	r.vm.QMP(`{"execute":"device_add","arguments":{"driver":"vhost-user-vsock-pci","chardev":"vs","id":"vsock0","bus":"port0"}}`)
+	// QEMU lets go of the character device a moment after the device itself.
+	require.Eventually(t, func() bool {
+		_, err := r.vm.TryQMP(`{"execute":"device_add","arguments":{"driver":"vhost-user-vsock-pci","chardev":"vs","id":"vsock0","bus":"port0"}}`)
+		return err == nil
+	}, patience, 50*time.Millisecond)
 	r.waitStatus(func(st Status) bool { return st.Running })
 	require.Eventually(t, func() bool {
 		c, err := r.hybrid.DialVsock(t.Context(), portEcho)
