@@ -69,7 +69,7 @@ func (v *VM) Pause(ctx context.Context) error {
 		}
 		v.update(func() {
 			if v.session == s && v.status.State == hypervisor.StateRunning {
-				s.taken++
+				s.told.state++
 				_, s.pausing = hv.(hypervisor.EventSource)
 				v.setState(hypervisor.StatePaused, "")
 			}

@@ -135,7 +135,7 @@ func (s *session) accept(ctx context.Context, c contact) bool {
 		close(s.linked)
 		v.caps = caps
 		v.status.PID = s.proc.PID
-		s.takeInfo(c.info)
+		s.takeInfo(c.info, s.told)
 	})
 	v.emit(Record{Kind: kind, State: c.info.State, Reason: c.info.Reason, Detail: s.pidDetail()})
 	s.first.Do(func() { close(s.heard) })

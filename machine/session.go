@@ -37,9 +37,14 @@ type session struct {
 	reason  string                // why the VMM will end, once that is known
 	exitHow string                // how its process ended, as its back end told
 	ending  bool                  // the guest has ended and the VMM is being cleared away
-	taken   uint64                // counts the events that were taken
+	told    telling               // counts what events have told
 	pausing bool                  // the VMM has paused the VM, and the event of it has not come
 }
+
+// telling counts the events that told of a state and those that told of the
+// memory's size: each knows better than an answer that was asked for before it,
+// of that and of nothing else.
+type telling struct{ state, memory uint64 }
 
 // newSession prepares a session; hv is nil where there is no connection yet. The
 // caller sets it as the VM's and calls begin.
@@ -143,8 +148,19 @@ func (s *session) awaitExit(ctx context.Context) chan process.Exit {
 	return exited
 }
 
-// takeInfo sets the state from what the VMM said. The caller holds v.mu.
-func (s *session) takeInfo(info hypervisor.VMInfo) {
+// takeInfo sets state and memory from what the VMM said, but for what an event
+// has told since the counts in asked. The caller holds v.mu.
+func (s *session) takeInfo(info hypervisor.VMInfo, asked telling) {
+	if info.MemoryActualSize != nil && s.told.memory == asked.memory {
+		s.v.status.MemoryActual = *info.MemoryActualSize
+	}
+	if s.told.state == asked.state {
+		s.takeState(info)
+	}
+}
+
+// takeState is the part of takeInfo that is about the state.
+func (s *session) takeState(info hypervisor.VMInfo) {
 	v := s.v
 	s.pausing = false
 	state := info.State
@@ -152,29 +168,25 @@ func (s *session) takeInfo(info hypervisor.VMInfo) {
 		state = hypervisor.StatePaused // it has a VMM, and its vCPUs stand still
 	}
 	v.setState(state, info.Reason)
-	if info.MemoryActualSize != nil {
-		v.status.MemoryActual = *info.MemoryActualSize
-	}
 	if state == hypervisor.StateShutdown {
 		s.guestEnded(info.Reason)
 	}
 }
 
-// refresh asks the VMM how it is, for where no event tells. An event that came
-// meanwhile knows better.
+// refresh asks the VMM how it is, for where no event tells.
 func (s *session) refresh(ctx context.Context, hv hypervisor.Hypervisor) error {
 	ctx, cancel := context.WithTimeout(ctx, s.v.host.opts.Timeouts.Verb)
 	defer cancel()
 	s.v.mu.Lock()
-	taken := s.taken
+	asked := s.told
 	s.v.mu.Unlock()
 	info, err := hv.GetVMInfo(ctx)
 	if err != nil {
 		return err
 	}
 	s.v.update(func() {
-		if s.hv == hv && s.taken == taken {
-			s.takeInfo(*info)
+		if s.hv == hv {
+			s.takeInfo(*info, asked)
 		}
 	})
 	return nil
@@ -250,7 +262,9 @@ func (s *session) drain(events <-chan hypervisor.Event) {
 func (s *session) take(e hypervisor.Event) {
 	v := s.v
 	v.update(func() {
-		s.taken++
+		if e.State != "" {
+			s.told.state++
+		}
 		if e.State == hypervisor.StateShutdown {
 			s.guestEnded(e.Reason)
 			for _, d := range e.Detail {
@@ -270,6 +284,7 @@ func (s *session) take(e hypervisor.Event) {
 		if e.Kind == hypervisor.EventMemory {
 			for _, d := range e.Detail {
 				if n, err := strconv.ParseInt(d.Value, 10, 64); d.Key == "actual" && err == nil {
+					s.told.memory++
 					v.status.MemoryActual = n
 				}
 			}

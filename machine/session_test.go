@@ -1,0 +1,59 @@
+package machine
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/backends/process"
+)
+
+// answering is a VMM of which events arrive while it answers.
+type answering struct {
+	hypervisor.Hypervisor
+	info      hypervisor.VMInfo
+	meanwhile func()
+}
+
+func (a *answering) GetVMInfo(context.Context) (*hypervisor.VMInfo, error) {
+	a.meanwhile()
+	return &a.info, nil
+}
+
+// An event that came after the question knows better than the answer, of what it
+// tells and of nothing else.
+func TestRefreshBesideEvents(t *testing.T) {
+	h, _ := simHost(t)
+	v := create(t, h, "web", "")
+	size := int64(300 << 20)
+	hv := &answering{info: hypervisor.VMInfo{State: hypervisor.StatePaused, Reason: "asked", MemoryActualSize: &size}}
+	s := v.newSession(hypervisor.TypeSim, process.Process{}, hv)
+	paused := hypervisor.Event{Kind: hypervisor.EventPaused, State: hypervisor.StatePaused, Reason: "told"}
+	memory := hypervisor.Event{Kind: hypervisor.EventMemory, Detail: []hypervisor.Detail{{Key: "actual", Value: "209715200"}}}
+	for name, c := range map[string]struct {
+		events []hypervisor.Event
+		reason string
+		actual int64
+	}{
+		"none":   {nil, "asked", 300 << 20},
+		"state":  {[]hypervisor.Event{paused}, "told", 300 << 20},
+		"memory": {[]hypervisor.Event{memory}, "asked", 200 << 20},
+		"both":   {[]hypervisor.Event{memory, paused}, "told", 200 << 20},
+		"other":  {[]hypervisor.Event{{Kind: hypervisor.EventPowerdown}}, "asked", 300 << 20},
+	} {
+		v.update(func() { v.status.MemoryActual, v.status.State, v.status.Reason = 0, hypervisor.StateRunning, "" })
+		hv.meanwhile = func() {
+			for _, e := range c.events {
+				s.take(e)
+			}
+		}
+		require.NoError(t, s.refresh(within(t), hv), name)
+		got := v.Status()
+		assert.Equal(t, hypervisor.StatePaused, got.State, name)
+		assert.Equal(t, c.reason, got.Reason, name)
+		assert.Equal(t, c.actual, got.MemoryActual, name)
+	}
+}
