@@ -34,6 +34,9 @@ func (b *powerButton) scan() {
 			continue
 		}
 		f, err := os.Open(filepath.Join("/dev/input", name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // sysfs has it before /dev has: the event that follows leads here again
+		}
 		if err != nil {
 			b.con.printf("vmfs guest: power button: %v", err)
 			continue
