@@ -101,14 +101,33 @@ func (s *session) admit(ar *request) error {
 	if ar.typ == msgTread {
 		held = readHeader + int(ar.length)
 	}
-	if s.running >= s.srv.limits.Requests || s.held+held > s.srv.limits.Held {
+	if s.running >= s.srv.limits.Requests || !s.hold(held) {
 		return errRequests
 	}
 	ar.held = held
-	s.held += held
 	s.running++
 	s.enter(ar.tag, ar)
 	return nil
+}
+
+// hold counts bytes that the connection holds until letGoOf, if there is room
+// for them. s.mu is held, for both.
+func (s *session) hold(n int) bool {
+	limits := &s.srv.limits
+	if s.held+n > limits.Held {
+		return false
+	}
+	if s.c.share.held.Add(int64(n)) > int64(limits.UserHeld) {
+		s.c.share.held.Add(int64(-n))
+		return false
+	}
+	s.held += n
+	return true
+}
+
+func (s *session) letGoOf(n int) {
+	s.held -= n
+	s.c.share.held.Add(int64(-n))
 }
 
 func (s *session) enter(tag uint16, ar *request) {
@@ -158,7 +177,7 @@ func (s *session) finish(ar *request, err error) *request {
 		ar.late.Stop()
 	}
 	s.running--
-	s.held -= ar.held
+	s.letGoOf(ar.held)
 	s.leave(ar.tag, ar)
 	if len(ar.flushes) > 0 {
 		b = b.grow(len(ar.flushes) * headerSize)

@@ -92,6 +92,12 @@ type OneWalker interface {
 	WalkOne(name string) (p9.QID, p9.File, error)
 }
 
+// RemoveChecker is a directory that can tell beforehand that a name in it will
+// not be removed. 9P2000's ORCLOSE asks when the file is opened.
+type RemoveChecker interface {
+	CanRemove(name string) error
+}
+
 // LockGetter answers Tgetlock, which p9.File has no method for: it reports the
 // lock that stands in the way of the one described, or Unlock for none.
 type LockGetter interface {

@@ -22,6 +22,7 @@ type conn struct {
 	nc     net.Conn
 	caller *caller
 	user   string // whom the limits count it for
+	share  *userShare
 	log    *slog.Logger
 
 	sess atomic.Pointer[session] // nil before the first Tversion
@@ -301,6 +302,7 @@ func (c *conn) room(n int) *buf {
 		c.replies = c.replies.grow(n)
 	default:
 		c.hand()
+		c.out.wait() // what came in one read can ask for more than may pile up
 		c.replies = getBuf(n)
 	}
 	return c.replies

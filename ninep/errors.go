@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/hugelgupf/p9/linux"
 )
@@ -115,6 +116,18 @@ func textOf(err error) string {
 		return head + words
 	}
 	return text
+}
+
+// cutText gives as much of a text as has room, in whole characters.
+func cutText(text string, room int) string {
+	room = min(room, 1<<16-1)
+	if len(text) <= room {
+		return text
+	}
+	for room > 0 && !utf8.RuneStart(text[room]) {
+		room--
+	}
+	return text[:room]
 }
 
 // panicError is what a request gets whose file panicked.

@@ -38,6 +38,7 @@ const (
 	fidAttaching fidState = iota // a Tattach is under way: nothing else may use it
 	fidClosed                    // not open
 	fidOpening                   // a Topen is under way
+	fidCreating                  // a Tcreate is, which makes it another file's: nothing but a Tclunk may use it
 	fidOpen
 )
 
@@ -120,12 +121,18 @@ func (t *fidTable) each(fn func(*fid)) {
 // fid finds a fid that is ready for use.
 func (s *session) fid(num uint32) (*fid, error) {
 	s.mu.Lock()
-	f := s.fids.get(num)
-	if f != nil && f.state == fidAttaching {
-		f = nil
+	defer s.mu.Unlock()
+	f, err := s.anyFid(num)
+	if err == nil && f.state == fidCreating {
+		return nil, errOpening
 	}
-	s.mu.Unlock()
-	if f == nil {
+	return f, err
+}
+
+// anyFid finds a fid, which may be in use by a Tcreate. s.mu is held.
+func (s *session) anyFid(num uint32) (*fid, error) {
+	f := s.fids.get(num)
+	if f == nil || f.state == fidAttaching {
 		return nil, errUnknownFid
 	}
 	return f, nil

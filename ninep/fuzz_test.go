@@ -430,9 +430,9 @@ func (m *model) rename(f *modelFid, num string) {
 	d := m.fids[to]
 	ok := f != nil && f.n.dir && d != nil && d.n.dir && goodName(name)
 	same := ok && f.n == d.n && name == newName
-	if ok && !same {
+	if ok {
 		ok = !f.n.isGone() && !d.n.isGone() && f.n.kids[name] != nil
-		for up := d.n; ok && up != nil; up = up.parent {
+		for up := d.n; ok && !same && up != nil; up = up.parent {
 			ok = up != f.n.kids[name]
 		}
 	}

@@ -18,8 +18,10 @@ type Limits struct {
 	Requests int
 
 	// Held is how many bytes those may hold, of what they write and of room for
-	// what they read (default 64 MiB). More is refused with ENOBUFS.
-	Held int
+	// what they read, and the connection's fids of extended attributes (default
+	// 64 MiB); UserHeld is the same for all connections of one user (default
+	// 512 MiB). More is refused with ENOBUFS.
+	Held, UserHeld int
 
 	// Conns is how many connections the server holds (default 4096), and
 	// UserConns how many of one user (default 1024): one uid on a Unix socket,
@@ -67,6 +69,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Fids, 16384)
 	def(&l.Requests, 512)
 	def(&l.Held, 64<<20)
+	def(&l.UserHeld, 512<<20)
 	def(&l.Conns, 4096)
 	def(&l.UserConns, 1024)
 	dur(&l.Handshake, 30*time.Second)

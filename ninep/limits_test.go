@@ -447,3 +447,106 @@ func TestNeverClunks(t *testing.T) {
 	c.Close()
 	eventually(t, "all closed", func() bool { return fs.open.Load() == before-1 }) // its root too
 }
+
+// TestUserHeld bounds what all connections of a user hold together, of blocked
+// requests and of extended attributes, and gives it back.
+func TestUserHeld(t *testing.T) {
+	fs := basicTree()
+	st := fs.streamFile("s")
+	ts := serve(t, fs, func(s *Server) { s.Limits.Held, s.Limits.UserHeld = 100<<10, 150<<10 })
+	open := func() *rawClient {
+		c := ts.raw("9P2000.L").attach()
+		for _, fid := range []string{"1", "2"} {
+			c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", fid, "names", "s")
+			c.rpc("Tlopen", "Rlopen", "fid", fid, "flags", "2")
+		}
+		return c
+	}
+	one, two := open(), open()
+	ts.mu.Lock()
+	var share *userShare
+	for _, u := range ts.users {
+		share = u
+	}
+	require.Len(t, ts.users, 1)
+	ts.mu.Unlock()
+
+	for _, c := range []*rawClient{one, two} {
+		c.send("Tread", 1, "fid", "1", "count", "60000")
+		wait(t, "read", st.waiting)
+	}
+	one.rpc("Tread", "Rlerror", "fid", "2", "count", "35000")
+	one.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "3", "names", "a")
+	assert.True(t, wireEqual(one.rpc("Txattrcreate", "Rlerror", "fid", "3", "name", "user.x", "size", "35000")["ecode"], "ENOBUFS"))
+	one.rpc("Txattrcreate", "Rxattrcreate", "fid", "3", "name", "user.x", "size", "20000")
+	assert.EqualValues(t, 2*(60000+readHeader)+20000, share.held.Load())
+	two.Close()
+	eventually(t, "what the other connection held is free", func() bool { return share.held.Load() < 100000 })
+	one.send("Tread", 2, "fid", "2", "count", "15000")
+	wait(t, "read", st.waiting)
+	one.rpc("Tremove", "Rlerror", "fid", "3")
+	assert.EqualValues(t, 60000+15000+2*readHeader, share.held.Load())
+	one.Close()
+	eventually(t, "nothing is held", func() bool { return share.held.Load() == 0 })
+}
+
+// TestReplyPile: what one read of the connection brings can ask for much more
+// than may wait for the client, while a reply that it does not take is being
+// written by another goroutine.
+func TestReplyPile(t *testing.T) {
+	fs := basicTree()
+	st := fs.streamFile("s")
+	fs.file("big", strings.Repeat("x", 60000))
+	srv := &Server{Attacher: fs}
+	near, far := net.Pipe() // which has no buffer of its own
+	done := make(chan error, 1)
+	go func() { done <- srv.ServeConn(context.Background(), far) }()
+	defer func() {
+		near.Close()
+		wait(t, "end of the connection", done)
+	}()
+	c := &rawClient{t: t, Conn: near, dialect: "9P2000.L"}
+	c.send("Tversion", 0xffff, "msize", "70000", "version", "9P2000.L")
+	c.want("Rversion", 0xffff)
+	c.attach()
+	var out *output
+	srv.mu.Lock()
+	for conn := range srv.conns {
+		out = &conn.out
+	}
+	srv.mu.Unlock()
+	for fid, name := range map[string]string{"1": "s", "2": "big"} {
+		c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", fid, "names", name)
+		c.rpc("Tlopen", "Rlopen", "fid", fid)
+	}
+	c.send("Tread", 1, "fid", "1", "count", "10")
+	wait(t, "read", st.waiting)
+	give(t, "record", st.in, "record")
+	eventually(t, "the record is being written", func() bool {
+		out.mu.Lock()
+		defer out.mu.Unlock()
+		return out.writing
+	})
+	var batch []byte
+	const asked = 150 // they fit the buffer that the server reads into
+	for range asked {
+		batch = append(batch, wireEncode("9P2000.L", "Tread", 2, map[string]string{"fid": "2", "count": "60000"})...)
+	}
+	_, err := c.Write(batch)
+	require.NoError(t, err)
+	piled := func() int {
+		out.mu.Lock()
+		defer out.mu.Unlock()
+		if out.pending == nil {
+			return 0
+		}
+		return len(out.pending.b)
+	}
+	eventually(t, "replies wait", func() bool { return piled() > maxPending })
+	time.Sleep(50 * time.Millisecond) // for what should not come
+	assert.Less(t, piled(), maxPending+2*bufSizes[2])
+	c.want("Rread", 1)
+	for range asked {
+		c.want("Rread", 2, "count", "60000")
+	}
+}

@@ -29,15 +29,19 @@ type memNode struct {
 	mode     p9.FileMode
 	uid      p9.UID
 	gid      p9.GID
-	mtime    uint64
+	atime    memTime
+	mtime    memTime
 	mu       sync.Mutex // guards data: plain reads and writes of a file may race
 	data     []byte
 	children map[string]*memNode
 	target   string
+	rdev     p9.Dev
 	xattrs   map[string]string
 	stream   *stream // blocking, if not nil
 	panics   bool
 	slow     bool // namespace methods take a context
+	fixed    bool // nothing in it is ever removed
+	lock     *memLock
 }
 
 // stream is what a blocking file reads from and writes to.
@@ -102,6 +106,18 @@ func (fs *memFS) streamFile(path string) *stream {
 
 func (fs *memFS) Attach() (p9.File, error) { return fs.handle(fs.root), nil }
 
+type memTime struct{ sec, nsec uint64 }
+
+// memNow is what this file system's clock always shows.
+const memNow = 1700000000
+
+func memTimeOf(given bool, sec, nsec uint64) memTime {
+	if !given {
+		return memTime{sec: memNow}
+	}
+	return memTime{sec, nsec}
+}
+
 // memFile is a handle. The kinds of blocking methods are types of their own.
 type memFile struct {
 	templatefs.NotLockable
@@ -122,6 +138,10 @@ func (fs *memFS) handle(n *memNode) p9.File {
 		return &memStream{memFile: f}
 	case n.slow:
 		return &memSlowDir{f}
+	case n.fixed:
+		return &memFixedDir{f}
+	case n.lock != nil:
+		return &memLockFile{f}
 	}
 	return f
 }
@@ -152,7 +172,10 @@ func (f *memFile) GetAttr(req p9.AttrMask) (p9.QID, p9.AttrMask, p9.Attr, error)
 	n := f.n
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.qid(), req, p9.Attr{Mode: n.mode, UID: n.uid, GID: n.gid, NLink: 1, Size: uint64(len(n.data)), BlockSize: 4096, MTimeSeconds: n.mtime}, nil
+	return n.qid(), req, p9.Attr{
+		Mode: n.mode, UID: n.uid, GID: n.gid, NLink: 1, RDev: n.rdev, Size: uint64(len(n.data)), BlockSize: 4096,
+		ATimeSeconds: n.atime.sec, ATimeNanoSeconds: n.atime.nsec, MTimeSeconds: n.mtime.sec, MTimeNanoSeconds: n.mtime.nsec,
+	}, nil
 }
 
 func (f *memFile) SetAttr(valid p9.SetAttrMask, attr p9.SetAttr) error {
@@ -172,8 +195,14 @@ func (f *memFile) SetAttr(valid p9.SetAttrMask, attr p9.SetAttr) error {
 	if valid.Size {
 		n.data = append(n.data[:min(attr.Size, uint64(len(n.data)))], make([]byte, max(0, int(attr.Size)-len(n.data)))...)
 	}
+	if valid.ATime {
+		n.atime = memTimeOf(valid.ATimeNotSystemTime, attr.ATimeSeconds, attr.ATimeNanoSeconds)
+	}
 	if valid.MTime {
-		n.mtime = attr.MTimeSeconds
+		n.mtime = memTimeOf(valid.MTimeNotSystemTime, attr.MTimeSeconds, attr.MTimeNanoSeconds)
+	}
+	if valid == (p9.SetAttrMask{}) {
+		return nil
 	}
 	n.version.Add(1)
 	return nil
@@ -306,11 +335,12 @@ func (f *memFile) Link(target p9.File, newName string) error {
 	return nil
 }
 
-func (f *memFile) Mknod(name string, mode p9.FileMode, _, _ uint32, uid p9.UID, gid p9.GID) (p9.QID, error) {
+func (f *memFile) Mknod(name string, mode p9.FileMode, major, minor uint32, uid p9.UID, gid p9.GID) (p9.QID, error) {
 	n, err := f.newChild(name, mode, uid, gid)
 	if err != nil {
 		return p9.QID{}, err
 	}
+	n.rdev = p9.Dev(major<<8 | minor)
 	return n.qid(), nil
 }
 
@@ -442,6 +472,52 @@ func (f *memOpenStream) OpenContext(ctx context.Context, mode p9.OpenFlags) (p9.
 	case <-ctx.Done():
 		return p9.QID{}, 0, ctx.Err()
 	}
+}
+
+// memFixedDir is a directory that nothing is removed from.
+type memFixedDir struct{ *memFile }
+
+var _ RemoveChecker = (*memFixedDir)(nil)
+
+func (d *memFixedDir) CanRemove(string) error        { return linux.EPERM }
+func (d *memFixedDir) UnlinkAt(string, uint32) error { return linux.EPERM }
+
+// memLock is the one lock of a file that can be locked, as a whole.
+type memLock struct {
+	mu            sync.Mutex // guards what follows
+	held          bool
+	typ           p9.LockType
+	start, length uint64
+	pid           int
+	client        string
+}
+
+type memLockFile struct{ *memFile }
+
+var _ LockGetter = (*memLockFile)(nil)
+
+func (f *memLockFile) Lock(pid int, typ p9.LockType, _ p9.LockFlags, start, length uint64, client string) (p9.LockStatus, error) {
+	l := f.n.lock
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case typ > p9.Unlock:
+		return p9.LockStatusError, nil
+	case l.held && (l.pid != pid || l.client != client):
+		return p9.LockStatusBlocked, nil
+	}
+	l.held, l.typ, l.start, l.length, l.pid, l.client = typ != p9.Unlock, typ, start, length, pid, client
+	return p9.LockStatusOK, nil
+}
+
+func (f *memLockFile) GetLock(pid int, typ p9.LockType, start, length uint64, client string) (p9.LockType, uint64, uint64, int, string, error) {
+	l := f.n.lock
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held && (l.pid != pid || l.client != client) {
+		return l.typ, l.start, l.length, l.pid, l.client, nil
+	}
+	return p9.Unlock, start, length, pid, client, nil
 }
 
 // memSlowDir is a directory whose changes take a context. It keeps itself

@@ -19,6 +19,7 @@ type node struct {
 	refs atomic.Int32
 
 	opened bool // by its fid, which is the only one to open it
+	top    bool // what a client attached to: to it there is nothing above, even if there is a parent
 
 	// Guarded by Server.tree.
 	parent  *node // nil for a root
@@ -67,7 +68,7 @@ func (s *session) release(ctx context.Context, n *node) error {
 		}
 		parent := n.parent
 		n.file, n.parent, n.name = nil, nil, ""
-		n.opened, n.deleted, n.moved, n.visit = false, false, false, 0
+		n.opened, n.top, n.deleted, n.moved, n.visit = false, false, false, false, 0
 		nodePool.Put(n)
 		n = parent
 	}
@@ -116,8 +117,26 @@ func (s *session) clone(n *node) (*node, error) {
 		return nil, err
 	}
 	c := newNode(file, n.qid, n.parent, n.name)
-	c.deleted = n.deleted
+	c.deleted, c.top = n.deleted, n.top
 	return c, nil
+}
+
+// isRoot reports whether a node is the root of a tree as its client sees it.
+func (n *node) isRoot() bool { return n.parent == nil || n.top }
+
+// up gives a node for the directory above, or the root again. Server.tree must
+// be held. Its QID's version is the one of now, not that of the walk down.
+func (s *session) up(from *node) (*node, error) {
+	if !from.isRoot() {
+		from = from.parent
+	}
+	n, err := s.clone(from)
+	if err == nil && !s.isLinux() {
+		if qid, _, _, err := n.file.GetAttr(p9.AttrMask{}); err == nil {
+			n.qid.Version = qid.Version
+		}
+	}
+	return n, err
 }
 
 // step walks one name. Server.tree must be held; one is the caller's to
@@ -129,10 +148,7 @@ func (s *session) step(from *node, name string, one *[1]string) (*node, error) {
 	case from.deleted:
 		return nil, errGone
 	case name == "..":
-		if from.parent != nil {
-			from = from.parent
-		}
-		return s.clone(from)
+		return s.up(from)
 	}
 	if err := checkName(name); err != nil {
 		return nil, err

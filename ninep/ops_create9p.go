@@ -57,12 +57,38 @@ func runOpen9P(r *request) error {
 	if rclose && f.node.isDir() {
 		return errIsDir
 	}
+	if err := s.checkOpen9P(f.node, r.mode&3 == oExec, rclose); err != nil {
+		return err
+	}
 	r.flags = flags
 	err = runOpen(r)
 	if err == nil || err == errLater {
 		f.rclose = rclose
 	}
 	return err
+}
+
+// checkOpen9P refuses what open(5) wants permission for and p9.File knows nothing
+// of: executing a file that nobody may, and removing one on close from where
+// none is removed.
+func (s *session) checkOpen9P(n *node, exec, rclose bool) error {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	if exec && !n.isDir() {
+		_, _, a, err := n.file.GetAttr(p9.AttrMask{Mode: true})
+		if err != nil {
+			return err
+		}
+		if a.Mode&0o111 == 0 {
+			return linux.EACCES
+		}
+	}
+	if rclose && n.parent != nil {
+		if c, ok := n.parent.file.(RemoveChecker); ok {
+			return c.CanRemove(n.name)
+		}
+	}
+	return nil
 }
 
 // runCreate9P is Tcreate: it makes a file of any kind and makes the fid it,
@@ -79,7 +105,7 @@ func runCreate9P(r *request) error {
 	}
 	kinds := uint32(dmDir)
 	if s.is(dialectU) {
-		kinds |= dmSymlink | dmLink | dmDevice | dmNamedPipe | dmSocket | dmSetuid | dmSetgid
+		kinds |= dmSpecial | dmSetuid | dmSetgid | dmSetvtx
 	}
 	if r.mode&^(kinds|dmTmp|0o777) != 0 {
 		return fault(linux.EOPNOTSUPP, "files of that mode cannot be created here")
@@ -87,14 +113,17 @@ func runCreate9P(r *request) error {
 	if r.mode&dmDir != 0 && (r.flags != oRead || rclose) {
 		return errIsDir
 	}
-	if err := s.beginOpen(f, p9.ReadOnly); err != nil {
+	if r.mode&dmLink != 0 {
+		if r.f2, err = s.linkTarget(r.name2); err != nil {
+			return err
+		}
+	}
+	if err := s.beginCreate(f); err != nil {
 		return err
 	}
 	r.f = f
 	f.rclose = rclose
-	_, creates := f.node.file.(CreatorContext)
-	_, mkdirs := f.node.file.(MkdirerContext)
-	if creates || mkdirs {
+	if makesSlowly(f.node, r.mode) {
 		err := s.later(r, nil, execCreate9P)
 		if err != errLater {
 			s.endOpen(f, fidClosed)
@@ -104,9 +133,21 @@ func runCreate9P(r *request) error {
 	return execCreate9P(atOnce, r)
 }
 
+// makesSlowly reports whether a directory's way to make a file of that kind can
+// block.
+func makesSlowly(n *node, kind uint32) (ok bool) {
+	switch {
+	case kind&dmDir != 0:
+		_, ok = n.file.(MkdirerContext)
+	case kind&dmSpecial == 0:
+		_, ok = n.file.(CreatorContext)
+	}
+	return ok
+}
+
 func execCreate9P(ctx context.Context, r *request) (err error) {
 	s, f := r.s, r.f
-	special := r.mode&(dmDir|dmSymlink|dmLink|dmDevice|dmNamedPipe|dmSocket) != 0
+	special := r.mode&(dmDir|dmSpecial) != 0
 	perm := r.mode & 0o777
 	if s.is(dialect9P) {
 		if perm, err = s.inherit(f.node, perm, r.mode&dmDir != 0); err != nil {
@@ -115,13 +156,7 @@ func execCreate9P(ctx context.Context, r *request) (err error) {
 		}
 	}
 	kind := r.mode
-	r.mode = perm
-	if kind&dmSetuid != 0 {
-		r.mode |= 0o4000
-	}
-	if kind&dmSetgid != 0 {
-		r.mode |= 0o2000
-	}
+	r.mode = perm | unixBits(kind)
 	if !special {
 		return execCreate(ctx, r)
 	}
@@ -193,7 +228,9 @@ func (s *session) makeSpecial(ctx context.Context, r *request, kind uint32) erro
 		case kind&dmSymlink != 0:
 			_, err = dir.Symlink(r.name2, r.name, p9.NoUID, p9.NoGID)
 		case kind&dmLink != 0:
-			err = s.linkFid(dir, r)
+			if err = r.f2.node.canChange(); err == nil {
+				err = dir.Link(r.f2.node.file, r.name)
+			}
 		default:
 			err = mknod(dir, r, kind)
 		}
@@ -201,17 +238,13 @@ func (s *session) makeSpecial(ctx context.Context, r *request, kind uint32) erro
 	})
 }
 
-// linkFid makes a link to the file of a fid that the extension names.
-func (s *session) linkFid(dir p9.File, r *request) error {
-	num, err := strconv.ParseUint(strings.TrimSpace(r.name2), 10, 32)
+// linkTarget finds the fid that the extension of a link names.
+func (s *session) linkTarget(extension string) (*fid, error) {
+	num, err := strconv.ParseUint(strings.TrimSpace(extension), 10, 32)
 	if err != nil {
-		return fault(linux.EINVAL, "link to no fid: "+strconv.Quote(r.name2))
+		return nil, fault(linux.EINVAL, "link to no fid: "+strconv.Quote(extension))
 	}
-	target, err := s.fileOf(uint32(num))
-	if err != nil {
-		return err
-	}
-	return dir.Link(target.node.file, r.name)
+	return s.fileOf(uint32(num))
 }
 
 func mknod(dir p9.File, r *request, kind uint32) error {
@@ -227,9 +260,11 @@ func mknod(dir p9.File, r *request, kind uint32) error {
 		if _, err := fmt.Sscanf(r.name2, "%c %d %d", &c, &major, &minor); err != nil || c != 'c' && c != 'b' {
 			return fault(linux.EINVAL, "no device: "+strconv.Quote(r.name2))
 		}
-		if mode |= p9.ModeCharacterDevice; c == 'b' {
-			mode ^= p9.ModeCharacterDevice | p9.ModeBlockDevice
+		kind := p9.ModeCharacterDevice
+		if c == 'b' {
+			kind = p9.ModeBlockDevice
 		}
+		mode |= kind
 	}
 	_, err := dir.Mknod(r.name, mode, major, minor, p9.NoUID, p9.NoGID)
 	return err

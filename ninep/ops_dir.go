@@ -21,7 +21,7 @@ type dirReader struct {
 // end. The caller takes them off with used.
 func (s *session) entries(f *fid, off uint64, count uint32) ([]p9.Dirent, error) {
 	d := &f.dir
-	if off == d.at && len(d.rest) > 0 {
+	if off != 0 && off == d.at && len(d.rest) > 0 { // what begins anew is listed anew
 		return d.rest, nil
 	}
 	s.srv.tree.RLock()
@@ -125,6 +125,9 @@ func (s *session) readDir(f *fid, p []byte, off uint64) (int, error) {
 		*d = dirReader{}
 	default:
 		return 0, errDirOffset
+	}
+	if len(p) == 0 {
+		return 0, nil
 	}
 	e := enc{p[:0:len(p)]}
 	for {

@@ -85,6 +85,7 @@ func execAttachTo(ctx context.Context, r *request, f *fid) error {
 		}
 		n = next
 	}
+	n.top = true
 	r.qid = n.qid
 	s.mu.Lock()
 	f.node, f.state = n, fidClosed
@@ -227,11 +228,12 @@ func execClunk(ctx context.Context, r *request) error {
 // are under way on it the request waits for them: then there is no fid, and
 // errLater.
 func (s *session) take(r *request) (*fid, error) {
-	f, err := s.fid(r.fid)
+	s.mu.Lock()
+	f, err := s.anyFid(r.fid)
 	if err != nil {
+		s.mu.Unlock()
 		return nil, err
 	}
-	s.mu.Lock()
 	s.fids.del(r.fid)
 	r.f = f
 	if f.busy == 0 {
@@ -261,6 +263,7 @@ func (s *session) closeFid(ctx context.Context, f *fid) error {
 	var err error
 	if f.xattr != nil {
 		err = s.storeXattr(f)
+		s.dropXattr(f)
 	}
 	if f.rclose && f.node.opened {
 		_ = s.unlink(ctx, f.node)

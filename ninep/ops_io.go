@@ -17,13 +17,13 @@ const readHeader = headerSize + 4
 func (s *session) openFor(num uint32, other p9.OpenFlags, wrong error) (*fid, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.fids.get(num)
+	f, err := s.anyFid(num)
 	switch {
-	case f == nil || f.state == fidAttaching:
-		return nil, errUnknownFid
+	case err != nil:
+		return nil, err
 	case f.xattr != nil:
 		return f, nil
-	case f.state == fidOpening:
+	case f.state == fidOpening, f.state == fidCreating:
 		return nil, errOpening
 	case f.state != fidOpen:
 		return nil, errNotOpen

@@ -275,7 +275,7 @@ func (s *session) renameLater(r *request, from, to *node) error {
 // method that takes one; with atOnce, Server.tree must be held for writing.
 func (s *session) rename(ctx context.Context, from *node, oldName string, to *node, newName string) error {
 	if from.qid.Path == to.qid.Path && oldName == newName {
-		return nil
+		return s.checkThere(ctx, from, oldName)
 	}
 	if ctx != atOnce {
 		if err := s.checkCycle(from, oldName, to); err != nil {
@@ -302,6 +302,20 @@ func (s *session) rename(ctx context.Context, from *node, oldName string, to *no
 	}
 	s.srv.renamed(s, from, oldName, to, newName)
 	return nil
+}
+
+// checkThere is a rename that changes nothing: what there is not cannot be
+// renamed.
+func (s *session) checkThere(ctx context.Context, dir *node, name string) error {
+	if ctx != atOnce {
+		s.srv.tree.RLock()
+		defer s.srv.tree.RUnlock()
+	}
+	n, err := s.step(dir, name, new([1]string))
+	if err == nil {
+		_ = s.release(atOnce, n)
+	}
+	return err
 }
 
 func (s *session) checkCycle(from *node, oldName string, to *node) error {

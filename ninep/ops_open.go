@@ -61,6 +61,25 @@ func (s *session) beginOpen(f *fid, flags p9.OpenFlags) error {
 	case flags.Mode() == p9.OpenFlagsModeMask:
 		return fault(linux.EINVAL, "bad open mode")
 	}
+	return s.reserve(f, fidOpening)
+}
+
+// beginCreate checks that a fid is a directory's in which a file can be made
+// and whose place it can take, and reserves it.
+func (s *session) beginCreate(f *fid) error {
+	if f.xattr != nil {
+		return errXattrFid
+	}
+	s.mu.Lock()
+	busy := f.busy > 0 && f.state == fidClosed
+	s.mu.Unlock()
+	if busy {
+		return errBusyFid
+	}
+	return s.reserve(f, fidCreating)
+}
+
+func (s *session) reserve(f *fid, as fidState) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch f.state {
@@ -69,7 +88,7 @@ func (s *session) beginOpen(f *fid, flags p9.OpenFlags) error {
 	case fidOpening:
 		return errOpening
 	}
-	f.state = fidOpening
+	f.state = as
 	return nil
 }
 
@@ -124,17 +143,11 @@ func (s *session) ioUnit(n uint32) uint32 { return min(n, s.msize-ioHeader) }
 // runCreate makes a file in the fid's directory and makes the fid it, open.
 func runCreate(r *request) error {
 	s := r.s
-	f, err := s.fid(r.fid)
+	f, err := s.dirOf(r.fid, r.name)
 	if err != nil {
 		return err
 	}
-	if err := checkName(r.name); err != nil {
-		return err
-	}
-	if !f.node.isDir() {
-		return errNotDir
-	}
-	if err := s.beginOpen(f, p9.ReadOnly); err != nil {
+	if err := s.beginCreate(f); err != nil {
 		return err
 	}
 	r.f = f

@@ -9,6 +9,12 @@ func runRemove(r *request) error {
 	if err != nil || f == nil {
 		return err
 	}
+	if f.xattr != nil { // which has no name of its own that could be removed
+		s.dropXattr(f)
+		_ = s.closeFid(atOnce, f)
+		f.recycle()
+		return errXattrFid
+	}
 	parent := s.parentOf(f.node)
 	slow := f.node.closesSlowly()
 	if parent != nil {
@@ -42,13 +48,14 @@ func execRemove(ctx context.Context, r *request) error {
 	return err
 }
 
-// parentOf gives the parent, with a reference of the caller's.
+// parentOf gives the parent, with a reference of the caller's; nil for a root.
 func (s *session) parentOf(n *node) *node {
 	s.srv.tree.RLock()
 	defer s.srv.tree.RUnlock()
-	if n.parent != nil {
-		n.parent.refs.Add(1)
+	if n.isRoot() {
+		return nil
 	}
+	n.parent.refs.Add(1)
 	return n.parent
 }
 

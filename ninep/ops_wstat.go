@@ -185,12 +185,12 @@ func unchangeable(st, now *stat) error {
 }
 
 func (s *session) planMode(w *wstat, st, now *stat) error {
-	if st.mode == dontTouch {
+	if st.mode == dontTouch || st.mode == now.mode {
 		return nil
 	}
 	perm := uint32(0o777)
 	if s.is(dialectU) {
-		perm |= dmSetuid | dmSetgid
+		perm |= dmSetuid | dmSetgid | dmSetvtx
 	}
 	if st.mode&^perm != now.mode&^perm {
 		if (st.mode^now.mode)&dmDir != 0 {
@@ -198,14 +198,11 @@ func (s *session) planMode(w *wstat, st, now *stat) error {
 		}
 		return wstatError("those mode bits")
 	}
-	mode := p9.FileMode(st.mode & 0o777)
-	if st.mode&dmSetuid != 0 && s.is(dialectU) {
-		mode |= 0o4000
+	mode := st.mode & 0o777
+	if s.is(dialectU) {
+		mode |= unixBits(st.mode)
 	}
-	if st.mode&dmSetgid != 0 && s.is(dialectU) {
-		mode |= 0o2000
-	}
-	w.mask.Permissions, w.attr.Permissions = true, mode
+	w.mask.Permissions, w.attr.Permissions = true, p9.FileMode(mode)
 	return nil
 }
 
@@ -240,7 +237,7 @@ func (s *session) planName(w *wstat, n *node, st, now *stat) error {
 	if st.name == "" || st.name == now.name {
 		return nil
 	}
-	if n.parent == nil {
+	if n.isRoot() {
 		return errRenameRoot
 	}
 	if err := checkName(st.name); err != nil {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hugelgupf/p9/p9"
@@ -41,7 +42,7 @@ type Server struct {
 
 	mu        sync.Mutex // guards what follows
 	conns     map[*conn]struct{}
-	users     map[string]int // connections by user
+	users     map[string]*userShare
 	listeners map[net.Listener]struct{}
 	down      bool // Shutdown was called
 	wg        sync.WaitGroup
@@ -58,7 +59,7 @@ func (s *Server) init() {
 			s.log = slog.New(slog.DiscardHandler)
 		}
 		s.conns = make(map[*conn]struct{})
-		s.users = make(map[string]int)
+		s.users = make(map[string]*userShare)
 		s.listeners = make(map[net.Listener]struct{})
 	})
 }
@@ -179,6 +180,12 @@ func (s *Server) isDown() bool {
 	return s.down
 }
 
+// userShare is what one user has of the server.
+type userShare struct {
+	conns int          // guarded by Server.mu
+	held  atomic.Int64 // see Limits.UserHeld
+}
+
 var errTooManyConns = errors.New("too many connections")
 
 // newConn registers a connection, if the limits have room for it.
@@ -191,11 +198,18 @@ func (s *Server) newConn(nc net.Conn, ln net.Listener) (*conn, error) {
 		return nil, ErrShutdown
 	case len(s.conns) >= s.limits.Conns:
 		return nil, fmt.Errorf("%w: the server has %d", errTooManyConns, len(s.conns))
-	case s.users[c.user] >= s.limits.UserConns:
-		return nil, fmt.Errorf("%w: %s has %d", errTooManyConns, c.user, s.users[c.user])
 	}
+	share := s.users[c.user]
+	switch {
+	case share == nil:
+		share = new(userShare)
+		s.users[c.user] = share
+	case share.conns >= s.limits.UserConns:
+		return nil, fmt.Errorf("%w: %s has %d", errTooManyConns, c.user, share.conns)
+	}
+	share.conns++
+	c.share = share
 	s.conns[c] = struct{}{}
-	s.users[c.user]++
 	s.wg.Add(1)
 	return c, nil
 }
@@ -203,7 +217,7 @@ func (s *Server) newConn(nc net.Conn, ln net.Listener) (*conn, error) {
 func (s *Server) dropConn(c *conn) {
 	s.mu.Lock()
 	delete(s.conns, c)
-	if s.users[c.user]--; s.users[c.user] <= 0 {
+	if c.share.conns--; c.share.conns == 0 {
 		delete(s.users, c.user)
 	}
 	s.mu.Unlock()

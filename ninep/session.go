@@ -129,13 +129,12 @@ func (s *session) encodeError(e *enc, tag uint16, err error) {
 		e.end(start)
 		return
 	}
-	text := textOf(err)
-	limit := 255 // what a small message size leaves room for
+	limit := minMsize // before there is a session, what every client has room for
 	if s != nil {
-		limit = int(s.msize) - headerSize - 2 - 4
+		limit = int(s.msize)
 	}
 	start := e.begin(msgRerror, tag)
-	e.str(text[:min(len(text), limit)])
+	e.str(cutText(textOf(err), limit-headerSize-2-4))
 	if s != nil && s.is(dialectU) {
 		e.u32(uint32(errnoOf(err)))
 	}

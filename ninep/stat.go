@@ -40,7 +40,33 @@ const (
 	dmSocket    = 0x00100000
 	dmSetuid    = 0x00080000
 	dmSetgid    = 0x00040000
+	dmSetvtx    = 0x00010000
+
+	dmSpecial = dmSymlink | dmLink | dmDevice | dmNamedPipe | dmSocket
 )
+
+// setBits are the bits of 9P2000.u that Unix has in other places of a mode.
+var setBits = [...]struct{ dm, unix uint32 }{{dmSetuid, 0o4000}, {dmSetgid, 0o2000}, {dmSetvtx, 0o1000}}
+
+// unixBits gives Unix's bits for those of a 9P2000.u mode, and dmBits the other
+// way round.
+func unixBits(mode uint32) (bits uint32) {
+	for _, b := range setBits {
+		if mode&b.dm != 0 {
+			bits |= b.unix
+		}
+	}
+	return bits
+}
+
+func dmBits(mode uint32) (bits uint32) {
+	for _, b := range setBits {
+		if mode&b.unix != 0 {
+			bits |= b.dm
+		}
+	}
+	return bits
+}
 
 // dontTouch is what a wstat says of a number that stays as it is.
 const dontTouch = ^uint32(0)
@@ -78,19 +104,14 @@ func (s *session) fillStat(st *stat, n *node, qid p9.QID, a *p9.Attr) {
 	if !a.Mode.IsRegular() && !(a.Mode.IsSymlink() && s.is(dialectU)) {
 		st.length = 0 // of directories and devices
 	}
-	if n.parent == nil {
+	if n.isRoot() {
 		st.name = "/"
 	}
 	if !s.is(dialectU) {
 		st.mode &^= dmSymlink | dmLink
 		return
 	}
-	if a.Mode&0o4000 != 0 {
-		st.mode |= dmSetuid
-	}
-	if a.Mode&0o2000 != 0 {
-		st.mode |= dmSetgid
-	}
+	st.mode |= dmBits(uint32(a.Mode))
 	switch dev := uint64(a.RDev); {
 	case a.Mode.IsSymlink():
 		st.mode |= dmSymlink

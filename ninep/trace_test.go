@@ -50,6 +50,9 @@ func playTrace(t *testing.T, file string) {
 	fs := basicTree()
 	streams := map[string]*stream{"s": fs.streamFile("s"), "t": fs.streamFile("t"), "o": fs.streamFile("o")}
 	streams["o"].openErr = make(chan error)
+	fs.file("fixed/file", "stays\n")
+	fs.root.children["fixed"].fixed = true
+	fs.file("lock", "").lock = new(memLock)
 	ts := serve(t, fs, func(s *Server) { s.Limits.Fids = 64; s.Limits.Requests = 16 })
 	f, err := os.Open(file)
 	require.NoError(t, err)
@@ -59,7 +62,7 @@ func playTrace(t *testing.T, file string) {
 	for n := 1; sc.Scan(); n++ {
 		words, err := splitTrace(sc.Text())
 		require.NoError(t, err, "%s:%d", file, n)
-		if len(words) == 0 || words[0][0] == '#' {
+		if len(words) == 0 {
 			continue
 		}
 		if err := playLine(ts, c, streams, words); err != nil {
@@ -172,8 +175,11 @@ func traceArgs(words []string) (map[string]string, error) {
 	return m, nil
 }
 
-// splitTrace splits at blanks outside quotes.
+// splitTrace splits at blanks outside quotes; a comment has no words.
 func splitTrace(line string) (words []string, err error) {
+	if strings.HasPrefix(line, "#") {
+		return nil, nil
+	}
 	var w strings.Builder
 	in := false
 	for i := 0; i < len(line); i++ {

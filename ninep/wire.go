@@ -1,6 +1,7 @@
 package ninep
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"github.com/hugelgupf/p9/p9"
@@ -51,8 +52,15 @@ func (d *dec) u64() uint64 {
 	return 0
 }
 
-// str gives a string's bytes, which are the message's.
-func (d *dec) str() []byte { return d.take(int(d.u16())) }
+// str gives a string's bytes, which are the message's. A NUL is illegal in any
+// string of 9P (intro(5)).
+func (d *dec) str() []byte {
+	p := d.take(int(d.u16()))
+	if bytes.IndexByte(p, 0) >= 0 {
+		d.bad = true
+	}
+	return p
+}
 
 func (d *dec) qid() p9.QID {
 	return p9.QID{Type: p9.QIDType(d.u8()), Version: d.u32(), Path: d.u64()}

@@ -291,7 +291,10 @@ func wireDecode(dialect string, frame []byte) (name string, tag uint16, vals map
 		case "s":
 			v = strconv.Quote(string(d.str()))
 		case "data":
-			v = strconv.Quote(string(d.take(int(d.u32()))))
+			p := d.take(int(d.u32()))
+			vals["count"] = num(uint64(len(p)))
+			vals["names"] = recordNames(p)
+			v = strconv.Quote(string(p))
 		case "qid":
 			v = qid()
 		case "qids":
@@ -324,6 +327,24 @@ func wireDecode(dialect string, frame []byte) (name string, tag uint16, vals map
 		return name, tag, vals, fmt.Errorf("%s is malformed: % x", name, frame)
 	}
 	return name, tag, vals, nil
+}
+
+// recordNames gives the names in the 9P2000 records of a directory's Rread;
+// nothing if that is not what it is.
+func recordNames(p []byte) string {
+	var names []string
+	for d := (&dec{b: p}); len(d.b) > 0; {
+		rec := &dec{b: d.take(int(d.u16()))}
+		rec.take(2 + 4 + 13 + 4 + 4 + 4 + 8)
+		names = append(names, string(rec.str()))
+		rec.str()
+		rec.str()
+		rec.str()
+		if d.bad || !rec.ok() {
+			return ""
+		}
+	}
+	return strings.Join(names, ",")
 }
 
 func wireStatFields(d *dec, u bool) map[string]string {

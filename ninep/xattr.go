@@ -15,6 +15,7 @@ type xattr struct {
 	flags p9.XattrFlags
 	size  uint64 // what will be written
 	data  []byte
+	held  int // see session.hold
 }
 
 // maxXattr is what Linux lets an attribute have.
@@ -43,12 +44,33 @@ func runXattrWalk(r *request) error {
 	if x.data, err = s.getXattr(f.node, r.name); err != nil {
 		return xattrErr(err)
 	}
+	if err := s.holdXattr(x, len(x.data)); err != nil {
+		return err
+	}
 	r.length = uint64(len(x.data))
 	f.node.refs.Add(1)
 	nf := newFid(r.fid2, f.node, f.user)
 	nf.xattr = x
 	s.insert(nf)
 	return nil
+}
+
+func (s *session) holdXattr(x *xattr, n int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.hold(n) {
+		return errRequests
+	}
+	x.held = n
+	return nil
+}
+
+// dropXattr forgets the attribute of a fid that is not in the table any more.
+func (s *session) dropXattr(f *fid) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.letGoOf(f.xattr.held)
+	f.xattr = nil
 }
 
 func (s *session) getXattr(n *node, name string) ([]byte, error) {
@@ -84,8 +106,10 @@ func runXattrCreate(r *request) error {
 		return errBusyFid
 	case f.state != fidClosed:
 		return errOpen
+	case !s.hold(int(r.length)):
+		return errRequests
 	}
-	f.xattr = &xattr{name: r.name, store: true, flags: p9.XattrFlags(r.flags), size: r.length}
+	f.xattr = &xattr{name: r.name, store: true, flags: p9.XattrFlags(r.flags), size: r.length, held: int(r.length)}
 	return nil
 }
 
