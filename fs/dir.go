@@ -176,6 +176,17 @@ func (d *dir) UnlinkAtContext(ctx context.Context, name string, flags uint32) er
 	return d.unlink(ctx, name, flags&atRemoveDir != 0)
 }
 
+// CanRemove refuses all names: directories alone are ever removed, and no file.
+func (d *dir) CanRemove(string) error { return errReadonlyTree() }
+
+// RenameAt refuses, and says so of a VM.
+func (d *dir) RenameAt(oldName string, _ p9.File, _ string) error {
+	if _, ok := d.s.tree.host.VM(oldName); ok && d.path == 0 {
+		return failf(linux.EPERM, "rename %s: a VM keeps its name: make another with its config, and remove this one", oldName)
+	}
+	return errReadonlyTree()
+}
+
 // Mkdir is MkdirContext for servers that know no contexts.
 func (d *dir) Mkdir(name string, perm p9.FileMode, uid p9.UID, gid p9.GID) (p9.QID, error) {
 	return d.MkdirContext(context.Background(), name, perm, uid, gid)

@@ -174,10 +174,12 @@ func (n *node) SetAttr(valid p9.SetAttrMask, attr p9.SetAttr) error {
 		return err
 	}
 	if valid.Permissions || valid.UID || valid.GID {
-		if n.vm == nil || n.typ != p9.TypeDir {
+		if n.vm == nil || n.path != vmQID(n.vm).Path {
 			return failf(linux.EPERM, "the mode and owner of a file are those of its VM's directory: change them there")
 		}
-		return n.chown(valid, attr)
+		if err := n.chown(valid, attr); err != nil {
+			return err
+		}
 	}
 	if valid.Size {
 		if n.typ == p9.TypeDir {
@@ -188,31 +190,50 @@ func (n *node) SetAttr(valid p9.SetAttrMask, attr p9.SetAttr) error {
 		}
 		n.s.truncs.truncate(n.path)
 	}
+	if valid.ATime || valid.MTime {
+		return n.touch(valid)
+	}
 	return nil
+}
+
+// touch checks who sets times, as utimensat(2) does. The times themselves are
+// the server's: nothing is changed.
+func (n *node) touch(valid p9.SetAttrMask) error {
+	if w := n.s.user; n.vm != nil && w.owns(n.vm.Owner()) || n.vm == nil && w.all {
+		return nil
+	}
+	if valid.ATimeNotSystemTime || valid.MTimeNotSystemTime {
+		if !valid.Size {
+			return failf(linux.EPERM, "set times: only the owner may")
+		}
+	}
+	return n.may(mayWrite, "set times")
 }
 
 // chown changes mode, owner and group of a VM, as chmod(2) and chown(2) allow.
 func (n *node) chown(valid p9.SetAttrMask, attr p9.SetAttr) error {
-	w, o := n.s.user, n.vm.Owner()
-	if !w.owns(o) {
-		return failf(linux.EPERM, "change mode or owner of %s: it belongs to user %d, and you are %s%s", n.vm.Name(), o.UID, w, readonlyNote(w))
-	}
-	if valid.UID && uint32(attr.UID) != o.UID {
-		if !w.all {
-			return failf(linux.EPERM, "change owner of %s: only root gives a VM away", n.vm.Name())
+	w := n.s.user
+	return fail(n.vm.ChangeOwner(func(o machine.Owner) (machine.Owner, error) {
+		if !w.owns(o) {
+			return o, failf(linux.EPERM, "change mode or owner of %s: it belongs to user %d, and you are %s%s", n.vm.Name(), o.UID, w, readonlyNote(w))
 		}
-		o.UID = uint32(attr.UID)
-	}
-	if valid.GID && uint32(attr.GID) != o.GID {
-		if !w.all && !w.in(uint32(attr.GID)) {
-			return failf(linux.EPERM, "change group of %s to %d: %s is not a member", n.vm.Name(), attr.GID, w)
+		if valid.UID && attr.UID.Ok() && uint32(attr.UID) != o.UID {
+			if !w.all {
+				return o, failf(linux.EPERM, "change owner of %s: only root gives a VM away", n.vm.Name())
+			}
+			o.UID = uint32(attr.UID)
 		}
-		o.GID = uint32(attr.GID)
-	}
-	if valid.Permissions {
-		o.Mode = uint32(attr.Permissions) & 0o777
-	}
-	return fail(n.vm.SetOwner(o))
+		if valid.GID && attr.GID.Ok() && uint32(attr.GID) != o.GID {
+			if !w.all && !w.in(uint32(attr.GID)) {
+				return o, failf(linux.EPERM, "change group of %s to %d: %s is not a member", n.vm.Name(), attr.GID, w)
+			}
+			o.GID = uint32(attr.GID)
+		}
+		if valid.Permissions {
+			o.Mode = uint32(attr.Permissions) & 0o777
+		}
+		return o, nil
+	}))
 }
 
 func errReadonlyTree() error {

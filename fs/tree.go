@@ -113,7 +113,7 @@ func (t *Tree) remove(_ context.Context, w *who, name string) error {
 	if o := vm.Owner(); !w.owns(o) {
 		return fail(fmt.Errorf("delete %s as %s: %w: it belongs to user %d", name, w, errAccess, o.UID))
 	}
-	err := t.host.Delete(name)
+	err := vm.Delete() // the one whose owner was looked at, whatever has its name by now
 	if err != nil {
 		vm.RecordError("delete", err)
 	}

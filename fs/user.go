@@ -57,6 +57,7 @@ func (w *who) may(o machine.Owner, want uint32) bool {
 	}
 	bits := dirMode(o)
 	switch {
+	case w.readonly: // nobody is not the owner of what the account of that name owns
 	case w.uid == o.UID:
 		bits >>= 6
 	case w.in(o.GID):

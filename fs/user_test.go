@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"testing"
 
@@ -214,6 +215,115 @@ func TestCreateGroup(t *testing.T) {
 		assert.Equal(t, want, vm.Owner())
 		require.NoError(t, root.UnlinkAt("web", 0x200))
 	}
+}
+
+// TestNobodyIsNoAccount holds that the clients of a listener without a user have
+// others' bits, also where a VM belongs to the account that has their number.
+func TestNobodyIsNoAccount(t *testing.T) {
+	host := newHost(t)
+	tree := New(host, Options{})
+	for name, o := range map[string]machine.Owner{
+		"owned": {UID: nobody, GID: 2001, Mode: 0o750}, "grouped": {UID: 1001, GID: nobody, Mode: 0o750},
+	} {
+		_, err := host.Create(name, o)
+		require.NoError(t, err)
+		_, f, err := attach(t, tree, conn{}, "", noUser).Walk([]string{name})
+		require.NoError(t, err)
+		_, _, err = f.Open(p9.ReadOnly)
+		assert.ErrorIs(t, err, linux.EACCES, name)
+		_, _, err = f.Walk([]string{"config"})
+		assert.ErrorIs(t, err, linux.EACCES, name)
+	}
+	_, f, err := attach(t, tree, peer(nobody, nobody), "", noUser).Walk([]string{"owned"})
+	require.NoError(t, err)
+	_, _, err = f.Open(p9.ReadOnly)
+	assert.NoError(t, err, "the account itself")
+}
+
+// TestOwnerIsTheVMs holds that mode and owner are changed at the VM's directory
+// alone, and times by nobody who may not write.
+func TestOwnerIsTheVMs(t *testing.T) {
+	host := newHost(t)
+	tree := New(host, Options{})
+	mine := machine.Owner{UID: 1001, GID: 2001, Mode: 0o755}
+	vm, err := host.Create("web", mine)
+	require.NoError(t, err)
+	mode, touch := p9.SetAttrMask{Permissions: true}, p9.SetAttrMask{MTime: true, ATime: true}
+	set := p9.SetAttrMask{MTime: true, MTimeNotSystemTime: true}
+	for name, c := range map[string]struct {
+		conn           conn
+		mode           error // of chmod of the VM
+		touch, setTime error
+	}{
+		"root":   {peer(0, 0), nil, nil, nil},
+		"owner":  {peer(1001, 1001), nil, nil, nil},
+		"others": {peer(1003, 1003), linux.EPERM, linux.EACCES, linux.EPERM},
+		"nobody": {conn{}, linux.EPERM, linux.EACCES, linux.EPERM},
+	} {
+		root := attach(t, tree, c.conn, "", noUser)
+		is := func(want, err error, what string) {
+			t.Helper()
+			if want == nil {
+				assert.NoError(t, err, "%s: %s", name, what)
+				return
+			}
+			assert.ErrorIs(t, err, want, "%s: %s", name, what)
+		}
+		for _, path := range [][]string{{"web"}, {"web", "snapshots"}, {"web", "vsock"}, {"web", "state"}, {}} {
+			_, f, err := root.Walk(path)
+			require.NoError(t, err)
+			want := c.mode
+			if len(path) != 1 {
+				want = linux.EPERM
+			}
+			is(want, f.SetAttr(mode, p9.SetAttr{Permissions: 0o700}), fmt.Sprint("chmod ", path))
+			require.NoError(t, vm.SetOwner(mine))
+			if len(path) > 0 {
+				is(c.touch, f.SetAttr(touch, p9.SetAttr{}), fmt.Sprint("touch ", path))
+				is(c.setTime, f.SetAttr(set, p9.SetAttr{}), fmt.Sprint("set times of ", path))
+			}
+		}
+		_, f, err := root.Walk([]string{"web"})
+		require.NoError(t, err)
+		_ = f.SetAttr(p9.SetAttrMask{UID: true, GID: true}, p9.SetAttr{UID: p9.NoUID, GID: p9.NoGID})
+		assert.Equal(t, mine, vm.Owner(), "%s: chown to -1 is none", name)
+	}
+}
+
+// TestChownRace holds that who has lost a VM does not get it back by a chmod that
+// was under way.
+func TestChownRace(t *testing.T) {
+	host := newHost(t)
+	tree := New(host, Options{})
+	vm, err := host.Create("web", machine.Owner{UID: 1001, GID: 1001, Mode: 0o700})
+	require.NoError(t, err)
+	_, f, err := attach(t, tree, peer(1001, 1001), "", noUser).Walk([]string{"web"})
+	require.NoError(t, err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for mode := p9.FileMode(0); f.SetAttr(p9.SetAttrMask{Permissions: true}, p9.SetAttr{Permissions: 0o700 | mode&0o77}) == nil; mode++ {
+		}
+	}()
+	require.NoError(t, vm.SetOwner(machine.Owner{UID: 1002, GID: 1002, Mode: 0o700}))
+	<-done // it is refused now
+	assert.Equal(t, machine.Owner{UID: 1002, GID: 1002, Mode: 0o700}, vm.Owner())
+}
+
+// TestFixedNames holds that a VM keeps its name, and that no file can be opened
+// to go with its fid.
+func TestFixedNames(t *testing.T) {
+	host := newHost(t)
+	root := attach(t, New(host, Options{}), peer(0, 0), "", noUser)
+	_, err := host.Create("web", machine.Owner{Mode: 0o700})
+	require.NoError(t, err)
+	err = root.RenameAt("web", root, "db")
+	assert.ErrorIs(t, err, linux.EPERM)
+	assert.ErrorContains(t, err, "rename web: a VM keeps its name")
+	assert.ErrorIs(t, root.RenameAt("ctl", root, "db"), linux.EPERM)
+	_, web, err := root.Walk([]string{"web"})
+	require.NoError(t, err)
+	assert.ErrorIs(t, web.(*dir).CanRemove("state"), linux.EPERM)
 }
 
 // TestEventsOfOthers holds that a user sees nothing of the VMs he may not read.

@@ -329,13 +329,11 @@ func (h *Host) defaultConfig() config.Config {
 	return c
 }
 
-// Delete removes a VM that does not run, with its configuration, its snapshots
-// and its logs. The error is ErrNotFound, or hypervisor.ErrBusy while it runs or
-// a command is under way.
+// Delete removes the VM that has the name: see VM.Delete.
 func (h *Host) Delete(name string) error {
 	v, ok := h.VM(name)
 	if !ok {
 		return fmt.Errorf("machine: delete %s: %w", name, ErrNotFound)
 	}
-	return v.delete()
+	return v.Delete()
 }

@@ -62,13 +62,19 @@ func (v *VM) Owner() Owner {
 // SetOwner gives the VM to another owner, durably. It is no command: it works
 // while one is under way.
 func (v *VM) SetOwner(o Owner) error {
+	return v.ChangeOwner(func(Owner) (Owner, error) { return o, nil })
+}
+
+// ChangeOwner is SetOwner for who has to know whose the VM is to say whose it is
+// to be: nobody else changes it between. An error of change is returned as it is.
+func (v *VM) ChangeOwner(change func(Owner) (Owner, error)) error {
 	if !v.host.enter() {
 		return v.wrap("chown", ErrClosed)
 	}
 	defer v.host.leave()
-	o = o.clean()
-	if err := v.saveRecord(func(r *record) { r.Owner = o }); err != nil {
-		return v.wrap("chown", err)
+	o, err := v.saveOwner(change)
+	if err != nil {
+		return err
 	}
 	v.update(func() {})
 	v.emit(Record{Kind: KindOwner, Detail: []hypervisor.Detail{
@@ -77,4 +83,18 @@ func (v *VM) SetOwner(o Owner) error {
 		{Key: "mode", Value: fmt.Sprintf("%04o", o.Mode)},
 	}})
 	return nil
+}
+
+func (v *VM) saveOwner(change func(Owner) (Owner, error)) (Owner, error) {
+	v.disk.Lock()
+	defer v.disk.Unlock()
+	o, err := change(v.Owner())
+	if err != nil {
+		return o, err
+	}
+	o = o.clean()
+	if err := v.saveRecordLocked(func(r *record) { r.Owner = o }); err != nil {
+		return o, v.wrap("chown", err)
+	}
+	return o, nil
 }

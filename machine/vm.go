@@ -356,8 +356,10 @@ func (v *VM) History() ([]string, error) {
 	return lines, nil
 }
 
-// delete removes the VM.
-func (v *VM) delete() error {
+// Delete removes the VM, which does not run, with its configuration, its
+// snapshots and its logs. The error is ErrNotFound, or hypervisor.ErrBusy while
+// it runs or a command is under way.
+func (v *VM) Delete() error {
 	return v.run(context.Background(), "delete", v.host.opts.Timeouts.Stop+v.host.opts.Timeouts.Verb, func(ctx context.Context) error {
 		if err := v.awaitEnd(ctx); err != nil {
 			return err
