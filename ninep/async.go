@@ -56,13 +56,23 @@ func (l *lane) remove(r *request) {
 // if it has one, else at once. It is for the reading goroutine and gives
 // errLater, or why the request cannot be.
 func (s *session) later(r *request, ln *lane, exec func(context.Context, *request) error) error {
+	return s.laterOr(r, ln, exec, nil)
+}
+
+// laterOr is later for a request that has reserved something: where exec is not
+// called, since there is no room for the request or it is not wanted any more
+// when its turn comes, undo is.
+func (s *session) laterOr(r *request, ln *lane, exec func(context.Context, *request) error, undo func(*request)) error {
 	ar := s.detach(r, exec)
-	ar.lane = ln
+	ar.lane, ar.undo = ln, undo
 	s.mu.Lock()
 	if err := s.admit(ar); err != nil {
 		s.mu.Unlock()
 		ar.cancel(nil)
 		ar.buf.free()
+		if undo != nil {
+			undo(ar)
+		}
 		return err
 	}
 	if ar.f != nil {
@@ -158,6 +168,9 @@ func (s *session) start(ar *request) {
 func (s *session) runLater(ar *request) (err error) {
 	defer s.recovered(ar.m.name, &err)
 	if ar.ctx.Err() != nil && ar.typ != msgTclunk && ar.typ != msgTremove {
+		if ar.undo != nil {
+			ar.undo(ar)
+		}
 		return context.Cause(ar.ctx)
 	}
 	return ar.exec(ar.ctx, ar)

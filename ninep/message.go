@@ -83,6 +83,7 @@ type request struct {
 // async is the part of a request that has a goroutine of its own.
 type async struct {
 	exec   func(ctx context.Context, r *request) error
+	undo   func(r *request) // see laterOr; may be nil
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	lane   *lane

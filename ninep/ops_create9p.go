@@ -124,11 +124,7 @@ func runCreate9P(r *request) error {
 	r.f = f
 	f.rclose = rclose
 	if makesSlowly(f.node, r.mode) {
-		err := s.later(r, nil, execCreate9P)
-		if err != errLater {
-			s.endOpen(f, fidClosed)
-		}
-		return err
+		return s.laterOr(r, nil, execCreate9P, undoOpen)
 	}
 	return execCreate9P(atOnce, r)
 }

@@ -33,25 +33,22 @@ func runAttach(r *request) error {
 	}
 	s.insert(f)
 	r.f = f
-	err := s.later(r, nil, execAttach)
-	if err != errLater {
-		s.mu.Lock()
-		s.fids.del(f.num)
-		s.mu.Unlock()
-	}
-	return err
+	return s.laterOr(r, nil, execAttach, undoAttach)
 }
 
 func execAttach(ctx context.Context, r *request) (err error) {
-	s := r.s
 	defer func() {
 		if r.f.node == nil {
-			s.mu.Lock()
-			s.fids.del(r.f.num)
-			s.mu.Unlock()
+			undoAttach(r)
 		}
 	}()
 	return execAttachTo(ctx, r, r.f)
+}
+
+func undoAttach(r *request) {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	r.s.fids.del(r.f.num)
 }
 
 // execAttachTo finds the root for a fid and readies it.

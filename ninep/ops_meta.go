@@ -260,15 +260,14 @@ func runRename(r *request) error {
 func (s *session) renameLater(r *request, from, to *node) error {
 	from.refs.Add(1)
 	to.refs.Add(1)
-	err := s.later(r, nil, func(ctx context.Context, r *request) error {
-		defer func() { _ = s.release(atOnce, from); _ = s.release(atOnce, to) }()
-		return s.rename(ctx, from, r.name, to, r.name2)
-	})
-	if err != errLater {
+	drop := func(*request) {
 		_ = s.release(atOnce, from)
 		_ = s.release(atOnce, to)
 	}
-	return err
+	return s.laterOr(r, nil, func(ctx context.Context, r *request) error {
+		defer drop(r)
+		return s.rename(ctx, from, r.name, to, r.name2)
+	}, drop)
 }
 
 // rename renames, and makes the nodes follow. With a context it calls the

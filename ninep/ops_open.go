@@ -26,11 +26,7 @@ func runOpen(r *request) error {
 	}
 	r.f = f
 	if _, ok := f.node.file.(OpenerContext); ok {
-		err := s.later(r, nil, execOpen)
-		if err != errLater {
-			s.endOpen(f, fidClosed)
-		}
-		return err
+		return s.laterOr(r, nil, execOpen, undoOpen)
 	}
 	ok := false
 	defer func() {
@@ -92,6 +88,8 @@ func (s *session) reserve(f *fid, as fidState) error {
 	return nil
 }
 
+func undoOpen(r *request) { r.s.endOpen(r.f, fidClosed) }
+
 func (s *session) endOpen(f *fid, state fidState) {
 	s.mu.Lock()
 	f.state = state
@@ -152,11 +150,7 @@ func runCreate(r *request) error {
 	}
 	r.f = f
 	if _, ok := f.node.file.(CreatorContext); ok {
-		err := s.later(r, nil, execCreate)
-		if err != errLater {
-			s.endOpen(f, fidClosed)
-		}
-		return err
+		return s.laterOr(r, nil, execCreate, undoOpen)
 	}
 	return execCreate(atOnce, r)
 }
