@@ -17,6 +17,23 @@ type entry struct {
 	qid  p9.QID
 }
 
+// listing is what a directory shows: entries, and in the root the VMs, whose list
+// all that read it share.
+type listing struct {
+	entries []entry
+	vms     []*machine.VM
+}
+
+func (l *listing) len() int { return len(l.entries) + len(l.vms) }
+
+func (l *listing) at(i int) entry {
+	if i < len(l.entries) {
+		return l.entries[i]
+	}
+	vm := l.vms[i-len(l.entries)]
+	return entry{vm.Name(), vmQID(vm)}
+}
+
 // file is what every File here is.
 type file interface {
 	p9.File
@@ -29,7 +46,7 @@ type dir struct {
 	parent *dir // the root is its own
 	// lookup finds a name, list all of them.
 	lookup func(name string) (file, error)
-	list   func() []entry
+	list   func() listing
 	// unlink removes a name, which the client believes to be a directory or not;
 	// nil where names are fixed.
 	unlink func(ctx context.Context, name string, dir bool) error
@@ -37,9 +54,9 @@ type dir struct {
 	ofVM   bool // made by vmDir
 	stored bool // see fidStore
 
-	mu      sync.Mutex // guards what follows
-	opened  bool
-	entries []entry // as they were when reading began
+	mu     sync.Mutex // guards what follows
+	opened bool
+	shown  *listing // as it was when reading began
 }
 
 // clone is the fid that a walk of no names makes.
@@ -127,25 +144,30 @@ func (d *dir) Readdir(offset uint64, count uint32) (p9.Dirents, error) {
 	if !d.opened {
 		return nil, linux.EBADF
 	}
-	if offset == 0 || d.entries == nil {
+	if offset == 0 || d.shown == nil {
 		if err := d.gone(); err != nil {
 			return nil, err
 		}
-		d.entries = d.list()
+		l := d.list()
+		d.shown = &l
 	}
-	if offset >= uint64(len(d.entries)) {
+	total := uint64(d.shown.len())
+	if offset >= total {
 		return nil, io.EOF
 	}
-	rest := d.entries[offset:]
-	if uint64(len(rest)) > uint64(count) {
-		rest = rest[:count]
-	}
-	ents := make(p9.Dirents, len(rest))
-	for i, e := range rest {
+	// No more than there can be room for: what is too much is kept for the next
+	// call, with each fid.
+	ents := make(p9.Dirents, min(total-offset, uint64(count)/shortestEntry+1))
+	for i := range ents {
+		e := d.shown.at(int(offset) + i)
 		ents[i] = p9.Dirent{QID: e.qid, Offset: offset + uint64(i) + 1, Type: e.qid.Type, Name: e.name}
 	}
 	return ents, nil
 }
+
+// shortestEntry is what an entry takes in a reply, at least. The count of Readdir
+// is in bytes, as p9's server gives it, too.
+const shortestEntry = 25
 
 // MkdirContext makes a VM.
 func (d *dir) MkdirContext(ctx context.Context, name string, perm p9.FileMode, _ p9.UID, gid p9.GID) (p9.QID, error) {

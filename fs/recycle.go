@@ -65,7 +65,7 @@ func (s *fidStore) vmDir() *dir {
 // putVMDir takes back a fid that was closed.
 func (s *fidStore) putVMDir(d *dir) {
 	d.mu.Lock()
-	d.opened, d.entries = false, nil
+	d.opened, d.shown = false, nil
 	d.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -61,12 +61,8 @@ func (t *Tree) root(w *who) *dir {
 		}
 		return vmDir(s, vm, d), nil
 	}
-	d.list = func() []entry {
-		list := listRows(t, rootTable, nil)
-		for _, vm := range t.host.VMs() {
-			list = append(list, entry{vm.Name(), vmQID(vm)})
-		}
-		return list
+	d.list = func() listing {
+		return listing{entries: listRows(t, rootTable, nil), vms: t.host.VMs()}
 	}
 	d.unlink = func(ctx context.Context, name string, dir bool) error {
 		if _, fixed := findRow(rootTable, name); fixed {
@@ -97,7 +93,7 @@ func newVMDir() *dir {
 		}
 		return open1(d.s, d.vm, vmTable, i, d), nil
 	}
-	d.list = func() []entry { return listRows(d.s.tree, vmTable, d.vm) }
+	d.list = func() listing { return listing{entries: listRows(d.s.tree, vmTable, d.vm)} }
 	return d
 }
 
@@ -217,12 +213,11 @@ func backendsDir(n node, parent *dir) *dir {
 		}
 		return nil, fail(fmt.Errorf("backends/%s: %w: this vmfs has no such back end", name, machine.ErrNotFound))
 	}
-	d.list = func() []entry {
-		var list []entry
+	d.list = func() (l listing) {
 		for i, be := range host.Backends() {
-			list = append(list, entry{string(be.Type), qid(i)})
+			l.entries = append(l.entries, entry{string(be.Type), qid(i)})
 		}
-		return list
+		return l
 	}
 	return d
 }
@@ -241,12 +236,11 @@ func backendDir(n node, parent *dir, be machine.Backend, i int) *dir {
 		}
 		return &textFile{node: node{s: n.s, path: qid(j).Path, perm: rows[j].perm}, row: &rows[j]}, nil
 	}
-	d.list = func() []entry {
-		list := make([]entry, len(rows))
+	d.list = func() (l listing) {
 		for j := range rows {
-			list[j] = entry{rows[j].name, qid(j)}
+			l.entries = append(l.entries, entry{rows[j].name, qid(j)})
 		}
-		return list
+		return l
 	}
 	return d
 }

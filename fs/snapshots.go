@@ -59,16 +59,15 @@ func snapshotsDir(n node, parent *dir) *dir {
 		sn.path = qid(name).Path
 		return snapshotDir(sn, d, name, info), nil
 	}
-	d.list = func() []entry {
+	d.list = func() (l listing) {
 		names, err := n.vm.Snapshots()
 		if err != nil {
 			n.s.tree.opt.Log.Error("snapshots not listed", "vm", n.vm.Name(), "error", err)
 		}
-		list := make([]entry, len(names))
-		for i, name := range names {
-			list[i] = entry{name, qid(name)}
+		for _, name := range names {
+			l.entries = append(l.entries, entry{name, qid(name)})
 		}
-		return list
+		return l
 	}
 	d.unlink = func(_ context.Context, name string, dir bool) error {
 		if err := d.may(mayWrite, "remove snapshot "+name); err != nil {
@@ -99,12 +98,11 @@ func snapshotDir(n node, parent *dir, name string, info machine.SnapshotInfo) *d
 		}
 		return &textFile{node: node{s: n.s, vm: n.vm, path: qid(i).Path, perm: rows[i].perm}, row: &rows[i]}, nil
 	}
-	d.list = func() []entry {
-		list := make([]entry, len(rows))
+	d.list = func() (l listing) {
 		for i := range rows {
-			list[i] = entry{rows[i].name, qid(i)}
+			l.entries = append(l.entries, entry{rows[i].name, qid(i)})
 		}
-		return list
+		return l
 	}
 	return d
 }

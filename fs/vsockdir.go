@@ -45,7 +45,7 @@ func vsockDir(n node, parent *dir) *dir {
 			return s.opened(mode), err
 		}), nil
 	}
-	d.list = func() []entry {
+	d.list = func() listing {
 		list := []entry{
 			{"clone", p9.QID{Path: qidPath(vm, kindVsock, vsockClone)}},
 			{"listen", p9.QID{Type: p9.TypeDir, Path: qidPath(vm, kindVsock, vsockListen)}},
@@ -53,7 +53,7 @@ func vsockDir(n node, parent *dir) *dir {
 		for _, c := range v.conversations(vm) {
 			list = append(list, entry{c.name, c.qid(convSelf)})
 		}
-		return list
+		return listing{entries: list}
 	}
 	return d
 }
@@ -75,7 +75,7 @@ func vsockListenDir(n node, parent *dir) *dir {
 				return s.opened(mode), err
 			}), nil
 		},
-		list: func() []entry { return []entry{} },
+		list: func() listing { return listing{} },
 	}
 }
 
@@ -129,8 +129,8 @@ func convDir(n node, parent *dir, c *conversation) *dir {
 		}
 		return nil, fail(fmt.Errorf("%s/%s%s: %w: a conversation has ctl, data and status", c.vm.Name(), path, name, machine.ErrNotFound))
 	}
-	d.list = func() []entry {
-		return []entry{{"ctl", c.qid(convCtlFile)}, {"data", c.qid(convDataFile)}, {"status", c.qid(convStatusFile)}}
+	d.list = func() listing {
+		return listing{entries: []entry{{"ctl", c.qid(convCtlFile)}, {"data", c.qid(convDataFile)}, {"status", c.qid(convStatusFile)}}}
 	}
 	return d
 }

@@ -107,9 +107,12 @@ func (s *session) detach(r *request, exec func(context.Context, *request) error)
 
 // admit enters a request among those under way, if there is room. s.mu is held.
 func (s *session) admit(ar *request) error {
-	held := len(ar.data)
-	if ar.typ == msgTread {
-		held = readHeader + int(ar.length)
+	held := 0
+	switch {
+	case ar.typ == msgTread:
+		held = bufCost(readHeader + int(ar.length))
+	case ar.buf != nil:
+		held = cap(ar.buf.b)
 	}
 	if s.running >= s.srv.limits.Requests || !s.hold(held) {
 		return errRequests

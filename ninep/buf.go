@@ -11,6 +11,16 @@ var bufSizes = [...]int{4 << 10, 16 << 10, 64 << 10, 256 << 10, 1<<20 + 8<<10}
 
 var bufPools [len(bufSizes)]sync.Pool
 
+// bufCost is what a buffer with room for n bytes takes.
+func bufCost(n int) int {
+	for _, size := range bufSizes {
+		if n <= size {
+			return size
+		}
+	}
+	return n
+}
+
 // getBuf gives an empty buffer with room for at least n bytes.
 func getBuf(n int) *buf {
 	for i, size := range bufSizes {

@@ -18,9 +18,9 @@ type Limits struct {
 	Requests int
 
 	// Held is how many bytes those may hold, of what they write and of room for
-	// what they read, and the connection's fids of extended attributes (default
-	// 64 MiB); UserHeld is the same for all connections of one user (default
-	// 512 MiB). More is refused with ENOBUFS.
+	// what they read, and fids of extended attributes and of directories that are
+	// read in part (default 64 MiB). UserHeld is the same for all connections of
+	// one user (default 256 MiB). More is refused with ENOBUFS.
 	Held, UserHeld int
 
 	// Conns is how many connections the server holds (default 4096), and
@@ -69,7 +69,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Fids, 16384)
 	def(&l.Requests, 512)
 	def(&l.Held, 64<<20)
-	def(&l.UserHeld, 512<<20)
+	def(&l.UserHeld, 256<<20)
 	def(&l.Conns, 4096)
 	def(&l.UserConns, 1024)
 	dur(&l.Handshake, 30*time.Second)

@@ -13,6 +13,7 @@ import (
 // and cannot give it twice.
 type dirReader struct {
 	rest  []p9.Dirent
+	held  int    // bytes that count for rest, see session.hold
 	at    uint64 // the offset that rest begins at
 	bytes uint64 // the same as a count of bytes, for 9P2000
 }
@@ -21,7 +22,7 @@ type dirReader struct {
 // end. The caller takes them off with used.
 func (s *session) entries(f *fid, off uint64, count uint32) ([]p9.Dirent, error) {
 	d := &f.dir
-	if off != 0 && off == d.at && len(d.rest) > 0 { // what begins anew is listed anew
+	if off == d.at && len(d.rest) > 0 {
 		return d.rest, nil
 	}
 	s.srv.tree.RLock()
@@ -31,6 +32,9 @@ func (s *session) entries(f *fid, off uint64, count uint32) ([]p9.Dirent, error)
 	}
 	rest, err := f.node.file.Readdir(off, count)
 	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if err := s.holdDir(d, len(rest)); err != nil {
 		return nil, err
 	}
 	d.rest, d.at = rest, off
@@ -44,6 +48,33 @@ func (d *dirReader) used(n int) {
 	}
 	if len(d.rest) == 0 {
 		d.rest = nil
+	}
+}
+
+// direntCost is what an entry that is kept takes, with a short name.
+const direntCost = 64
+
+// holdDir counts what a fid keeps of its directory: n entries.
+func (s *session) holdDir(d *dirReader, n int) error {
+	if n == 0 && d.held == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.letGoOf(d.held)
+	d.held = 0
+	if !s.hold(n * direntCost) {
+		return errRequests
+	}
+	d.held = n * direntCost
+	return nil
+}
+
+// doneDir is called after each request that used entries: there is nothing to
+// hold once they are used up.
+func (s *session) doneDir(d *dirReader) {
+	if len(d.rest) == 0 {
+		_ = s.holdDir(d, 0)
 	}
 }
 
@@ -89,6 +120,7 @@ func runReaddir(r *request) error {
 		return fault(linux.EINVAL, "count is too small for a directory entry")
 	}
 	f.dir.used(n)
+	s.doneDir(&f.dir)
 	e.end(start)
 	e.b[start+headerSize] = byte(size)
 	e.b[start+headerSize+1] = byte(size >> 8)
@@ -122,13 +154,14 @@ func (s *session) readDir(f *fid, p []byte, off uint64) (int, error) {
 	switch off {
 	case d.bytes:
 	case 0:
-		*d = dirReader{}
+		d.rest, d.at, d.bytes = nil, 0, 0
 	default:
 		return 0, errDirOffset
 	}
 	if len(p) == 0 {
 		return 0, nil
 	}
+	defer s.doneDir(d)
 	e := enc{p[:0:len(p)]}
 	for {
 		before := d.at

@@ -262,6 +262,7 @@ func (s *session) closeFid(ctx context.Context, f *fid) error {
 		err = s.storeXattr(f)
 		s.dropXattr(f)
 	}
+	_ = s.holdDir(&f.dir, 0)
 	if f.rclose && f.node.opened {
 		_ = s.unlink(ctx, f.node)
 	}

@@ -99,7 +99,7 @@ func checkRead(p []byte, n int, err error) (int, error) {
 
 // maxBlocked is the most that a read that can block gets at a time: its buffer
 // is there for as long as it waits.
-const maxBlocked = 64 << 10
+const maxBlocked = 64<<10 - readHeader
 
 func (s *session) readLater(f *fid, r *request, count uint32) error {
 	s.mu.Lock()
