@@ -227,13 +227,40 @@ func (n *node) isEntry(dir *node, name string) bool {
 }
 
 // unlinked marks what hung on a name that is gone. Server.tree must be held for
-// writing.
-func (srv *Server) unlinked(dir *node, name string) {
+// writing, since before the removal or else the file that was removed is known:
+// another one can have the name by now.
+func (srv *Server) unlinked(dir *node, name string, was fileID) {
 	srv.forEachNode(func(_ *session, n *node) {
-		if n.isEntry(dir, name) || n.parent != nil && n.parent.deleted {
+		if n.isEntry(dir, name) && was.maybe(n) || n.parent != nil && n.parent.deleted {
 			n.deleted = true
 		}
 	})
+}
+
+// fileID tells which file had a name. The zero value is any.
+type fileID struct {
+	path  uint64
+	known bool
+}
+
+func (id fileID) maybe(n *node) bool { return !id.known || n.qid.Path == id.path }
+
+// lookUp finds which file has a name now, if that can be told.
+func (s *session) lookUp(dir *node, name string) fileID {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	return s.idOf(dir, name)
+}
+
+// idOf is lookUp for who holds Server.tree.
+func (s *session) idOf(dir *node, name string) (id fileID) {
+	n, err := s.step(dir, name, new([1]string))
+	if err != nil {
+		return id
+	}
+	id = fileID{n.qid.Path, true}
+	_ = s.release(atOnce, n)
+	return id
 }
 
 // renamed makes the nodes follow a rename and tells their files. Server.tree

@@ -161,29 +161,32 @@ func execCreate9P(ctx context.Context, r *request) (err error) {
 	if err := s.makeSpecial(ctx, r, kind); err != nil {
 		return err
 	}
-	n, err := s.stepLocked(f.node, r.name)
+	dir, err := s.stepInto(f, r.name)
 	if err != nil {
 		return err
 	}
-	r.qid, r.count = n.qid, 0
+	r.qid, r.count = f.node.qid, 0
 	if kind&dmDir != 0 {
-		if r.qid, r.count, err = s.openNode(ctx, n); err != nil {
-			_ = s.release(atOnce, n)
+		if r.qid, r.count, err = s.openNode(ctx, f.node); err != nil {
+			_ = s.release(atOnce, s.replace(f, dir))
 			return err
 		}
-		s.become(f, n)
 		s.opened(f, p9.ReadOnly)
 		state = fidOpen
-		return nil
 	}
-	s.become(f, n)
+	_ = s.release(atOnce, dir)
 	return nil
 }
 
-func (s *session) stepLocked(n *node, name string) (*node, error) {
+// stepInto makes a fid a file's in its directory, which it gives.
+func (s *session) stepInto(f *fid, name string) (dir *node, err error) {
 	s.srv.tree.RLock()
 	defer s.srv.tree.RUnlock()
-	return s.step(n, name, new([1]string))
+	n, err := s.step(f.node, name, new([1]string))
+	if err != nil {
+		return nil, err
+	}
+	return s.replace(f, n), nil
 }
 
 func (s *session) openNode(ctx context.Context, n *node) (p9.QID, uint32, error) {

@@ -134,20 +134,36 @@ func runWalk(r *request) error {
 	if err := s.checkWalk(f, same); err != nil {
 		return err
 	}
+	old, err := s.walkTo(f, r)
+	if old != nil {
+		_ = s.release(atOnce, old)
+	}
+	return err
+}
+
+// walkTo walks, and gives the fid what was reached while the tree is still as it
+// was: a change after that finds the node with the fid. old is the node that the
+// fid had, if it had one.
+func (s *session) walkTo(f *fid, r *request) (old *node, err error) {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
 	n, err := s.walk(f.node, r)
 	if err != nil || n == nil {
-		return err
+		return nil, err
 	}
-	if !same {
+	if r.fid != r.fid2 {
 		s.insert(newFid(r.fid2, n, f.user))
-		return nil
+		return nil, nil
 	}
+	return s.replace(f, n), nil
+}
+
+// replace makes a fid another node's, and gives the one it had.
+func (s *session) replace(f *fid, n *node) (old *node) {
 	s.mu.Lock()
-	old := f.node
-	f.node = n
-	s.mu.Unlock()
-	_ = s.release(atOnce, old)
-	return nil
+	defer s.mu.Unlock()
+	old, f.node = f.node, n
+	return old
 }
 
 // checkWalk refuses walks from fids that are in use otherwise. Linux walks from
@@ -168,10 +184,9 @@ func (s *session) checkWalk(f *fid, same bool) error {
 }
 
 // walk gives the node that the names lead to, and the qids on the way. It is
-// nil, without an error, if only some of them could be walked.
+// nil, without an error, if only some of them could be walked. Server.tree must
+// be held.
 func (s *session) walk(n *node, r *request) (*node, error) {
-	s.srv.tree.RLock()
-	defer s.srv.tree.RUnlock()
 	r.nqids = 0
 	if r.nnames == 0 {
 		return s.clone(n)

@@ -188,19 +188,23 @@ func runUnlinkAt(r *request) error {
 		if err := dir.UnlinkAt(r.name, r.flags); err != nil {
 			return err
 		}
-		s.srv.unlinked(f.node, r.name)
+		s.srv.unlinked(f.node, r.name, fileID{})
 		return nil
 	})
 }
 
 func execUnlinkAt(ctx context.Context, r *request) error {
-	n := r.f.node
-	if err := n.file.(UnlinkerContext).UnlinkAtContext(ctx, r.name, r.flags); err != nil {
+	return r.s.unlinkLater(ctx, r.f.node, r.name, r.flags, r.s.lookUp(r.f.node, r.name))
+}
+
+// unlinkLater removes a name in a way that can block.
+func (s *session) unlinkLater(ctx context.Context, dir *node, name string, flags uint32, id fileID) error {
+	if err := dir.file.(UnlinkerContext).UnlinkAtContext(ctx, name, flags); err != nil {
 		return err
 	}
-	r.s.srv.tree.Lock()
-	defer r.s.srv.tree.Unlock()
-	r.s.srv.unlinked(n, r.name)
+	s.srv.tree.Lock()
+	defer s.srv.tree.Unlock()
+	s.srv.unlinked(dir, name, id)
 	return nil
 }
 

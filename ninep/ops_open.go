@@ -163,35 +163,38 @@ func execCreate(ctx context.Context, r *request) error {
 			s.endOpen(f, fidClosed)
 		}
 	}()
-	file, qid, unit, err := s.create(ctx, f.node, r)
+	dir, err := s.create(ctx, f, r)
 	if err != nil {
 		return err
 	}
 	ok = true
-	r.qid, r.count = qid, unit
-	s.become(f, newNode(file, qid, f.node, r.name))
+	_ = s.release(atOnce, dir)
 	s.opened(f, p9.OpenFlags(r.flags))
 	return nil
 }
 
-// become makes a fid another file's, which is its child.
-func (s *session) become(f *fid, n *node) {
-	s.mu.Lock()
-	old := f.node
-	f.node = n
-	s.mu.Unlock()
-	_ = s.release(atOnce, old)
-}
-
-func (s *session) create(ctx context.Context, dir *node, r *request) (p9.File, p9.QID, uint32, error) {
-	flags, perm := p9.OpenFlags(r.flags), p9.FileMode(r.mode)
+// create makes a file in a fid's directory and makes the fid the file's, before
+// anything else can happen to the name. It gives the directory.
+func (s *session) create(ctx context.Context, f *fid, r *request) (dir *node, err error) {
+	var (
+		flags, perm = p9.OpenFlags(r.flags), p9.FileMode(r.mode)
+		file        p9.File
+	)
+	dir = f.node
 	if c, ok := dir.file.(CreatorContext); ok {
-		return c.CreateContext(ctx, r.name, flags, perm, p9.UID(r.uid), p9.GID(r.gid))
+		file, r.qid, r.count, err = c.CreateContext(ctx, r.name, flags, perm, p9.UID(r.uid), p9.GID(r.gid))
+		s.srv.tree.RLock()
+		defer s.srv.tree.RUnlock()
+	} else {
+		s.srv.tree.Lock()
+		defer s.srv.tree.Unlock()
+		if err := dir.canHold(); err != nil {
+			return nil, err
+		}
+		file, r.qid, r.count, err = dir.file.Create(r.name, flags, perm, p9.UID(r.uid), p9.GID(r.gid))
 	}
-	s.srv.tree.Lock()
-	defer s.srv.tree.Unlock()
-	if err := dir.canHold(); err != nil {
-		return nil, p9.QID{}, 0, err
+	if err != nil {
+		return nil, err
 	}
-	return dir.file.Create(r.name, flags, perm, p9.UID(r.uid), p9.GID(r.gid))
+	return s.replace(f, newNode(file, r.qid, dir, r.name)), nil
 }

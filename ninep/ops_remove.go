@@ -74,8 +74,7 @@ func (s *session) unlink(ctx context.Context, n *node) (err error) {
 		return errRemoveRoot
 	}
 	defer func() { _ = s.release(atOnce, parent) }()
-	u, slow := parent.file.(UnlinkerContext)
-	if !slow {
+	if _, slow := parent.file.(UnlinkerContext); !slow {
 		return s.unlinkPlain(n, parent, flags)
 	}
 	if ctx == atOnce {
@@ -85,13 +84,10 @@ func (s *session) unlink(ctx context.Context, n *node) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := u.UnlinkAtContext(ctx, name, flags); err != nil {
-		return err
+	if !s.lookUp(parent, name).maybe(n) {
+		return errGone // another file has the name
 	}
-	s.srv.tree.Lock()
-	defer s.srv.tree.Unlock()
-	s.srv.unlinked(parent, name)
-	return nil
+	return s.unlinkLater(ctx, parent, name, flags, fileID{n.qid.Path, true})
 }
 
 func (s *session) nameOf(n *node) (string, error) {
@@ -106,13 +102,13 @@ func (s *session) nameOf(n *node) (string, error) {
 func (s *session) unlinkPlain(n, parent *node, flags uint32) error {
 	s.srv.tree.Lock()
 	defer s.srv.tree.Unlock()
-	if n.deleted || n.parent != parent {
+	if n.deleted || n.parent != parent || !s.idOf(parent, n.name).maybe(n) {
 		return errGone
 	}
 	if err := parent.file.UnlinkAt(n.name, flags); err != nil {
 		return err
 	}
-	s.srv.unlinked(parent, n.name)
+	s.srv.unlinked(parent, n.name, fileID{})
 	return nil
 }
 

@@ -101,6 +101,24 @@ func TestUnlinkedFid(t *testing.T) {
 	one.rpc("Tmkdir", "Rlerror", "dfid", "2", "name", "x")
 }
 
+// TestRemoveIsOfTheFile: a fid whose file was replaced behind the server's back
+// removes nothing, least of all the file that has the name now.
+func TestRemoveIsOfTheFile(t *testing.T) {
+	for _, dir := range []string{"dir", "slow"} {
+		fs := basicTree()
+		fs.file(dir+"/f", "old")
+		ts := serve(t, fs)
+		c := ts.raw("9P2000.L").attach()
+		c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1", "names", dir+",f")
+		c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "2", "names", dir)
+		fs.file(dir+"/f", "new")
+		assert.True(t, wireEqual(c.rpc("Tremove", "Rlerror", "fid", "1")["ecode"], "ENOENT"), dir)
+		c.rpc("Twalk", "Rwalk", "fid", "2", "newfid", "1", "names", "f")
+		c.rpc("Tremove", "Rremove", "fid", "1")
+		c.rpc("Twalk", "Rlerror", "fid", "2", "newfid", "1", "names", "f")
+	}
+}
+
 // TestContextDirs: changes of the name space that take a context.
 func TestContextDirs(t *testing.T) {
 	fs := basicTree()
