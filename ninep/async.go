@@ -95,7 +95,7 @@ func (s *session) laterOr(r *request, ln *lane, exec func(context.Context, *requ
 func (s *session) detach(r *request, exec func(context.Context, *request) error) *request {
 	ar := new(request)
 	*ar = *r
-	ar.async = async{exec: exec}
+	ar.wide, ar.async = nil, async{exec: exec}
 	if len(r.data) > 0 {
 		ar.buf = getBuf(len(r.data))
 		ar.buf.b = append(ar.buf.b, r.data...)

@@ -37,7 +37,8 @@ type conn struct {
 	pos     int
 	replies *buf // not handed to out yet
 	req     request
-	dec     dec // of req: what is given to a message's functions would else be on the heap
+	wide    wide // of req
+	dec     dec  // of req: what is given to a message's functions would else be on the heap
 	enc     enc
 	one     [1]string
 	stat    stat // of a Tstat's reply
@@ -50,6 +51,7 @@ type conn struct {
 func makeConn(s *Server, nc net.Conn, cl *caller) *conn {
 	c := &conn{srv: s, nc: nc, caller: cl, user: peerName(cl), log: s.log}
 	c.log = s.log.With("listener", cl.listener, "peer", c.user)
+	c.req.wide = &c.wide
 	c.out.init(nc, s.limits.Write, c.writeFailed)
 	return c
 }

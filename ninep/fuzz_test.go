@@ -141,7 +141,7 @@ func FuzzDecoders(f *testing.F) {
 					continue
 				}
 				d := dec{b: bytes.Clone(body)}
-				r := &request{s: s, m: m}
+				r := &request{s: s, m: m, wide: new(wide)}
 				m.decode(r, &d)
 				if !d.ok() {
 					continue

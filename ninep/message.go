@@ -58,7 +58,6 @@ type request struct {
 	offset       uint64
 	length       uint64
 	name, name2  string
-	names        [maxNames]string
 	nnames       int
 	data         []byte
 	attrMask     p9.AttrMask
@@ -70,14 +69,21 @@ type request struct {
 
 	// Results.
 	qid     p9.QID
-	qids    [maxNames]p9.QID
 	nqids   int
-	attr    p9.Attr
-	fsstat  p9.FSStat
 	status  uint8
 	written uint32
 
+	*wide
 	async
+}
+
+// wide is what takes much room and belongs to requests alone that never have a
+// goroutine of their own: their copies do without. A connection has one.
+type wide struct {
+	names  [maxNames]string
+	qids   [maxNames]p9.QID
+	attr   p9.Attr
+	fsstat p9.FSStat
 }
 
 // async is the part of a request that has a goroutine of its own.
