@@ -29,11 +29,13 @@ type session struct {
 	heard  chan struct{}   // closed when the VMM first answered, or the session ended
 	first  sync.Once       // closes heard
 	helper sync.WaitGroup  // what the session has begun beside run
+	typing chan struct{}   // holds a token when a typist has come
 
 	// Guarded by v.mu:
 	hv      hypervisor.Hypervisor // nil while there is no connection
 	linked  chan struct{}         // closed when hv is set; replaced when it is lost
 	console *consoleConn          // nil while there is none
+	typists int                   // who has something to write to the console
 	reason  string                // why the VMM will end, once that is known
 	exitHow string                // how its process ended, as its back end told
 	ending  bool                  // the guest has ended and the VMM is being cleared away
@@ -58,6 +60,7 @@ func (v *VM) newSession(t hypervisor.Type, proc process.Process, hv hypervisor.H
 		gone:   make(chan struct{}),
 		heard:  make(chan struct{}),
 		linked: make(chan struct{}),
+		typing: make(chan struct{}, 1),
 		hv:     hv,
 	}
 	if hv != nil {

@@ -34,6 +34,14 @@ type Console interface {
 	OpenConsole(ctx context.Context) (io.ReadWriteCloser, error)
 }
 
+// Drainer is a connection to a console that knows whether the VMM has taken all
+// that was written to it. Then it can be closed without a loss, and it should be:
+// nobody has to read for the guest to go on where nobody is connected.
+type Drainer interface {
+	// Drained does not wait. False may mean that it is not known.
+	Drained() bool
+}
+
 // Identifier is a Hypervisor that can say which VM it controls, so that a
 // server that finds a socket after a restart knows whose it is.
 type Identifier interface {

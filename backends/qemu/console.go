@@ -56,9 +56,19 @@ func (vm *VM) openConsole(ctx context.Context) (_ io.ReadWriteCloser, err error)
 }
 
 // A consoleConn is the one connection to a console.
+//
+// QEMU writes to it a byte at a time, so that it is full after some hundred bytes
+// that nobody has read. The guest's port then stands still, and QEMU 7.2 logs the
+// byte that did not fit at each try. Without a connection it does neither.
 type consoleConn struct {
 	net.Conn
 	give func()
+}
+
+// Drained reports whether QEMU has taken all that was written.
+func (c *consoleConn) Drained() bool {
+	n, err := unread(c.Conn)
+	return err == nil && n == 0
 }
 
 // Close ends the connection; a Read that waits returns.
