@@ -65,7 +65,7 @@ type Error struct {
 // Error gives the cause alone where that names the operation itself.
 func (e *Error) Error() string {
 	if e.invalid {
-		return fmt.Sprintf("%v: %q", e.Err, e.Message)
+		return fmt.Sprintf("%v: %q", e.Err, rc.Brief(e.Message, 200))
 	}
 	return e.Err.Error()
 }

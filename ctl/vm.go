@@ -175,15 +175,32 @@ func wait(ctx context.Context, vm *machine.VM, args []string) error {
 			return invalid("wait", vm, err)
 		}
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, d)
+		ctx, cancel = context.WithTimeoutCause(ctx, d, &waitEnd{context.DeadlineExceeded, "not within " + d.String()})
 		defer cancel()
 	}
 	st, err := vm.Watch(ctx, func(st machine.Status) bool { return st.State == want })
 	if err != nil {
+		var end *waitEnd
+		switch {
+		case ctx.Err() == nil:
+		case errors.As(context.Cause(ctx), &end):
+			err = end
+		case errors.Is(err, context.Canceled):
+			err = &waitEnd{err, "given up by who waited"}
+		}
 		return fmt.Errorf("wait %s for %s, which is %s: %w", vm.Name(), want, st.State, err)
 	}
 	return nil
 }
+
+// A waitEnd is err, in words for people.
+type waitEnd struct {
+	err  error
+	text string
+}
+
+func (e *waitEnd) Error() string { return e.text }
+func (e *waitEnd) Unwrap() error { return e.err }
 
 func parseDuration(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)

@@ -101,7 +101,7 @@ func TestOtherErrors(t *testing.T) {
 		"walk below a file":      {opened("web/ctl/x", p9.ReadOnly), linux.ENOTDIR},
 		"create":                 {creat(sub("web"), "new"), linux.EPERM},
 		"mkdir web":              {mkdir(t, root, "web"), linux.EEXIST},
-		"mkdir ctl":              {mkdir(t, root, "ctl"), linux.EINVAL},
+		"mkdir ctl":              {mkdir(t, root, "ctl"), linux.EEXIST},
 		"mkdir bad name":         {mkdir(t, root, "bad name"), linux.EINVAL},
 		"mkdir web/sub":          {mkdir(t, sub("web"), "sub"), linux.EPERM},
 		"rm web":                 {root.UnlinkAt("web", 0), linux.EISDIR},

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/machine/rc"
 )
 
 // A command is one verb under way on a VM. There is one at a time.
@@ -138,6 +139,7 @@ func (v *VM) RecordError(verb string, err error) {
 		v.mu.Unlock()
 		return
 	}
+	verb = rc.Brief(verb, 200)
 	v.failure.set(verb, err)
 	v.mu.Unlock()
 	v.host.log.Warn("command failed", "vm", v.name, "verb", verb, "err", err)

@@ -100,7 +100,7 @@ type BusyError struct {
 
 // Error names the command under way and how to end it.
 func (e *BusyError) Error() string {
-	return fmt.Sprintf("machine: %s %s: a %s of %s is under way: wait for it or cancel it", e.Verb, e.VM, e.Busy, e.VM)
+	return fmt.Sprintf("machine: %s %s: %s is busy with %s: wait for it or cancel it", e.Verb, e.VM, e.VM, e.Busy)
 }
 
 // Unwrap makes the error a hypervisor.ErrBusy.
@@ -113,6 +113,12 @@ func (e *nameError) Error() string {
 	return fmt.Sprintf("%q is not a valid name: %s", e.name, e.why)
 }
 func (e *nameError) Unwrap() []error { return []error{ErrName, hypervisor.ErrInvalid} }
+
+// takenError is a name that a file of the tree has. It is an ErrExists.
+type takenError struct{ name string }
+
+func (e *takenError) Error() string { return fmt.Sprintf("%q is a file of the server, no VM", e.name) }
+func (e *takenError) Unwrap() error { return ErrExists }
 
 // interrupted is why a command was ended before it was done. It is a
 // context.Canceled.

@@ -24,7 +24,6 @@ func TestNames(t *testing.T) {
 		strings.Repeat("a", 64): false,
 		"":                      false, ".": false, "..": false, ".web": false, "-web": false, "a/b": false,
 		"a b": false, "a\nb": false, "é": false, "a\x00": false, "a,b": false,
-		"ctl": false, "clone": false, "events": false, "version": false, "backends": false,
 		"ctl2": true, "state": true,
 	} {
 		err := CheckName(name)
@@ -34,6 +33,9 @@ func TestNames(t *testing.T) {
 		}
 		assert.ErrorIs(t, err, ErrName, "%q", name)
 		assert.ErrorIs(t, err, hypervisor.ErrInvalid, "%q", name)
+	}
+	for _, name := range []string{"ctl", "clone", "events", "version", "backends"} {
+		assert.ErrorIs(t, CheckName(name), ErrExists, "%q", name)
 	}
 }
 

@@ -12,10 +12,10 @@ const maxName = 63
 
 // CheckName returns nil for a name that a VM can have: 1 to 63 of the characters
 // A-Z a-z 0-9 . _ -, not starting with a dot or a dash, and not one of ctl, clone,
-// events, version and backends. The error is an ErrName.
+// events, version and backends. The error is an ErrName, or an ErrExists for these.
 func CheckName(name string) error {
 	if slices.Contains(reserved, name) {
-		return &nameError{name, "it is a file of the server"}
+		return &takenError{name}
 	}
 	return checkWord(name)
 }

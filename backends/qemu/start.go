@@ -215,7 +215,7 @@ func (s *Starter) abandon(ctx context.Context, c *child, vm *VM, dir runDir, err
 		case byItself != "":
 			err = fmt.Errorf("QEMU ended (%s) and said nothing", byItself)
 		case said != "":
-			err = fmt.Errorf("%w; QEMU said: %s", err, said)
+			err = fmt.Errorf("%w; the log says: %s", err, said)
 		}
 		if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
 			err = fmt.Errorf("%w: %w", ctx.Err(), err)

@@ -289,7 +289,7 @@ func vmOf(name string) string {
 func (s *session) explain(name, sent string, err error) error {
 	var errno linux.Errno
 	vm := vmOf(name)
-	if vm == "" || len(splitPath(name)) > 2 || !errors.As(err, &errno) || errno == linux.EACCES {
+	if vm == "" || !takesCommands(name) || !errors.As(err, &errno) || errno == linux.EACCES {
 		return lost(err)
 	}
 	text, rerr := s.readFile(vm + "/error")
@@ -297,6 +297,18 @@ func (s *session) explain(name, sent string, err error) error {
 		return lost(err)
 	}
 	return &explained{text: reason(text, sent), errno: errno}
+}
+
+// takesCommands reports whether what fails on name, in a VM, is in the VM's error
+// file: on others that has what failed before.
+func takesCommands(name string) bool {
+	switch names := splitPath(name); len(names) {
+	case 1:
+		return true
+	case 2:
+		return slices.Contains([]string{"ctl", "config", "memory", "console"}, names[1])
+	}
+	return false
 }
 
 // reason returns the error in text, the content of a VM's error file: a time, the
@@ -308,7 +320,7 @@ func reason(text, sent string) string {
 			text = rest
 		}
 	}
-	commands := []string{"set", "console", "delete"}
+	commands := []string{"set", "console", "delete", "memory"}
 	for line := range strings.Lines(sent) {
 		line = strings.TrimSpace(line)
 		verb, _, _ := strings.Cut(line, " ")

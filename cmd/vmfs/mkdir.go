@@ -1,12 +1,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"strconv"
 
+	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
 	"github.com/spf13/cobra"
+
+	"vmfs/machine"
 )
 
 func newMkdir() *cobra.Command {
@@ -20,7 +24,8 @@ its owner, its group and others may do with it; read and write are what counts.`
 		Example: `  vmfs mkdir web
   vmfs mkdir -m 750 db
   vmfs mkdir web1 web2 web3`,
-		Args: cobra.MinimumNArgs(1),
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			perm, err := strconv.ParseUint(mode, 8, 32)
 			if err != nil || perm > 0o777 {
@@ -28,6 +33,9 @@ its owner, its group and others may do with it; read and write are what counts.`
 			}
 			return eachEntry(cmd, "mkdir", args, func(s *session, dir p9.File, base, _ string) error {
 				_, err := dir.Mkdir(base, p9.FileMode(perm), p9.NoUID, p9.NoGID)
+				if why := machine.CheckName(base); errors.Is(err, linux.EINVAL) && why != nil {
+					return &explained{text: why.Error(), errno: linux.EINVAL}
+				}
 				return lost(err)
 			})
 		},

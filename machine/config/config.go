@@ -72,7 +72,7 @@ func (e *Error) Error() string {
 	if e.Line == 0 {
 		return fmt.Sprintf("config: %v", e.Err)
 	}
-	return fmt.Sprintf("config line %d: %s: %v", e.Line, e.Text, e.Err)
+	return fmt.Sprintf("config line %d: %s: %s", e.Line, rc.Brief(e.Text, 200), rc.Brief(e.Err.Error(), 400))
 }
 
 // Unwrap makes the error a hypervisor.ErrInvalid besides what it wraps.

@@ -150,7 +150,7 @@ func TestErrors(t *testing.T) {
 		assert.Equal(t, Default().String(), c.String())
 	}
 	_, err := Parse("vcpus=1\n\nmemory=x")
-	assert.EqualError(t, err, `config line 3: memory=x: "x" is not a size: want bytes, or a number with K, M, G or T (1024 based)`)
+	assert.EqualError(t, err, `config line 3: memory=x: "x" is not a size: want bytes, or a whole number with K, M, G or T (1024 based)`)
 }
 
 func TestSize(t *testing.T) {

@@ -12,7 +12,7 @@ const units = "KMGTPE"
 // ParseSize parses a number of bytes: digits alone, or with one of K, M, G, T, P
 // and E after them for powers of 1024 (KiB and the like mean the same).
 func ParseSize(s string) (int64, error) {
-	bad := fmt.Errorf("%q is not a size: want bytes, or a number with K, M, G or T (1024 based)", s)
+	bad := fmt.Errorf("%q is not a size: want bytes, or a whole number with K, M, G or T (1024 based)", s)
 	digits := strings.TrimRight(s, "BKMGTPEikmgtpe")
 	suffix := s[len(digits):]
 	n, err := strconv.ParseInt(digits, 10, 64)

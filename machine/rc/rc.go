@@ -89,3 +89,12 @@ func Join(words []string) string {
 	}
 	return strings.Join(q, " ")
 }
+
+// Brief is s for a message: of more than n bytes the middle is left out, since what
+// is wrong with a text is mostly at one of its ends.
+func Brief(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n/2], "") + "…" + strings.ToValidUTF8(s[len(s)-n/2:], "")
+}

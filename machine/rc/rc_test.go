@@ -54,6 +54,12 @@ func TestQuote(t *testing.T) {
 	}
 }
 
+func TestBrief(t *testing.T) {
+	assert.Equal(t, "a short one", Brief("a short one", 11))
+	assert.Equal(t, "abc…xyz", Brief("abcdefuvwxyz", 6))
+	assert.Equal(t, "é…é", Brief("ééééé", 6), "no rune is cut")
+}
+
 func FuzzRoundTrip(f *testing.F) {
 	f.Add("a", "b c")
 	f.Add("'", "#")
