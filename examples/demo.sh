@@ -102,8 +102,9 @@ run 'vmfs mount --print /mnt/vmfs'
 run 'vmfs cat version'
 run 'vmfs ls -l'
 
-say "A VM is made as a directory is."
+say "A VM is made as a directory is. (What happens to it is followed from here on, see the end.)"
 run 'vmfs mkdir web'
+follow
 run 'vmfs ls web'
 run 'vmfs cat web/state'
 
@@ -119,15 +120,15 @@ esac
 run 'vmfs cat web/config'
 run 'vmfs write web/config memory=lots || echo "exit status $?"'
 
-say "Start it, and see it boot on its console."
-follow
+say "Start it, and see it boot on its console: what it said so far, and then what it says."
+case $BACKEND in
+qemu) ready='vmfs guest ready' lines=5 ;;
+sim) ready='sim guest ready' lines=3 ;;
+esac
 run 'vmfs write web/ctl start'
 run 'vmfs cat web/state'
-case $BACKEND in
-qemu) until_line "$dir/console" 'vmfs guest ready' 60; ready='vmfs guest ready' ;;
-sim) until_line "$dir/console" 'ready' 10; ready=ready ;;
-esac
-run "vmfs cat web/console | grep -m1 '$ready'"
+until_line "$dir/console" "$ready" 60
+run "vmfs cat web/console | head -n $lines"
 run 'vmfs cat web/info'
 
 say "Reading ctl tells what it would take now."
@@ -142,7 +143,8 @@ printf '$ vmfs wait web paused --timeout 30s    (was waiting until then)\n'; cat
 run 'vmfs write web/ctl pause || echo "exit status $?"'
 run 'vmfs write web/ctl resume'
 
-say "Memory: up by hot-plug, down by the balloon, as the guest itself sees it."
+say "Memory: up by hot-plug, down by the balloon, and the guest's own view of it on its console."
+[ "$BACKEND" = sim ] || echo "# (Its kernel keeps a part for itself before it counts: look at how much it changes.)"
 guest_memory
 run 'vmfs write web/ctl memory 512M wait 30s'
 run 'vmfs cat web/memory'
@@ -187,8 +189,9 @@ run 'vmfs write web/ctl poweroff'
 run 'vmfs wait web shutdown --timeout 60s'
 run 'vmfs cat web/info | grep reason'
 
-say "All that happened, from web/events:"
-until_line "$dir/events" ' shutdown ' 10
+say "What happened, as vmfs cat web/events told it when it happened:"
+until_line "$dir/events" ' exited ' 10
+[ "$BACKEND" = sim ] || echo "# (A number is missing where there was no server to ask, or nobody asked yet.)"
 cat "$dir/events"
 
 say "A VM that does not run is removed as a directory is."

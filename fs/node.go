@@ -88,6 +88,9 @@ func (n *node) owner() machine.Owner {
 func (n *node) mode() p9.FileMode {
 	o := n.owner()
 	if n.typ == p9.TypeDir {
+		if n.vm == nil && n.path != 0 {
+			return p9.ModeDirectory | 0o555 // what back ends there are is nobody's to change
+		}
 		return p9.ModeDirectory | p9.FileMode(dirMode(o))
 	}
 	if n.vm == nil {

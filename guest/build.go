@@ -69,8 +69,8 @@ type File struct {
 
 // Image is a guest that Build made.
 type Image struct {
-	Kernel  string   // path of DIR/vmlinuz
-	Initrd  string   // path of DIR/initrd
+	Kernel  string   // absolute path of DIR/vmlinuz
+	Initrd  string   // of DIR/initrd
 	Release string   // of the kernel
 	Modules []string // loaded at boot, in order
 }
@@ -96,6 +96,11 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	if o.Dir == "" {
 		return nil, errors.New("guest: no directory for the image given")
 	}
+	dir, err := filepath.Abs(o.Dir) // a VM's configuration takes no relative paths
+	if err != nil {
+		return nil, fmt.Errorf("guest: %w", err)
+	}
+	o.Dir = dir
 	if o.Agent == "" {
 		return nil, errors.New("guest: no agent program given for /init")
 	}

@@ -157,8 +157,11 @@ func TestBuild(t *testing.T) {
 
 	first, err := os.ReadFile(img.Initrd)
 	require.NoError(t, err)
-	_, err = Build(t.Context(), o)
+	t.Chdir(filepath.Dir(o.Dir))
+	o.Dir = filepath.Base(o.Dir)
+	again, err := Build(t.Context(), o)
 	require.NoError(t, err)
+	assert.Equal(t, img, again, "the paths are those of a configuration: absolute")
 	second, err := os.ReadFile(img.Initrd)
 	require.NoError(t, err)
 	assert.True(t, bytes.Equal(first, second), "the same inputs make the same bytes")

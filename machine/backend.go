@@ -57,10 +57,14 @@ func (h *Host) lookFor(t hypervisor.Type) <-chan struct{} {
 	finish := func(b Backend) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		_, told := c.failed[t]
 		delete(c.looking, t)
 		delete(c.failed, t)
 		if b.Err != nil {
 			c.failed[t] = b
+			if !told {
+				h.log.Warn("VMs of this hypervisor cannot be started", "hypervisor", t, "err", b.Err)
+			}
 		} else {
 			c.found[t] = b
 		}

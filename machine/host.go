@@ -81,6 +81,10 @@ func Open(ctx context.Context, o Options) (*Host, error) {
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
+	if room := nameRoom(vmsDir); room < roomyName {
+		h.log.Warn("the state directory's path is so long that VMs with long names cannot be started: a Unix socket's path has 107 bytes at most",
+			"state", dir, "longest name", max(room, 0))
+	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	if h.notify, err = newNotifier(); err != nil {
 		h.log.Warn("no notices of file changes: consoles are looked at a few times a second instead", "err", err)

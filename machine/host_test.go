@@ -39,6 +39,12 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func TestNameRoom(t *testing.T) {
+	assert.Equal(t, len("/var/lib/vmfs/vms/"+strings.Repeat("a", nameRoom("/var/lib/vmfs/vms"))+"/run/monitor.sock"), 107)
+	assert.GreaterOrEqual(t, nameRoom("/var/lib/vmfs/vms"), maxName, "the default one has room for every name")
+	assert.Negative(t, nameRoom("/"+strings.Repeat("d", 120)))
+}
+
 func TestCreateDelete(t *testing.T) {
 	h, _ := simHost(t)
 	all := h.Events().Subscribe()

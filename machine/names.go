@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -8,7 +9,19 @@ import (
 // reserved are the names of the served tree's own files beside the VMs.
 var reserved = []string{"ctl", "clone", "events", "version", "backends"}
 
-const maxName = 63
+const (
+	maxName = 63
+	// roomyName is the length of a name that every VM should be able to have.
+	roomyName = 32
+	// longestSocket is a name at least as long as those of back ends' sockets.
+	longestSocket = "monitor.sock"
+)
+
+// nameRoom returns how long a VM's name can be before the paths of its sockets
+// are too long for Unix sockets.
+func nameRoom(vmsDir string) int {
+	return 107 - len(filepath.Join(vmsDir, "x", runDir, longestSocket)) + 1
+}
 
 // CheckName returns nil for a name that a VM can have: 1 to 63 of the characters
 // A-Z a-z 0-9 . _ -, not starting with a dot or a dash, and not one of ctl, clone,

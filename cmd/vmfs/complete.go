@@ -8,6 +8,8 @@ import (
 
 	"github.com/hugelgupf/p9/p9"
 	"github.com/spf13/cobra"
+
+	"vmfs/machine/config"
 )
 
 // completionTimeout is how long somebody at a shell waits for names.
@@ -31,26 +33,71 @@ func completeOnePath(cmd *cobra.Command, args []string, toComplete string) ([]st
 	return completePath(cmd, args, toComplete)
 }
 
-// completeWrite completes the path, and then, for a ctl file, the verbs that it
-// says are valid now: the first word of each line read from it.
+// completeWrite completes the path, and then the words that the file takes: of a
+// ctl file the verbs that it says are valid now, the first word of each line read
+// from it, and some verbs' arguments; of a config file the keys.
 func completeWrite(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
-	if len(args) != 1 {
-		return completeOnePath(cmd, args, toComplete)
+	if len(args) == 0 {
+		return completePath(cmd, args, toComplete)
 	}
-	names := splitPath(args[0])
-	if len(names) == 0 || len(names) > 2 || names[len(names)-1] != "ctl" {
+	vm, file := vmOf(args[0]), splitPath(args[0])
+	if len(file) > 2 || vm == "" && !slices.Equal(file, []string{"ctl"}) {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
+	switch name, words := file[len(file)-1], args[1:]; {
+	case name == "config", name == "ctl" && len(words) > 0 && words[0] == "set":
+		return completeKey(toComplete)
+	case name == "ctl" && len(words) == 0:
+		return serverVerbs(cmd, args[0], toComplete), cobra.ShellCompDirectiveNoFileComp
+	case name == "ctl" && len(words) == 1 && words[0] == "wait":
+		return vmStates, cobra.ShellCompDirectiveNoFileComp
+	case name == "ctl" && len(words) == 1 && words[0] == "restore":
+		dir := vm + "/snapshots/"
+		var names []string
+		for _, n := range serverNames(cmd, dir+toComplete) {
+			names = append(names, strings.TrimSuffix(strings.TrimPrefix(n, dir), "/"))
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+	return nil, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeKey completes a key of the configuration.
+func completeKey(prefix string) ([]string, cobra.ShellCompDirective) {
+	var keys []string
+	for _, k := range config.Keys() {
+		if key := k.Name + "="; strings.HasPrefix(key, prefix) {
+			keys = append(keys, key+"\t"+k.Help)
+		}
+	}
+	return keys, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+}
+
+// serverVerbs returns the verbs that a ctl file says are valid now.
+func serverVerbs(cmd *cobra.Command, ctl, prefix string) []string {
 	var verbs []string
 	withServer(cmd, func(s *session) {
-		text, _ := s.readFile(args[0])
+		text, _ := s.readFile(ctl)
 		for line := range strings.Lines(text) {
-			if verb, _, _ := strings.Cut(strings.TrimSpace(line), " "); verb != "" && strings.HasPrefix(verb, toComplete) {
+			if verb, _, _ := strings.Cut(strings.TrimSpace(line), " "); verb != "" && strings.HasPrefix(verb, prefix) {
 				verbs = append(verbs, verb)
 			}
 		}
 	})
-	return slices.Compact(verbs), cobra.ShellCompDirectiveNoFileComp
+	return slices.Compact(verbs)
+}
+
+// completeRmdir completes what can be removed: VMs and snapshots.
+func completeRmdir(cmd *cobra.Command, _ []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	var names []string
+	for _, n := range serverNames(cmd, toComplete) {
+		dir, isDir := strings.CutSuffix(n, "/")
+		parts := splitPath(dir)
+		if isDir && vmOf(dir) != "" && (len(parts) == 1 || parts[1] == "snapshots") {
+			names = append(names, n)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 }
 
 // completeWait completes a VM, and then states.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -167,7 +169,12 @@ func TestFailingStarts(t *testing.T) {
 	s := newServer(t)
 	s.start()
 	config := guestConfig(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	port := taken.Addr().(*net.TCPAddr).Port
 	for name, c := range map[string]struct{ config, want string }{
+		"port":    {config + fmt.Sprintf("net=user,forward:tcp:127.0.0.1:%d:22\n", port), "Could not set up host forwarding rule"},
 		"kernel":  {config + "kernel=/nonexistent/vmlinuz\n", "/nonexistent/vmlinuz"},
 		"machine": {config + "qemu.machine=pdp11\n", "unsupported machine type"},
 		"binary":  {config + "qemu.binary=/nonexistent/qemu\n", "/nonexistent/qemu"},
@@ -185,6 +192,35 @@ func TestFailingStarts(t *testing.T) {
 		assert.Empty(t, sockets, "no stale socket")
 	}
 	assert.Empty(t, s.vmms())
+}
+
+// TestNoQEMU starts a VM on a host that has no QEMU: the server says so when it
+// starts, and the VM what is to be done.
+func TestNoQEMU(t *testing.T) {
+	vmfs, err := exec.LookPath("vmfs")
+	require.NoError(t, err)
+	t.Setenv("PATH", filepath.Dir(vmfs))
+	s := newServer(t)
+	s.start()
+	require.Eventually(t, func() bool { return strings.Contains(s.log.String(), "cannot be started") }, patience, 10*time.Millisecond)
+	assert.Contains(t, s.log.String(), "hypervisor=qemu")
+	assert.Equal(t, 1, strings.Count(s.log.String(), "cannot be started"))
+	assert.NotContains(t, s.must("cat", "version"), "qemu")
+	s.makeVM("web", "memory=64M\n")
+	assert.Contains(t, s.refused("write", "web/ctl", "start"), "apt-get install qemu-system")
+	assert.Equal(t, "created", s.must("cat", "web/state"))
+	s.must("rmdir", "web")
+	assert.Equal(t, 1, strings.Count(s.log.String(), "cannot be started"), "it is said once")
+}
+
+// TestLongState has a state directory whose path leaves no room for sockets.
+func TestLongState(t *testing.T) {
+	s := newServer(t)
+	s.state = filepath.Join(s.dir, strings.Repeat("d", 120))
+	s.start()
+	assert.Contains(t, s.log.String(), "path is so long")
+	s.makeVM("web", "memory=64M\n")
+	assert.Contains(t, s.refused("write", "web/ctl", "start"), "use a shorter state directory")
 }
 
 // vmsOf returns the names of the server's VMs.

@@ -25,8 +25,11 @@ func newGuest() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "guest",
 		Short: "Build the demo guest",
-		Args:  cobra.NoArgs,
-		Run:   func(cmd *cobra.Command, _ []string) { cmd.Help() },
+		Long: `Build a small Linux guest to try vmfs with. Its init is this program, which has a
+shell on the console and answers vmfs exec.`,
+		Example: `  vmfs guest build -o build/guest`,
+		Args:    cobra.NoArgs,
+		Run:     func(cmd *cobra.Command, _ []string) { cmd.Help() },
 	}
 	cmd.AddCommand(newGuestBuild(), newGuestInit())
 	return cmd

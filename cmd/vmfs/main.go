@@ -69,10 +69,12 @@ commands are a 9P client for the shell; mounting the server does as well.`,
   vmfs wait web running --timeout 10s
   vmfs cat web/console`,
 		Args:          cobra.NoArgs,
+		Version:       versionString(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Run:           func(cmd *cobra.Command, _ []string) { cmd.Help() },
 	}
+	root.SetVersionTemplate(versionLine())
 	client := &cobra.Group{ID: "client", Title: "Files of a server:"}
 	server := &cobra.Group{ID: "server", Title: "Servers and guests:"}
 	root.AddGroup(client, server)

@@ -55,7 +55,7 @@ deletes a snapshot.`,
 		Example: `  vmfs rmdir web
   vmfs rmdir web/snapshots/before-upgrade`,
 		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: completePath,
+		ValidArgsFunction: completeRmdir,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return eachEntry(cmd, "rmdir", args, func(s *session, dir p9.File, base, name string) error {
 				if err := dir.UnlinkAt(base, atRemoveDir); err != nil {

@@ -37,6 +37,11 @@ func versionString() string {
 	return "devel"
 }
 
+// versionLine is what the command version, and --version, print.
+func versionLine() string {
+	return fmt.Sprintf("vmfs %s %s %s/%s\n", versionString(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
 func newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
@@ -47,7 +52,7 @@ func newVersion() *cobra.Command {
   vmfs cat version`,
 		Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
-			fmt.Fprintf(cmd.OutOrStdout(), "vmfs %s %s %s/%s\n", versionString(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			fmt.Fprint(cmd.OutOrStdout(), versionLine())
 		},
 	}
 }

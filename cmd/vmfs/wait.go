@@ -70,6 +70,7 @@ the VM is gone.`,
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "give up after this `time` (10s, 2m); 0 is never")
+	cmd.RegisterFlagCompletionFunc("timeout", cobra.NoFileCompletions)
 	addrFlag(cmd)
 	return cmd
 }
