@@ -50,7 +50,7 @@ trap 'exit 130' INT TERM
 
 # say prints a heading, run prints a command and then does it.
 say() { printf '\n# %s\n' "$*"; }
-run() { printf '$ %s\n' "$*"; eval "$*"; }
+run() { printf '$ %s\n' "$*"; eval "$*" 2>&1; }
 
 # until_line FILE TEXT [SECONDS] waits until the file has a line with the text.
 until_line() {

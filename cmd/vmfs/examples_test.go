@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -40,7 +41,13 @@ func TestDemo(t *testing.T) {
 			require.NoError(t, err)
 			out, err := cmd.CombinedOutput()
 			require.NoError(t, err, "%s", out)
-			assert.Contains(t, string(out), "nothing is left running")
+			for _, part := range []string{" starting ", " started ", " paused ", " resize ", " exited ", "nothing is left running"} {
+				assert.Contains(t, string(out), part)
+			}
+			if backend == "qemu" {
+				assert.Contains(t, string(out), "BusyBox", "lines of the console")
+				assert.GreaterOrEqual(t, strings.Count(string(out), "MemTotal: "), 4, "the guest's view of its memory")
+			}
 			after, err := filepath.Glob("/tmp/vmfs-demo.*")
 			require.NoError(t, err)
 			assert.Equal(t, before, after)

@@ -72,7 +72,15 @@ done
 echo 'frob 12' >web/ctl 2>/dev/null
 has "error names the message" "$(cat web/error)" 'unknown control message: "frob 12"'
 echo pause >web/ctl 2>/dev/null && not_ok "pause before start" || has "pause before start" "$(cat web/error)" "start it first"
-{ echo x >web/state; } 2>/tmp/e && not_ok "write to state" || has "write to state" "$(cat /tmp/e)" "ermission denied"
+for f in web/state web/wait web/capabilities web/info web/error web/events web/log web/pid events version backends/qemu/version; do
+	{ echo x >$f; } 2>/tmp/e && not_ok "> $f" || has "> $f" "$(cat /tmp/e)" "ermission denied"
+	{ echo x >>$f; } 2>/tmp/e && not_ok ">> $f" || has ">> $f" "$(cat /tmp/e)" "ermission denied"
+done
+for f in web/config web/memory web/log web/error web/info web/capabilities; do cat $f >/dev/null && ok "cat $f" || not_ok "cat $f"; done
+{ echo x >>web/console; } 2>/dev/null && not_ok "console of a VM that does not run" || has "console of a VM that does not run" "$(cat web/error)" "console"
+echo 'create db' >ctl && is "create by ctl" "$(cat db/state)" created || not_ok "create by ctl"
+echo 'create db' >ctl 2>/dev/null && not_ok "create twice" || ok "create twice is refused"
+echo 'delete db' >>ctl && [ ! -e db ] && ok "delete by ctl" || not_ok "delete by ctl"
 cat web/nothing 2>/tmp/e && not_ok "no such file" || has "no such file" "$(cat /tmp/e)" "No such file"
 touch web/new 2>/tmp/e && not_ok "create in a VM" || ok "create in a VM is refused"
 rm web/ctl 2>/tmp/e && not_ok "rm of a file" || ok "rm of a file is refused"
@@ -129,11 +137,17 @@ is "memory after that" "$(cat web/memory)" 402653184
 echo memory 192M wait 60s >web/ctl && is "memory below the base" "$(cat web/memory)" 201326592 || not_ok "memory down: $(cat web/error)"
 
 # A blocked reader dies at once; its exit status is the signal's.
+# The emulated machine has hiccups, so it is the best of three.
 for sig in INT KILL TERM; do
-	now; t0=$t
-	timeout -s $sig 1 cat web/wait; st=$?
-	within "cat wait ends by SIG$sig" 300
-	[ $st -ne 0 ] && ok "status after SIG$sig" || not_ok "status after SIG$sig: $st"
+	best=9999
+	for i in 1 2 3; do
+		now; t0=$t
+		timeout -s $sig 1 cat web/wait; st=$?
+		now; d=$((t - t0 - 100)); [ $d -lt $best ] && best=$d
+		[ $st -ne 0 ] || not_ok "status after SIG$sig: $st"
+		[ $best -le 100 ] && break
+	done
+	[ $best -le 100 ] && ok "cat wait ends within a second by SIG$sig ($best/100 s)" || not_ok "cat wait took $best/100 s to end by SIG$sig"
 done
 now; t0=$t
 echo wait shutdown >web/ctl & w=$!
@@ -147,7 +161,7 @@ for i in 1 2 3; do cat web/events >/dev/null & pids="$pids $!"; done
 for i in 1 2; do cat web/console >/dev/null & pids="$pids $!"; done
 cat events >/dev/null & pids="$pids $!"
 sleep 1
-for f in web/state web/memory web/capabilities web/info web/error web/ctl web/config web/pid web/log version ctl; do
+for f in web/state web/memory web/capabilities web/info web/error web/ctl web/config web/pid web/log version ctl backends/qemu/version; do
 	# The best of three: the emulated machine has hiccups of its own.
 	best=999
 	for i in 1 2 3; do
