@@ -23,11 +23,23 @@ DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
 TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt cpio diod socat gcc libc6-dev
 
 .DEFAULT_GOAL := build
-.PHONY: build guest demo test lint vet staticcheck gofmt unit fuzz cross bench bench-vm soak gobench deps deps-demo deps-bench clean help
+.PHONY: build install guest demo test lint vet staticcheck gofmt unit fuzz cross bench bench-vm soak gobench deps deps-demo deps-bench clean help
 
 ## build: bin/vmfs, a static binary
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/vmfs ./cmd/vmfs
+
+## install: the program, its manual and its completions, in PREFIX (/usr/local) below DESTDIR
+PREFIX ?= /usr/local
+install: build
+	install -D -m 755 bin/vmfs $(DESTDIR)$(PREFIX)/bin/vmfs
+	for page in docs/man/*.[1-9]; do \
+		install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/} || exit 1; \
+	done
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	bin/vmfs completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmfs
+	bin/vmfs completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vmfs
+	bin/vmfs completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vmfs.fish
 
 ## guest: the demo guest, build/guest/vmlinuz and build/guest/initrd
 guest: build

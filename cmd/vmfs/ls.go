@@ -19,7 +19,7 @@ func newLs() *cobra.Command {
 listed itself. Without PATH it is the root: the VMs and the server's own files.`,
 		Example: `  vmfs ls
   vmfs ls -l web
-  vmfs ls --addr tcp!10.0.0.7!564 web/snapshots`,
+  vmfs ls --addr 'tcp!10.0.0.7!564' web/snapshots`,
 		ValidArgsFunction: completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := connect(cmd)

@@ -40,7 +40,7 @@ each write is a command with its own result. With access=user the server learns
 which user each operation is for; access=any makes them all the mounter's.`,
 		Example: `  sudo vmfs mount /n/vm
   vmfs mount --print /n/vm
-  sudo vmfs mount --addr tcp!10.0.0.7!564 /n/vm
+  sudo vmfs mount --addr 'tcp!10.0.0.7!564' /n/vm
   sudo umount /n/vm`,
 		Args: cobra.ExactArgs(1),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
