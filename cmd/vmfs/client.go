@@ -101,7 +101,11 @@ func dial(ctx context.Context, addr string) (*session, error) {
 		if errors.As(err, &errno) { // it is a 9P server, and says no
 			return fmt.Errorf("attach to %s: %w", addr, err)
 		}
-		return fmt.Errorf("connect to %s: %w: is vmfs serve running there? (--addr or $VMFS_ADDR names another server)", addr, rootCause(err))
+		hint := "is vmfs serve running there?"
+		if errors.Is(err, os.ErrPermission) {
+			hint = "it lets in its server's user and root, unless told to let in a group, see vmfs serve --help"
+		}
+		return fmt.Errorf("connect to %s: %w: %s (--addr or $VMFS_ADDR names another server)", addr, rootCause(err), hint)
 	}
 	conn, err := ninep.Dial(ctx, addr)
 	if err != nil {

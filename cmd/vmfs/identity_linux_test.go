@@ -215,6 +215,7 @@ func TestManyUsers(t *testing.T) {
 
 	_, err := s.as(outsider, "", "ls")
 	assert.ErrorContains(t, err, "permission denied", "who is not in the socket's group does not get in")
+	assert.ErrorContains(t, err, "lets in its server's user and root", "and what to do about it")
 	_, err = s.as(member, "", "mkdir", "web")
 	assert.ErrorContains(t, err, "permission denied", "who is not in --create-group makes no VMs")
 	_, err = s.as(owner, "", "mkdir", "-m", "0700", "web")
