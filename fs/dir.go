@@ -181,6 +181,7 @@ func (d *dir) MkdirContext(ctx context.Context, name string, perm p9.FileMode, _
 	}
 	vm, err := d.s.tree.create(ctx, w, name, uint32(perm.Permissions()), group)
 	if err != nil {
+		d.s.tree.logFailed(w, "mkdir "+name, err)
 		return p9.QID{}, err
 	}
 	return vmQID(vm), nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 
 	"vmfs/backends/hypervisor"
@@ -24,7 +25,9 @@ func init() {
 			name: "ctl", perm: 0o666, help: "server control: create NAME, delete NAME; reading shows the verbs",
 			read: func(b []byte, _ *node) ([]byte, error) { return append(b, ctl.ServerUsage()...), nil },
 			write: func(ctx context.Context, n *node, text string, _ bool) error {
-				return ctl.RunServer(ctx, hostFor{n.s.tree, n.s.user}, text)
+				err := ctl.RunServer(ctx, hostFor{n.s.tree, n.s.user}, text)
+				n.s.tree.logFailed(n.s.user, strings.TrimSpace(text), err)
+				return err
 			},
 		},
 		{

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -10,7 +11,9 @@ import (
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
 
+	"vmfs/backends/hypervisor"
 	"vmfs/machine"
+	"vmfs/machine/rc"
 )
 
 // defaultMode is the mode of a VM that is made without one: its owner may do
@@ -102,6 +105,13 @@ func (t *Tree) create(_ context.Context, w *who, name string, mode, gid uint32) 
 	}
 	vm, err := t.host.Create(name, o)
 	return vm, fail(err)
+}
+
+// logFailed logs a command that failed and that no VM has recorded.
+func (t *Tree) logFailed(w *who, command string, err error) {
+	if err != nil && !errors.Is(err, hypervisor.ErrBusy) { // that is a VM's
+		t.opt.Log.Warn("command failed", "user", w, "command", rc.Brief(command, 200), "err", err)
+	}
 }
 
 // remove deletes a VM for w, who must be its owner.

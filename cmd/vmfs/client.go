@@ -293,6 +293,9 @@ func vmOf(name string) string {
 func (s *session) explain(name, sent string, err error) error {
 	var errno linux.Errno
 	vm := vmOf(name)
+	if errors.Is(err, linux.EINVAL) && slices.Equal(splitPath(name), []string{"ctl"}) {
+		return fmt.Errorf("%w: vmfs cat ctl shows what it takes, and the server's log has the reason", err)
+	}
 	if vm == "" || !takesCommands(name) || !errors.As(err, &errno) || errno == linux.EACCES {
 		return lost(err)
 	}
