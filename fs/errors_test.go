@@ -48,22 +48,28 @@ func TestBadInput(t *testing.T) {
 type badRow struct{ state, file, written, errno, text string }
 
 // badInput reads the five-column tables.
-func badInput(t *testing.T) []badRow {
+func badInput(t *testing.T) (rows []badRow) {
+	for _, cells := range tableRows(t, 5) {
+		rows = append(rows, badRow{cells[0], cells[1], strings.Trim(cells[2], "`"), cells[3], cells[4]})
+	}
+	return rows
+}
+
+// tableRows reads the rows of the document's tables of so many columns.
+func tableRows(t *testing.T, columns int) (rows [][]string) {
 	doc, err := os.ReadFile("../docs/errors.md")
 	require.NoError(t, err)
-	var rows []badRow
 	for _, line := range strings.Split(string(doc), "\n") {
 		cells := strings.Split(strings.Trim(line, "|"), "|")
-		if !strings.HasPrefix(line, "|") || len(cells) != 5 {
+		if !strings.HasPrefix(line, "|") || len(cells) != columns {
 			continue
 		}
 		for i := range cells {
 			cells[i] = strings.TrimSpace(cells[i])
 		}
-		if cells[0] == "state" || strings.HasPrefix(cells[0], "---") {
-			continue
+		if cells[0] != "state" && !strings.HasPrefix(cells[0], "---") {
+			rows = append(rows, cells)
 		}
-		rows = append(rows, badRow{cells[0], cells[1], strings.Trim(cells[2], "`"), cells[3], cells[4]})
 	}
 	return rows
 }
@@ -72,17 +78,14 @@ var errnoNames = map[linux.Errno]string{
 	linux.EINVAL: "EINVAL", linux.EBUSY: "EBUSY", linux.ENOENT: "ENOENT", linux.EACCES: "EACCES", linux.EEXIST: "EEXIST",
 	linux.EIO: "EIO", linux.ETIMEDOUT: "ETIMEDOUT", linux.EINTR: "EINTR", linux.ENXIO: "ENXIO", linux.EPERM: "EPERM",
 	linux.EOPNOTSUPP: "EOPNOTSUPP", linux.EISDIR: "EISDIR", linux.ECONNREFUSED: "ECONNREFUSED",
+	linux.ENOTCONN: "ENOTCONN",
 }
 
-// TestOtherErrors holds the last table of docs/errors.md.
+// TestOtherErrors does what every row of the last table of docs/errors.md says,
+// and some that are not worth a row.
 func TestOtherErrors(t *testing.T) {
-	root := client(t, New(newHost(t), Options{}))
-	require.NoError(t, mkdir(t, root, "web"))
-	sub := func(dir string) p9.File {
-		_, f, err := root.Walk([]string{dir})
-		require.NoError(t, err)
-		return f
-	}
+	var root p9.File
+	sub := func(dir string) p9.File { return sub2(t, root, dir) }
 	creat := func(dir p9.File, name string) error {
 		_, _, _, err := dir.Create(name, p9.WriteOnly, 0o644, p9.NoUID, p9.NoGID)
 		return err
@@ -91,37 +94,95 @@ func TestOtherErrors(t *testing.T) {
 		_, err := open(t, root, path, mode)
 		return err
 	}
+	vsock := func(path string) error { return opened("web/vsock/"+path, p9.ReadWrite) }
+	talk := func(verbs ...string) (err error) {
+		c, name := converse(t, root)
+		for _, verb := range verbs {
+			if verb == "data" {
+				err = opened(name+"/data", p9.ReadWrite)
+			} else {
+				_, err = c.WriteAt([]byte(verb), 0)
+			}
+		}
+		return err
+	}
+	const rmdir = 0x200
+	rows := map[string][]func() error{
+		"open `web/state` for writing": {func() error { return opened("web/state", p9.WriteOnly) }},
+		"open `web/nothing`":           {func() error { return opened("web/nothing", p9.ReadOnly) }},
+		"walk to `nosuch`":             {func() error { return opened("nosuch", p9.ReadOnly) }},
+		"create `web/new`":             {func() error { return creat(sub("web"), "new") }},
+		"mkdir `web`":                  {func() error { return mkdir(t, root, "web") }},
+		"mkdir `ctl`":                  {func() error { return mkdir(t, root, "ctl") }},
+		"mkdir `bad name`":             {func() error { return mkdir(t, root, "bad name") }},
+		"mkdir `web/sub`":              {func() error { return mkdir(t, sub("web"), "sub") }},
+		"rmdir `web`":                  {func() error { return root.UnlinkAt("web", rmdir) }},
+		"rm `web`":                     {func() error { return root.UnlinkAt("web", 0) }},
+		"rm `web/ctl`":                 {func() error { return sub("web").UnlinkAt("ctl", 0) }},
+		"rmdir `backends`":             {func() error { return root.UnlinkAt("backends", rmdir) }},
+		"rename `web`":                 {func() error { return root.RenameAt("web", root, "db") }},
+		"write `start` to `clone` before reading it": {func() error { return write(t, root, "clone", "start") }},
+		"write `console`": {func() error { return write(t, root, "web/console", "x") }},
+		"open `web/vsock/7` or `web/vsock/listen/7`":            {func() error { return vsock("7") }, func() error { return vsock("listen/7") }},
+		"open `web/vsock/7` without `vsock.cid`":                {func() error { return vsock("7") }},
+		"open `web/vsock/4242`, where nothing listens":          {func() error { return vsock("4242") }},
+		"open `web/vsock/c0/data` before `connect`":             {func() error { return talk("data") }},
+		"write `connect 7` to `web/vsock/c0/ctl` a second time": {func() error { return talk("connect 7", "connect 7") }},
+		"write `connect 0` to `web/vsock/c0/ctl`":               {func() error { return talk("connect 0") }},
+		"open `web/vsock/0`, `4294967295`, `007` or `web`": {
+			func() error { return vsock("0") }, func() error { return vsock("4294967295") },
+			func() error { return vsock("007") }, func() error { return vsock("web") },
+		},
+	}
+	for _, r := range otherRows(t) {
+		if r.state != "created" && r.state != "running" {
+			continue // of streams that end: TestVsockEnds has it
+		}
+		t.Run(r.state+" "+r.operation, func(t *testing.T) {
+			ops := rows[r.operation]
+			require.NotEmpty(t, ops, "a row that no test knows")
+			root = client(t, New(newHost(t), Options{}))
+			require.NoError(t, mkdir(t, root, "web"))
+			if r.state == "running" {
+				if !strings.Contains(r.operation, "without") {
+					mustWrite(t, root, "web/config", "vsock.cid=3")
+				}
+				mustWrite(t, root, "web/ctl", "start")
+			}
+			for _, op := range ops {
+				err := op()
+				assert.Equal(t, r.errno, errnoNames[errnoFrom(err)], "%v", err)
+			}
+		})
+	}
+
+	root = client(t, New(newHost(t), Options{}))
+	require.NoError(t, mkdir(t, root, "web"))
 	for name, c := range map[string]struct {
 		err  error
 		want linux.Errno
 	}{
-		"open state for writing": {opened("web/state", p9.WriteOnly), linux.EACCES},
-		"open nothing":           {opened("web/nothing", p9.ReadOnly), linux.ENOENT},
-		"walk to nosuch":         {opened("nosuch", p9.ReadOnly), linux.ENOENT},
-		"walk below a file":      {opened("web/ctl/x", p9.ReadOnly), linux.ENOTDIR},
-		"create":                 {creat(sub("web"), "new"), linux.EPERM},
-		"mkdir web":              {mkdir(t, root, "web"), linux.EEXIST},
-		"mkdir ctl":              {mkdir(t, root, "ctl"), linux.EEXIST},
-		"mkdir bad name":         {mkdir(t, root, "bad name"), linux.EINVAL},
-		"mkdir web/sub":          {mkdir(t, sub("web"), "sub"), linux.EPERM},
-		"rm web":                 {root.UnlinkAt("web", 0), linux.EISDIR},
-		"rmdir nosuch":           {root.UnlinkAt("nosuch", 0x200), linux.ENOENT},
-		"rm web/ctl":             {sub("web").UnlinkAt("ctl", 0), linux.EPERM},
-		"rmdir backends":         {root.UnlinkAt("backends", 0x200), linux.EPERM},
-		"rename web":             {root.RenameAt("web", root, "db"), linux.EPERM},
-		"clone before reading":   {write(t, root, "clone", "start"), linux.EINVAL},
-		"console of none":        {write(t, root, "web/console", "x"), linux.ENXIO},
-		"symlink":                {func() error { _, err := root.Symlink("x", "y", p9.NoUID, p9.NoGID); return err }(), linux.EPERM},
-		"server's ctl":           {write(t, root, "ctl", "frob"), linux.EINVAL},
-		"delete of none":         {write(t, root, "ctl", "delete nosuch"), linux.ENOENT},
-		"chmod of a file":        {sub2(t, root, "web", "ctl").SetAttr(p9.SetAttrMask{Permissions: true}, p9.SetAttr{Permissions: 0o600}), linux.EPERM},
-		"open a directory rw":    {opened("web", p9.ReadWrite), linux.EISDIR},
+		"walk below a file":   {opened("web/ctl/x", p9.ReadOnly), linux.ENOTDIR},
+		"rmdir nosuch":        {root.UnlinkAt("nosuch", rmdir), linux.ENOENT},
+		"symlink":             {func() error { _, err := root.Symlink("x", "y", p9.NoUID, p9.NoGID); return err }(), linux.EPERM},
+		"server's ctl":        {write(t, root, "ctl", "frob"), linux.EINVAL},
+		"delete of none":      {write(t, root, "ctl", "delete nosuch"), linux.ENOENT},
+		"chmod of a file":     {sub2(t, root, "web", "ctl").SetAttr(p9.SetAttrMask{Permissions: true}, p9.SetAttr{Permissions: 0o600}), linux.EPERM},
+		"open a directory rw": {opened("web", p9.ReadWrite), linux.EISDIR},
 	} {
 		assert.Equal(t, c.want, linux.ExtractErrno(c.err), "%s: %v", name, c.err)
 	}
-	mustWrite(t, root, "web/ctl", "start")
-	assert.Equal(t, linux.EBUSY, linux.ExtractErrno(root.UnlinkAt("web", 0x200)))
-	mustWrite(t, root, "web/ctl", "kill")
+}
+
+type otherRow struct{ state, operation, errno string }
+
+// otherRows reads the three-column table.
+func otherRows(t *testing.T) (rows []otherRow) {
+	for _, cells := range tableRows(t, 3) {
+		rows = append(rows, otherRow{cells[0], cells[1], cells[2]})
+	}
+	require.Greater(t, len(rows), 20)
+	return rows
 }
 
 func sub2(t *testing.T, root p9.File, path ...string) p9.File {
