@@ -22,28 +22,21 @@ const (
 	ScriptPath  = "/etc/vmfs/script"  // if there, run after the boot instead of the console's shell
 )
 
-// defaultBusybox is where Debian's busybox-static puts the program.
-const defaultBusybox = "/bin/busybox"
-
-// NoBusybox as Options.Busybox leaves busybox out. The console then has the
-// agent's own small prompt.
-const NoBusybox = "none"
-
 // Options says what to build. The zero value with Dir and Agent set builds the
 // default guest.
 type Options struct {
 	Dir  string // where vmlinuz and initrd go; made if missing
-	Arch string // Debian's name of the guest's architecture; "" is the host's
+	Arch string // Debian's name of the guest's architecture; "" is this machine's
 
-	// The kernel: one of these three, or none for the package that Debian's
-	// linux-image-cloud-ARCH stands for today.
+	// The kernel: one of these three, or none for Debian's of today (see
+	// kernelPackage).
 	Package string // a Debian package, meta packages are followed
 	Deb     string // a package file
 	Vmlinuz string // a kernel image; Modules is then its lib/modules/RELEASE
 	Modules string
 
 	Agent   string // the static program that becomes /init
-	Busybox string // a static busybox; "" is /bin/busybox if that is static, NoBusybox none
+	Busybox string // a static busybox; NoBusybox none; "" see findBusybox
 
 	// ExtraModules are loaded at boot after the usual ones. It is an error if
 	// the kernel lacks one.
@@ -107,10 +100,11 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	if err := checkStatic(o.Agent, o.arch()); err != nil {
 		return nil, fmt.Errorf("guest: agent: %w; build it with `CGO_ENABLED=0 GOOS=linux GOARCH=%s go build`", err, o.arch())
 	}
-	busybox, err := o.findBusybox()
+	busybox, doneBusybox, err := o.findBusybox(ctx)
 	if err != nil {
 		return nil, err
 	}
+	defer doneBusybox()
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("guest: %w", err)
 	}
@@ -266,24 +260,6 @@ func (im image) add(f File) error {
 		im.content(name, newc.TypeRegular|perm, f.Content)
 	}
 	return nil
-}
-
-// findBusybox returns the busybox to include, or "" for none.
-func (o *Options) findBusybox() (string, error) {
-	switch o.Busybox {
-	case NoBusybox:
-		return "", nil
-	case "":
-		if err := checkStatic(defaultBusybox, o.arch()); err != nil {
-			o.logf("no busybox in the image: %v (on Debian run `apt-get install busybox-static`)", err)
-			return "", nil
-		}
-		return defaultBusybox, nil
-	}
-	if err := checkStatic(o.Busybox, o.arch()); err != nil {
-		return "", fmt.Errorf("guest: busybox: %w (Debian's static one is in the package busybox-static)", err)
-	}
-	return o.Busybox, nil
 }
 
 // ctxWriter ends a copy when its context does.

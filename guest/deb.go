@@ -47,15 +47,15 @@ func oneLine(b []byte) string {
 	return strings.Join(strings.FieldsFunc(string(b), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }
 
-// ResolvePackage returns the kernel package behind a Debian package name: the
-// name itself, or, for a meta package such as linux-image-cloud-amd64, the
-// package that it stands for today.
-func ResolvePackage(ctx context.Context, name string) (string, error) {
+// resolve returns the kernel package behind a Debian package name: the name
+// itself, or, for a meta package such as linux-image-cloud-amd64, the package that
+// it stands for today.
+func (a *apt) resolve(ctx context.Context, name string) (string, error) {
 	const hops = 4 // linux-image-cloud-amd64 needs one
 	for at, hop := name, 0; hop < hops; hop++ {
-		out, err := runTool(ctx, "", "apt-cache", "depends", "--no-recommends", "--no-suggests", at)
+		out, err := a.run(ctx, "", "apt-cache", "depends", "--no-recommends", "--no-suggests", at)
 		if err != nil {
-			return "", fmt.Errorf("guest: find the kernel package %s: %w (`apt-get update` fetches the package lists)", name, err)
+			return "", fmt.Errorf("guest: find the kernel package %s: %w", name, err)
 		}
 		next, err := kernelDependency(out)
 		if err != nil {
@@ -118,11 +118,12 @@ func parsePrintURIs(out []byte) (aptFile, error) {
 	return aptFile{}, errors.New("apt-get --print-uris download printed no file")
 }
 
-// fetchPackage returns the path of a package's file in the cache directory,
-// downloaded if it is not there with the right sum. Concurrent callers, in this
-// process or others, take turns.
-func fetchPackage(ctx context.Context, cache, name string, logf func(string, ...any)) (string, error) {
-	out, err := runTool(ctx, "", "apt-get", "--print-uris", "download", name)
+// fetch returns the path of a package's file in the cache directory, downloaded if
+// it is not there with the right sum. Concurrent callers, in this process or
+// others, take turns.
+func (a *apt) fetch(ctx context.Context, name string) (string, error) {
+	cache := a.cache
+	out, err := a.run(ctx, "", "apt-get", "--print-uris", "download", name)
 	if err != nil {
 		return "", fmt.Errorf("guest: find the file of %s: %w", name, err)
 	}
@@ -141,17 +142,17 @@ func fetchPackage(ctx context.Context, cache, name string, logf func(string, ...
 	case err == nil:
 		return path, nil
 	case !errors.Is(err, os.ErrNotExist):
-		logf("%v: downloading it again", err)
+		a.logf("%v: downloading it again", err)
 	}
-	logf("downloading %s", want.name)
+	a.logf("downloading %s", want.name)
 	tmp, err := os.MkdirTemp(cache, "download-")
 	if err != nil {
 		return "", fmt.Errorf("guest: download %s: %w", name, err)
 	}
 	defer os.RemoveAll(tmp)
 	// As root apt-get would drop to a user who cannot write here, and warn.
-	if _, err := runTool(ctx, tmp, "apt-get", "-o", "APT::Sandbox::User=root", "download", name); err != nil {
-		return "", fmt.Errorf("guest: download %s: %w (`apt-get update` refreshes stale package lists)", name, err)
+	if _, err := a.run(ctx, tmp, "apt-get", "-o", "APT::Sandbox::User=root", "download", name); err != nil {
+		return "", fmt.Errorf("guest: download %s: %w", name, err)
 	}
 	got := filepath.Join(tmp, want.name)
 	if err := checkSum(got, want.sha256); err != nil {

@@ -4,7 +4,9 @@
 //
 // The work is done by [Build]. It needs no root and no tool but apt-get,
 // apt-cache and dpkg-deb, and not even those where a kernel is given by path.
-// For the same inputs it writes the same bytes.
+// For the same inputs it writes the same bytes. For a guest of another architecture
+// apt-get works on package lists of its own, in the cache, and changes nothing of the
+// machine's; the agent has to be built for that architecture.
 //
 // The initramfs is written by internal/newc, some hundred lines, and not by a
 // library: a writer that never reads an archive, never looks at the host's

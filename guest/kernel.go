@@ -35,23 +35,20 @@ func (o *Options) locateKernel(ctx context.Context) (k *kernel, done func(), err
 		return &kernel{o.Vmlinuz, t}, nothing, nil
 	}
 
-	cache, err := o.cacheDir()
-	if err != nil {
-		return nil, nothing, err
-	}
 	deb := o.Deb
 	switch {
 	case deb != "" && o.Package != "":
 		return nil, nothing, fmt.Errorf("guest: a package name (%s) and a package file (%s) are both given; give one of them", o.Package, deb)
 	case deb == "":
-		name := o.Package
-		if name == "" {
-			name = "linux-image-cloud-" + o.arch()
-		}
-		if name, err = ResolvePackage(ctx, name); err != nil {
+		a, err := o.apt(ctx)
+		if err != nil {
 			return nil, nothing, err
 		}
-		if deb, err = fetchPackage(ctx, cache, name, o.logf); err != nil {
+		name, err := a.resolve(ctx, o.kernelPackage())
+		if err != nil {
+			return nil, nothing, err
+		}
+		if deb, err = a.fetch(ctx, name); err != nil {
 			return nil, nothing, err
 		}
 	default:
@@ -59,30 +56,57 @@ func (o *Options) locateKernel(ctx context.Context) (k *kernel, done func(), err
 			return nil, nothing, fmt.Errorf("guest: kernel package: %w", err)
 		}
 	}
-
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return nil, nothing, fmt.Errorf("guest: cache: %w", err)
-	}
-	tmp, err := os.MkdirTemp(cache, "unpack-")
+	root, done, err := o.unpack(ctx, deb)
 	if err != nil {
-		return nil, nothing, fmt.Errorf("guest: cache: %w", err)
+		return nil, nothing, err
 	}
-	done = func() { os.RemoveAll(tmp) }
-	defer func() {
-		if err != nil {
-			done()
-			done = nothing
-		}
-	}()
-	o.logf("unpacking %s", filepath.Base(deb))
-	if err := unpackDeb(ctx, deb, tmp); err != nil {
-		return nil, done, err
-	}
-	k, err = findKernel(tmp)
-	if err != nil {
-		return nil, done, fmt.Errorf("guest: %s: %w", deb, err)
+	if k, err = findKernel(root); err != nil {
+		done()
+		return nil, nothing, fmt.Errorf("guest: %s: %w", deb, err)
 	}
 	return k, done, nil
+}
+
+// ResolveKernel returns the kernel package that the options stand for today.
+func (o *Options) ResolveKernel(ctx context.Context) (string, error) {
+	a, err := o.apt(ctx)
+	if err != nil {
+		return "", err
+	}
+	return a.resolve(ctx, o.kernelPackage())
+}
+
+// kernelPackage is the package that is asked for, or the default. Debian's cloud
+// kernel of arm64 has no driver of the power button that a machine without ACPI
+// has (gpio_keys).
+func (o *Options) kernelPackage() string {
+	switch {
+	case o.Package != "":
+		return o.Package
+	case o.arch() == "arm64":
+		return "linux-image-arm64"
+	}
+	return "linux-image-cloud-" + o.arch()
+}
+
+// unpack unpacks a package file into a directory, which done removes.
+func (o *Options) unpack(ctx context.Context, deb string) (root string, done func(), err error) {
+	cache, err := o.cacheDir()
+	if err != nil {
+		return "", nil, err
+	}
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return "", nil, fmt.Errorf("guest: cache: %w", err)
+	}
+	if root, err = os.MkdirTemp(cache, "unpack-"); err != nil {
+		return "", nil, fmt.Errorf("guest: cache: %w", err)
+	}
+	o.logf("unpacking %s", filepath.Base(deb))
+	if err := unpackDeb(ctx, deb, root); err != nil {
+		os.RemoveAll(root)
+		return "", nil, err
+	}
+	return root, func() { os.RemoveAll(root) }, nil
 }
 
 // findKernel finds the one kernel in an unpacked package.

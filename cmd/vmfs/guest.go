@@ -44,11 +44,16 @@ func newGuestBuild() *cobra.Command {
 		Long: `Build a small Linux guest: a kernel, DIR/vmlinuz, and an initramfs, DIR/initrd,
 with a static busybox, the modules a VM needs, and this program as its init.
 
-The kernel is Debian's cloud kernel, downloaded with apt-get and kept in the
-user's cache, unless another package, a package's file, or a kernel with its
-modules is named. Root is not needed. The files printed at the end are what the
-config keys kernel= and initrd= want.`,
+The kernel is Debian's (the cloud kernel on amd64), downloaded with apt-get and
+kept in the user's cache, unless another package, a package's file, or a kernel
+with its modules is named. Root is not needed. The files printed at the end are
+what the config keys kernel= and initrd= want.
+
+With --arch the guest is one of another architecture. --agent then names this
+program built for that; the rest is downloaded, with package lists that are kept
+in the cache too, and nothing of this machine's is changed.`,
 		Example: `  vmfs guest build -o build/guest
+  vmfs guest build -o arm --arch arm64 --agent build/cross/vmfs-linux-arm64
   vmfs guest build -o g612 --kernel-package linux-image-6.12-amd64
   vmfs guest build -o own --kernel bzImage --modules out/lib/modules/6.18.0`,
 		Args: cobra.NoArgs,
@@ -79,7 +84,7 @@ config keys kernel= and initrd= want.`,
 	f.StringVar(&o.Vmlinuz, "kernel", "", "kernel image `file`")
 	f.StringVar(&o.Modules, "modules", "", "the `directory` lib/modules/RELEASE of --kernel")
 	f.StringVar(&o.Agent, "agent", "", "static `program` that becomes /init (default this one)")
-	f.StringVar(&o.Busybox, "busybox", "", "static busybox `program`, or none (default /bin/busybox)")
+	f.StringVar(&o.Busybox, "busybox", "", "static busybox `program`, or none (default /bin/busybox, or Debian's with --arch)")
 	f.StringSliceVar(&o.ExtraModules, "module", nil, "kernel `module` to load besides the usual ones; repeat for more")
 	f.StringVar(&o.Cache, "cache", "", "`directory` that keeps downloads (default vmfs/kernels in the user's cache)")
 	f.BoolVarP(&quiet, "quiet", "q", false, "do not tell of the steps")

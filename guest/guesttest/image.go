@@ -2,6 +2,7 @@ package guesttest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -64,7 +65,7 @@ func Kernel(t testing.TB, series, flavour string) string {
 	// The series of a Debian release has no meta package of its own name.
 	var tried []string
 	for _, meta := range []string{"linux-image-" + series + "-" + tail, "linux-image-" + tail} {
-		name, err := guest.ResolvePackage(ctx, meta)
+		name, err := (&guest.Options{Package: meta}).ResolveKernel(ctx)
 		if errors.Is(err, exec.ErrNotFound) {
 			Missing(t, err.Error())
 		}
@@ -122,7 +123,7 @@ func build(ctx context.Context, t testing.TB, o guest.Options) (*guest.Image, er
 	o.Logf = t.Logf
 	if o.Package == "" && o.Deb == "" && o.Vmlinuz == "" {
 		// The package of today, so that tomorrow's is another image.
-		if o.Package, err = guest.ResolvePackage(ctx, "linux-image-cloud-"+runtime.GOARCH); err != nil {
+		if o.Package, err = o.ResolveKernel(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -132,7 +133,7 @@ func build(ctx context.Context, t testing.TB, o guest.Options) (*guest.Image, er
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", cache, err)
 	}
-	agent, sum, err := buildAgent(ctx, root, cache)
+	agent, sum, err := buildAgent(ctx, root, cache, cmp.Or(o.Arch, runtime.GOARCH))
 	unlock()
 	if err != nil {
 		return nil, err
@@ -160,8 +161,8 @@ func build(ctx context.Context, t testing.TB, o guest.Options) (*guest.Image, er
 	return guest.Build(ctx, o)
 }
 
-// buildAgent compiles the agent and returns its path and sum.
-func buildAgent(ctx context.Context, root, cache string) (path, sum string, err error) {
+// buildAgent compiles the agent for an architecture and returns its path and sum.
+func buildAgent(ctx context.Context, root, cache, arch string) (path, sum string, err error) {
 	tmp, err := os.MkdirTemp(cache, "agent-build-")
 	if err != nil {
 		return "", "", err
@@ -170,7 +171,7 @@ func buildAgent(ctx context.Context, root, cache string) (path, sum string, err 
 	bin := filepath.Join(tmp, "init")
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", bin, "./guest/internal/initmain")
 	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+runtime.GOARCH, "GOFLAGS=-buildvcs=false")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOFLAGS=-buildvcs=false")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", "", fmt.Errorf("build the agent: %w: %s", err, bytes.TrimSpace(out))
 	}
