@@ -17,6 +17,7 @@ type arch struct {
 	console string // the kernel's name of the first serial port
 	panicAt string // the device by which a guest says that it crashed
 	dies    bool   // whether the machine's CPUs can have dies
+	ports   bool   // whether it has I/O ports
 	// firmware is where distributions have the firmware that the machine cannot
 	// boot a disk without; nil where QEMU brings its own.
 	firmware []string
@@ -27,7 +28,7 @@ type arch struct {
 
 var archs = []*arch{
 	{
-		name: "x86_64", goarch: "amd64", machine: "q35", console: "ttyS0", panicAt: "pvpanic", dies: true,
+		name: "x86_64", goarch: "amd64", machine: "q35", console: "ttyS0", panicAt: "pvpanic", dies: true, ports: true,
 		vmx: []string{"vmx", "svm"},
 	},
 	{

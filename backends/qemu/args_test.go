@@ -264,10 +264,25 @@ func TestArgs(t *testing.T) {
 			plan:   func(p *plan) { p.vsockDevice = true },
 			want: []string{
 				"-chardev socket,id=vsocksock,fd=6,server=on,wait=off",
-				"-device pcie-root-port,id=vsockport,chassis=1,slot=1",
+				"-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
+				"-device pcie-root-port,id=vsockport,chassis=1,slot=1,power_controller_present=off",
 			},
 			files: []string{fileVsock},
 			not:   []string{"-device vhost-user-vsock-pci"},
+		},
+		"vsock of a process, QEMU 6.0": {
+			config: func(c *hypervisor.VMConfig) { c.VsockCID, c.VsockSocket = 3, "/run/vsock.sock" },
+			plan:   func(p *plan) { p.vsockDevice, p.program.version = true, "6.0.1" },
+			want:   []string{"-device pcie-root-port,id=vsockport,chassis=1,slot=1,power_controller_present=off"},
+			not:    []string{"-global"},
+			files:  []string{fileVsock},
+		},
+		"vsock of a process, arm64": {
+			config: func(c *hypervisor.VMConfig) { c.VsockCID, c.VsockSocket, c.KernelPath = 3, "/run/vsock.sock", "/k" },
+			plan:   func(p *plan) { p.vsockDevice, p.arch, p.machine = true, archs[1], archs[1].machine },
+			want:   []string{"-device pcie-root-port,id=vsockport,chassis=1,slot=1"},
+			not:    []string{"-global"},
+			files:  []string{fileVsock},
 		},
 		"incoming": {
 			plan: func(p *plan) { p.incoming = true },

@@ -144,6 +144,8 @@ type record struct {
 	Ran bool `json:"ran"`
 	// Vsock is whether the guest has a vsock device of another process.
 	Vsock bool `json:"vsock,omitempty"`
+	// Ejects is whether that can be taken out without the guest.
+	Ejects bool `json:"ejects,omitempty"`
 	// Resume is set while a running VM is paused for a snapshot, so that a server
 	// that finds it so can let it go on.
 	Resume bool `json:"resume,omitempty"`

@@ -141,6 +141,9 @@ func (s *saving) save(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := s.ejectVsock(ctx); err != nil {
+		return err
+	}
 	s.m.Mapped = mapsRAM(vm.conn.Version())
 	t := &transfer{conn: vm.conn, file: memory, mapped: s.m.Mapped, out: true}
 	if err := t.run(ctx, vm.tellProgress); err != nil {

@@ -110,7 +110,7 @@ func (s *Starter) spawn(ctx context.Context, pl *plan, args []string) (*VM, *chi
 	rec := &record{
 		Format: recordFormat, Config: pl.config, Binary: pl.program.path, Version: pl.program.version,
 		Accel: pl.accel, Machine: pl.machine, Args: args, Time: time.Now(),
-		Ran: pl.incoming, Vsock: pl.config.VsockSocket != "",
+		Ran: pl.incoming, Vsock: pl.config.VsockSocket != "", Ejects: pl.config.VsockSocket != "" && pl.ejects(),
 	}
 	if err := rec.write(pl.dir); err != nil {
 		return nil, nil, err

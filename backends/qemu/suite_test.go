@@ -3,7 +3,9 @@ package qemu_test
 import (
 	"io"
 	"log/slog"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	"vmfs/backends/hypervisor/hypervisortest"
 	"vmfs/backends/qemu"
 	"vmfs/guest/guesttest"
+	"vmfs/vsock"
 )
 
 // readyText is what the guest prints when it is up.
@@ -24,7 +27,13 @@ func newStarter(t testing.TB) *qemu.Starter {
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		guesttest.Missing(t, "QEMU is missing: apt-get install qemu-system-x86")
 	}
-	s := qemu.New(qemu.Config{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	s := qemu.New(qemu.Config{
+		Log:              slog.New(slog.NewTextHandler(t.Output(), nil)),
+		StartVsockDevice: qemu.InProcessVsock(t),
+		VsockDialer: func(socket string, _ int64) hypervisor.VsockDialer {
+			return &vsock.Hybrid{Socket: socket}
+		},
+	})
 	s.Register()
 	return s
 }
@@ -33,11 +42,18 @@ func TestSuite(t *testing.T) {
 	t.Parallel() // with the other tests that wait for a guest
 	s := newStarter(t)
 	kernel, initrd := guesttest.Image(t)
+	cid := int64(2)
 	hypervisortest.Run(t, hypervisortest.Backend{
 		Type:    hypervisor.TypeQEMU,
 		Starter: s,
-		Config: func(testing.TB, string) hypervisor.VMConfig {
+		Config: func(t testing.TB, dir string) hypervisor.VMConfig {
+			cid++
+			// In a directory of its own the socket is one that was asked for, also where the
+			// host's kernel has a device.
+			socket := filepath.Join(dir, "v", "sock")
+			require.NoError(t, os.Mkdir(filepath.Dir(socket), 0o700))
 			return hypervisor.VMConfig{
+				VsockCID: cid, VsockSocket: socket,
 				MemoryBytes: 256 << 20, HotplugBytes: 256 << 20,
 				KernelPath: kernel, InitrdPath: initrd, KernelArgs: "quiet",
 			}
@@ -54,6 +70,7 @@ func TestSuite(t *testing.T) {
 		Recall: func(token string) (string, string) {
 			return "echo $T\r", "\n" + token
 		},
+		EchoPort: 7, RefusedError: vsock.ErrRefused, PortError: vsock.ErrPort,
 		Stops: []hypervisortest.Stop{
 			{
 				Name: "guest powers off", Provoke: typing("poweroff\r"),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -67,7 +68,7 @@ func (p *plan) vsock(a *commandLine) error {
 			return fmt.Errorf("vsock: %w", err)
 		}
 		a.opt("chardev", opt("socket").set("id", idVsockSock).num("fd", int64(p.file(fileVsock))).on("server", true).on("wait", false))
-		a.opt("device", opt("pcie-root-port").set("id", idVsockPort).num("chassis", 1).num("slot", 1))
+		p.vsockSlot(a)
 		return nil
 	}
 	if !p.host.exists(vhostVsock) {
@@ -157,22 +158,42 @@ func (vm *VM) awaitChardev(ctx context.Context, id string, want bool) error {
 	}
 }
 
-// unplugVsock takes the device away for a snapshot, since its state is in another
-// process, and has it plugged in again afterwards. The guest has to help, and so
-// must run. Its streams end.
+// The state of the vsock device is in another process, so that a snapshot has to do
+// without it: it is taken away before and plugged in after, and all its streams end.
+// Mostly it is ejected while the VM stands still. Where it cannot be, the guest
+// has to give it up, and so must run.
+
+// ejectVsock takes the device out of a VM that stands still.
+func (s *saving) ejectVsock(ctx context.Context) error {
+	if !s.m.hasVsockDevice() || !s.vm.record().Ejects {
+		return nil
+	}
+	s.undo = append(s.undo, s.vm.replugVsock)
+	there, err := s.vm.hasVsock(ctx)
+	if err == nil && there {
+		err = s.vm.eject(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("vsock device: %w", err)
+	}
+	return nil
+}
+
+// unplugVsock has the guest give the device up where it cannot be ejected.
 func (s *saving) unplugVsock(ctx context.Context, running bool) error {
 	vm := s.vm
-	if !s.m.hasVsockDevice() {
+	if !s.m.hasVsockDevice() || vm.record().Ejects {
 		return nil
 	}
 	if !running {
-		return fmt.Errorf("the guest must run to give up its vsock device: resume it first: %w", hypervisor.ErrBusy)
+		return fmt.Errorf("the guest must run to give up its vsock device on this machine: resume it first: %w", hypervisor.ErrBusy)
 	}
 	events := vm.conn.Subscribe()
 	defer events.Close()
 	if err := vm.conn.Execute(ctx, "device_del", map[string]any{"id": idVsock}, nil); err != nil {
 		return fmt.Errorf("vsock device: %w", err)
 	}
+	s.undo = append(s.undo, vm.replugVsock)
 	for {
 		ev, err := events.Next(ctx)
 		if err != nil {
@@ -183,12 +204,29 @@ func (s *saving) unplugVsock(ctx context.Context, running bool) error {
 		}
 		switch ev.Event {
 		case "DEVICE_DELETED":
-			s.undo = append(s.undo, vm.addVsock)
 			return nil
 		case "DEVICE_UNPLUG_GUEST_ERROR":
 			return fmt.Errorf("vsock device: the guest refuses to give it up: %w", hypervisor.ErrBusy)
 		}
 	}
+}
+
+// replugVsock plugs the device in if it is not there.
+func (vm *VM) replugVsock(ctx context.Context) error {
+	there, err := vm.hasVsock(ctx)
+	if err == nil && !there {
+		err = vm.addVsock(ctx)
+	}
+	return err
+}
+
+// hasVsock tells whether the device is plugged in.
+func (vm *VM) hasVsock(ctx context.Context) (bool, error) {
+	var devices []struct{ Name string }
+	if err := vm.conn.Execute(ctx, "qom-list", map[string]any{"path": "/machine/peripheral"}, &devices); err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(devices, func(d struct{ Name string }) bool { return d.Name == idVsock }), nil
 }
 
 func (m *manifest) hasVsockDevice() bool { return m.Config.VsockSocket != "" }

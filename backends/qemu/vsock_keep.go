@@ -203,16 +203,7 @@ func (vm *VM) settleVsock(ctx context.Context, device io.Closer) error {
 		}
 	}
 	// A server that died in a start or a snapshot may have left the device out.
-	var devices []struct{ Name string }
-	if err := vm.conn.Execute(ctx, "qom-list", map[string]any{"path": "/machine/peripheral"}, &devices); err != nil {
-		return err
-	}
-	for _, d := range devices {
-		if d.Name == idVsock {
-			return nil
-		}
-	}
-	return vm.addVsock(ctx)
+	return vm.replugVsock(ctx)
 }
 
 // awaitDevice waits until the device has connected to QEMU.

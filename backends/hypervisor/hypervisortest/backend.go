@@ -16,6 +16,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"syscall"
 	"testing"
 	"time"
 
@@ -74,6 +75,10 @@ type Backend struct {
 	// one that refuses; 0 is 4294967000.
 	EchoPort, RefusedPort int
 
+	// RefusedError and PortError are what the dialer says of a port that refuses and of
+	// one that cannot be; nil is syscall.ECONNREFUSED and hypervisor.ErrInvalid.
+	RefusedError, PortError error
+
 	// Stops are the ways in which a guest stops other than by a command.
 	Stops []Stop
 }
@@ -120,6 +125,8 @@ func Run(t *testing.T, b Backend) {
 	setDefault(&b.Prompt, 5*time.Second)
 	setDefault(&b.MemoryStep, 2<<20)
 	setDefault(&b.RefusedPort, 4294967000)
+	setDefault(&b.RefusedError, error(syscall.ECONNREFUSED))
+	setDefault(&b.PortError, hypervisor.ErrInvalid)
 	if b.Echo == nil {
 		b.Echo = func(token string) (string, string) { return token + "\r", token }
 	}

@@ -60,6 +60,7 @@ func (s *suite) testCapabilities(t *testing.T) {
 		if lack.has {
 			continue
 		}
+		t.Logf("this machine or back end lacks %s: only that it is refused is tested", lack.name)
 		dir := s.dir(t)
 		config := s.config(t, dir)
 		lack.spoil(&config)
