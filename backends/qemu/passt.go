@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -67,10 +68,35 @@ func (p *plan) passt(i int, n hypervisor.NetworkConfig) (*option, error) {
 		set("addr.type", "fd").num("addr.str", int64(p.file(name))), nil
 }
 
-// startPasst starts a passt and waits until it is ready: its ports are bound, and
+// portWait is how long a port may be taken by the passt of the VM's last run, which
+// ends a moment after its QEMU, and nobody may have waited for it.
+const portWait = time.Second
+
+// startPasst starts a passt, and once more if it ends where a port may be about to
+// become free.
+func startPasst(ctx context.Context, command []string, log string) (end *os.File, c *child, err error) {
+	forwards := slices.Contains(command, "-t") || slices.Contains(command, "-u")
+	for until := time.Now().Add(portWait); ; {
+		end, c, err = tryPasst(ctx, command, log)
+		if !forwards || !errors.Is(err, errPasstEnded) || time.Now().After(until) {
+			return end, c, err
+		}
+		timer := time.NewTimer(portWait / 10)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, nil, errors.Join(ctx.Err(), err)
+		}
+	}
+}
+
+var errPasstEnded = errors.New("passt ended")
+
+// tryPasst starts a passt and waits until it is ready: its ports are bound, and
 // it has given up what it does not need. It returns the end of the connection that
 // is QEMU's; passt ends when nobody has that.
-func startPasst(ctx context.Context, command []string, log string) (end *os.File, c *child, err error) {
+func tryPasst(ctx context.Context, command []string, log string) (end *os.File, c *child, err error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, nil, err
@@ -122,7 +148,7 @@ func startPasst(ctx context.Context, command []string, log string) (end *os.File
 	if said == "" {
 		said = "it said nothing"
 	}
-	return nil, nil, fmt.Errorf("%s ended (%s): %s", command[0], how, said)
+	return nil, nil, fmt.Errorf("%w (%s, %s): %s", errPasstEnded, command[0], how, said)
 }
 
 // passtWords returns the option by which passt goes on to say on standard error

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,6 +31,14 @@ func needPasst(t testing.TB) {
 	routes, err := os.ReadFile("/proc/net/route")
 	if err != nil || !strings.Contains(string(routes), "\t00000000\t") {
 		guesttest.Missing(t, "passt needs a default route, and this host has none: ip route add default …")
+	}
+	unshare := exec.Command("unshare", "--user", "true")
+	if os.Geteuid() == 0 { // passt becomes nobody before
+		unshare.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	}
+	if out, err := unshare.CombinedOutput(); err != nil {
+		guesttest.Missing(t, fmt.Sprintf("passt needs user namespaces, and this host lets nobody make one "+
+			"(sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns): %v: %s", err, out))
 	}
 }
 
@@ -95,23 +104,44 @@ func TestPasst(t *testing.T) {
 	require.NoError(t, sh.conn.Close())
 	v = v.reopen()
 	sh = v.shell(t)
-	mark := sh.send("echo from the guest | nc -l -p 7000")
-	var got string
-	require.Eventually(t, func() bool { // until the guest listens
-		c, err := net.Dial("tcp", "127.0.0.1:"+port)
-		if err != nil {
-			return false
-		}
-		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(patience))
-		// passt has the guest's first words wait for the host's (20230309).
-		_, _ = io.WriteString(c, "words of the host\n")
-		got, _ = bufio.NewReader(c).ReadString('\n') // nothing while nobody listens
-		return got != ""
-	}, patience, 50*time.Millisecond)
-	assert.Equal(t, "from the guest\n", got)
-	out, _ := sh.await(mark)
-	assert.Equal(t, "words of the host", out)
+	forwarded := func() {
+		t.Helper()
+		mark := sh.send("echo from the guest | nc -l -p 7000")
+		var got string
+		require.Eventually(t, func() bool { // until the guest listens
+			c, err := net.Dial("tcp", "127.0.0.1:"+port)
+			if err != nil {
+				return false
+			}
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(patience))
+			// passt has the guest's first words wait for the host's (20230309).
+			_, _ = io.WriteString(c, "words of the host\n")
+			got, _ = bufio.NewReader(c).ReadString('\n') // nothing while nobody listens
+			return got != ""
+		}, patience, 50*time.Millisecond)
+		assert.Equal(t, "from the guest\n", got)
+		out, _ := sh.await(mark)
+		assert.Equal(t, "words of the host", out)
+	}
+	forwarded()
+	assert.Equal(t, 1, passtsOf(t, port))
+
+	// A VM that is restored as soon as QEMU was killed has a new passt, though the old
+	// one may not have noticed yet, and its guest the address that it had.
+	snap := filepath.Join(t.TempDir(), "snap")
+	require.NoError(t, v.Snapshot(testContext(t), snap))
+	require.NoError(t, sh.conn.Close())
+	proc := v.proc
+	require.NoError(t, proc.Signal(syscall.SIGKILL))
+	require.NoError(t, proc.Wait(testContext(t)))
+	_, hv, err := s.RestoreVM(testContext(t), nil, "", filepath.Join(dir, SocketName), snap)
+	require.NoError(t, err)
+	v = ended(t, s, dir, config, hv.(*VM))
+	require.NoError(t, v.Resume(testContext(t)))
+	sh = v.shell(t)
+	forwarded()
+	assert.Equal(t, "the host has more", sh.run(fmt.Sprintf("(exec 3<>/run/fifo; echo more >&3; nc $(cat /run/router) %d <&3)", hostPort)))
 
 	assert.Equal(t, 1, passtsOf(t, port))
 	require.NoError(t, v.Shutdown(testContext(t)))
@@ -134,6 +164,28 @@ func TestPasstDies(t *testing.T) {
 	require.NoError(t, v.Shutdown(testContext(t)))
 	require.NoError(t, v.child.beside[0].await(testContext(t), patience))
 	assert.Equal(t, "exit status 0", v.child.beside[0].how(), "it ends by itself")
+}
+
+// TestPasstWaits starts a VM whose port is taken a moment longer.
+func TestPasstWaits(t *testing.T) {
+	s := newTestStarter(t)
+	needPasst(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	_, port, err := net.SplitHostPort(taken.Addr().String())
+	require.NoError(t, err)
+	dir := shortDir(t)
+	config := bare(dir)
+	config.Networks = []hypervisor.NetworkConfig{{Passt: true, Forwards: []string{"tcp:127.0.0.1:" + port + ":22"}}}
+	go func() {
+		// Until a passt has said in the log that it did not get it.
+		for b := []byte(nil); !bytes.Contains(b, []byte(port)) && t.Context().Err() == nil; b, _ = os.ReadFile(config.LogPath) {
+			time.Sleep(5 * time.Millisecond)
+		}
+		_ = taken.Close()
+	}()
+	startTest(t, s, dir, config)
+	assert.Equal(t, 1, passtsOf(t, port))
 }
 
 // TestFailingPasst has starts that fail because of passt, and beside it.
