@@ -22,6 +22,12 @@ type stream interface {
 	close()
 }
 
+// A byteStream is a stream whose writes may be taken in parts.
+type byteStream interface {
+	stream
+	bytes()
+}
+
 // opener opens a stream for what mode asks for.
 type opener func(ctx context.Context, n *node, mode p9.OpenFlags) (stream, error)
 
@@ -99,6 +105,15 @@ func (f *streamFile) WriteContext(ctx context.Context, p []byte, _ int64) (int, 
 		return 0, fail(err)
 	}
 	return n, nil
+}
+
+// WritesInParts tells whether writes are bytes rather than commands, so that it
+// makes no difference how many come at a time.
+func (f *streamFile) WritesInParts() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, ok := f.st.(byteStream)
+	return ok
 }
 
 // ReadAt is ReadContext for servers that know no contexts.

@@ -324,3 +324,4 @@ type convData struct {
 func (f *convData) read(ctx context.Context, p []byte) (int, error)  { return f.s.read(ctx, p) }
 func (f *convData) write(ctx context.Context, p []byte) (int, error) { return f.s.write(ctx, p) }
 func (f *convData) close()                                           { f.c.close() }
+func (f *convData) bytes()                                           {}

@@ -153,5 +153,6 @@ type ownStream struct{ s *vsockStream }
 func (o ownStream) read(ctx context.Context, p []byte) (int, error)  { return o.s.read(ctx, p) }
 func (o ownStream) write(ctx context.Context, p []byte) (int, error) { return o.s.write(ctx, p) }
 func (o ownStream) close()                                           { o.s.close() }
+func (o ownStream) bytes()                                           {}
 
 func portName(port uint32) string { return strconv.FormatUint(uint64(port), 10) }

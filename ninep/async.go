@@ -143,6 +143,22 @@ func (s *session) letGoOf(n int) {
 	s.c.share.held.Add(int64(-n))
 }
 
+// leastShare is what each of the requests that may be blocked can hold at least.
+const leastShare = 4 << 10
+
+// share is how many bytes one more request may hold: a small part of what is left
+// by the others, so that many can wait at once, and none is refused for what the
+// others of its connection hold. It is for the reading goroutine, as what is left
+// only grows meanwhile.
+func (s *session) share() int {
+	limits := &s.srv.limits
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left := limits.Held - s.held - leastShare*(limits.Requests-s.running)
+	left = min(left, limits.UserHeld-int(s.c.share.held.Load()))
+	return max(leastShare, left/256)
+}
+
 func (s *session) enter(tag uint16, ar *request) {
 	if s.tags == nil {
 		s.tags = make(map[uint16]*request)

@@ -41,6 +41,14 @@ type (
 		WriteContext(ctx context.Context, p []byte, off int64) (int, error)
 	}
 
+	// PartWriterContext is a WriterContext that may take bytes rather than
+	// records. Where many requests are blocked the server gives it a part of
+	// what the client sent, and the client sends the rest once that is taken.
+	PartWriterContext interface {
+		WriterContext
+		WritesInParts() bool
+	}
+
 	// CloserContext closes a file that was opened, in place of Close, where
 	// the clunk may have to deliver what is pending. Its error is the answer
 	// to the clunk; the fid is gone in any case. After a hang-up the context

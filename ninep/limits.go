@@ -14,13 +14,15 @@ type Limits struct {
 	Fids int
 
 	// Requests is how many requests of a connection may be blocked at a time
-	// (default 512). One more is refused with ENOBUFS.
+	// (default 2048). One more is refused with ENOBUFS.
 	Requests int
 
 	// Held is how many bytes those may hold, of what they write and of room for
 	// what they read, and fids of extended attributes and of directories that are
 	// read in part (default 64 MiB). UserHeld is the same for all connections of
-	// one user (default 256 MiB). More is refused with ENOBUFS.
+	// one user (default 256 MiB). The more there are the less a read gets at a
+	// time, and a write to a PartWriterContext takes; anything else is refused with
+	// ENOBUFS. Held should have 4 KiB for each of Requests.
 	Held, UserHeld int
 
 	// Conns is how many connections the server holds (default 4096), and
@@ -67,7 +69,7 @@ func (l Limits) withDefaults() Limits {
 	}
 	l.Msize = min(max(l.Msize, minMsize), 16<<20)
 	def(&l.Fids, 16384)
-	def(&l.Requests, 512)
+	def(&l.Requests, 2048)
 	def(&l.Held, 64<<20)
 	def(&l.UserHeld, 256<<20)
 	def(&l.Conns, 4096)

@@ -347,7 +347,7 @@ func TestIdleMemory(t *testing.T) {
 // they hold, and goes on as soon as there is room.
 func TestRequestLimit(t *testing.T) {
 	fs := basicTree()
-	st := fs.streamFile("s")
+	st, another := fs.streamFile("s"), fs.streamFile("r")
 	ts := serve(t, fs, func(s *Server) { s.Limits.Requests, s.Limits.Held = 8, 120<<10 })
 	other := ts.raw("9P2000.L").attach()
 	c := ts.raw("9P2000.L").attach()
@@ -367,18 +367,91 @@ func TestRequestLimit(t *testing.T) {
 	c.want("Rlerror", 100, "ecode", "EINTR")
 	c.want("Rflush", 50)
 
-	// One place is left, and no room for so many bytes.
-	c.send("Tread", 60, "fid", "18", "count", "60000")
-	wait(t, "read", st.waiting)
+	// One place is left, but no room for so many bytes.
+	c.send("Twrite", 60, "fid", "10", "data", strings.Repeat("x", 60000))
+	wait(t, "write", st.waiting)
 	c.send("Tflush", 51, "oldtag", "101")
 	c.want("Rlerror", 101, "ecode", "EINTR")
 	c.want("Rflush", 51)
-	c.rpc("Tread", "Rlerror", "fid", "10", "count", "60000")
-	c.rpc("Twrite", "Rlerror", "fid", "10", "data", strings.Repeat("x", 60000))
-	c.send("Tread", 61, "fid", "10", "count", "12000")
-	wait(t, "read", st.waiting)
+	c.rpc("Twrite", "Rlerror", "fid", "11", "data", strings.Repeat("x", 60000))
+	// A read gets less.
+	c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "30", "names", "r")
+	c.rpc("Tlopen", "Rlopen", "fid", "30", "flags", "2")
+	c.send("Tread", 61, "fid", "30", "count", "60000")
+	wait(t, "read", another.waiting)
+	another.in <- strings.Repeat("y", 60000)
+	assert.Less(t, len(c.want("Rread", 61)["data"]), 50000)
 	assert.Contains(t, ts.log.String(), "too many requests outstanding")
 	other.rpc("Tgetattr", "Rgetattr", "fid", "0")
+}
+
+// TestManyBlocked has as many requests blocked as may be, each of which asks for
+// more than its share: none is refused, and every byte arrives.
+func TestManyBlocked(t *testing.T) {
+	const fids = 200
+	fs := basicTree()
+	var streams []*stream
+	for i := range fids {
+		st := fs.streamFile("s" + strconv.Itoa(i))
+		st.parts = true
+		streams = append(streams, st)
+	}
+	ts := serve(t, fs, func(s *Server) { s.Limits.Requests, s.Limits.Held = 2*fids, 2*fids*leastShare })
+	c := ts.raw("9P2000.L").attach()
+	text := func(i int) string { return strings.Repeat(strconv.Itoa(i)+" ", 5000) }
+	read, written := make([]string, fids), make([]string, fids)
+	sendRead := func(i int) { c.send("Tread", uint16(1000+i), "fid", strconv.Itoa(1+i), "count", "1000000") }
+	sendWrite := func(i int) {
+		c.send("Twrite", uint16(2000+i), "fid", strconv.Itoa(1+i), "data", text(i)[len(written[i]):])
+	}
+	for i := range fids {
+		c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", strconv.Itoa(1+i), "names", "s"+strconv.Itoa(i))
+		c.rpc("Tlopen", "Rlopen", "fid", strconv.Itoa(1+i), "flags", "2")
+		sendRead(i)
+		sendWrite(i)
+	}
+	for _, st := range streams {
+		wait(t, "read or write", st.waiting)
+		wait(t, "read or write", st.waiting)
+	}
+	var wg sync.WaitGroup
+	for i, st := range streams {
+		wg.Go(func() { st.in <- text(i) })
+		wg.Go(func() {
+			for got := 0; got < len(text(i)); {
+				p := <-st.out
+				assert.True(t, text(i)[got:got+len(p)] == p, "stream %d at %d", i, got)
+				got += len(p)
+			}
+		})
+	}
+	for left := 2 * fids; left > 0; {
+		name, tag, vals := c.recv()
+		i := int(tag) % 1000
+		switch name {
+		case "Rread":
+			data, err := strconv.Unquote(vals["data"])
+			require.NoError(t, err)
+			if read[i] += data; len(read[i]) < len(text(i)) {
+				sendRead(i)
+				continue
+			}
+		case "Rwrite":
+			n, err := strconv.Atoi(vals["count"])
+			require.NoError(t, err)
+			if written[i] = text(i)[:len(written[i])+n]; len(written[i]) < len(text(i)) {
+				sendWrite(i)
+				continue
+			}
+		default:
+			require.Fail(t, "refused", "%s %d: %v", name, tag, vals)
+		}
+		left--
+	}
+	wg.Wait()
+	for i := range fids {
+		assert.True(t, text(i) == read[i], "stream %d", i)
+	}
 }
 
 // TestFlushLimit: flushing one request again and again piles nothing up.

@@ -52,6 +52,7 @@ type stream struct {
 	closed  chan string
 	openErr chan error    // if not nil, opening waits for it
 	hold    chan struct{} // if not nil, a cancelled request waits for it
+	parts   bool          // whether writes may come in parts
 }
 
 // wait says that a request has come to block, to tests that ask.
@@ -437,6 +438,8 @@ func (f *memStream) ReadContext(ctx context.Context, p []byte, _ int64) (int, er
 	f.rest = f.rest[n:]
 	return n, nil
 }
+
+func (f *memStream) WritesInParts() bool { return f.n.stream.parts }
 
 func (f *memStream) WriteContext(ctx context.Context, p []byte, _ int64) (int, error) {
 	st := f.n.stream

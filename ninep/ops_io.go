@@ -97,8 +97,8 @@ func checkRead(p []byte, n int, err error) (int, error) {
 	return n, err
 }
 
-// maxBlocked is the most that a read that can block gets at a time: its buffer
-// is there for as long as it waits.
+// maxBlocked is the most that a read that can block gets at a time: its buffer,
+// which is there for as long as it waits, is one of 64 KiB with the header.
 const maxBlocked = 64<<10 - readHeader
 
 func (s *session) readLater(f *fid, r *request, count uint32) error {
@@ -109,7 +109,7 @@ func (s *session) readLater(f *fid, r *request, count uint32) error {
 		return s.c.replyData(r, nil)
 	}
 	r.f = f
-	r.length = uint64(min(count, maxBlocked))
+	r.length = uint64(min(count, maxBlocked, uint32(s.share()-readHeader)))
 	return s.later(r, &f.reads, execRead)
 }
 
@@ -167,6 +167,9 @@ func runWrite(r *request) error {
 		return errOffset
 	case f.writer != nil:
 		r.f = f
+		if w, ok := f.writer.(PartWriterContext); ok && w.WritesInParts() {
+			r.data = r.data[:min(len(r.data), s.share())]
+		}
 		return s.later(r, &f.writes, execWrite)
 	}
 	n, err := s.writePlain(f.node.file, r.data, int64(r.offset))
