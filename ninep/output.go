@@ -20,11 +20,14 @@ type output struct {
 	timeout time.Duration
 	failed  func(error) // called once, with no lock held
 
-	deadline time.Time // of the writer, who is one at a time
+	// Of the writer, who is one at a time.
+	deadline time.Time
+	vecs     net.Buffers
 
-	mu      sync.Mutex // guards pending, writing, err
+	mu      sync.Mutex // guards what follows
 	drained sync.Cond  // pending became shorter, or err was set
-	pending *buf
+	pending []*buf
+	waiting int // bytes in pending
 	writing bool
 	err     error
 }
@@ -33,6 +36,10 @@ func (o *output) init(nc net.Conn, timeout time.Duration, failed func(error)) {
 	o.nc, o.timeout, o.failed = nc, timeout, failed
 	o.drained.L = &o.mu
 }
+
+// smallReply is what is rather copied to the end of another reply than written as
+// a piece of its own.
+const smallReply = 4 << 10
 
 // add takes replies to be written, in the order of the calls. If it reports
 // true the caller must call write with them, holding no lock.
@@ -46,52 +53,96 @@ func (o *output) add(b *buf) bool {
 	case !o.writing:
 		o.writing = true
 		return true
-	case o.pending == nil:
-		o.pending = b
-		return false
 	}
-	o.pending = o.pending.grow(len(b.b))
-	o.pending.b = append(o.pending.b, b.b...)
-	b.free()
+	o.waiting += len(b.b)
+	if n := len(o.pending); n > 0 && len(b.b) <= smallReply {
+		last := o.pending[n-1]
+		if cap(last.b)-len(last.b) >= len(b.b) || len(last.b) <= smallReply {
+			last = last.grow(len(b.b))
+			last.b = append(last.b, b.b...)
+			o.pending[n-1] = last
+			b.free()
+			return false
+		}
+	}
+	o.pending = append(o.pending, b)
 	return false
 }
 
 // write writes what add was given, and what others add meanwhile.
 func (o *output) write(b *buf) {
-	for b != nil {
-		now := time.Now()
-		if o.deadline.Sub(now) < o.timeout {
-			o.deadline = now.Add(2 * o.timeout)
-			_ = o.nc.SetWriteDeadline(o.deadline)
-		}
-		_, err := o.nc.Write(b.b)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			err = errNoReader
-		}
-		b.free()
-		o.mu.Lock()
-		b, o.pending = o.pending, nil
-		if err != nil {
-			o.err = err
-			b.free()
-			b = nil
-		}
-		if b == nil {
-			o.writing = false
-		}
-		o.drained.Broadcast()
-		o.mu.Unlock()
-		if err != nil {
-			o.failed(err)
-		}
+	o.extendDeadline()
+	_, err := o.nc.Write(b.b)
+	b.free()
+	for bs := o.next(nil, err); len(bs) > 0; {
+		o.extendDeadline()
+		err := o.writeAll(bs)
+		bs = o.next(bs, err)
 	}
+}
+
+func (o *output) extendDeadline() {
+	now := time.Now()
+	if o.deadline.Sub(now) < o.timeout {
+		o.deadline = now.Add(2 * o.timeout)
+		_ = o.nc.SetWriteDeadline(o.deadline)
+	}
+}
+
+// next gives what is to be written after done was, or failed with an error. If
+// there is nothing, somebody else may write.
+func (o *output) next(done []*buf, err error) []*buf {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = errNoReader
+	}
+	for _, b := range done {
+		b.free()
+	}
+	clear(done)
+	o.mu.Lock()
+	bs := o.pending
+	o.pending, o.waiting = done[:0], 0
+	if err != nil {
+		o.err = err
+		for _, b := range bs {
+			b.free()
+		}
+		bs = nil
+	}
+	if len(bs) == 0 {
+		// An idle connection keeps nothing.
+		o.pending, o.vecs, o.writing = nil, nil, false
+	}
+	o.drained.Broadcast()
+	o.mu.Unlock()
+	if err != nil {
+		o.failed(err)
+	}
+	return bs
+}
+
+// writeAll writes all of bs, with as few system calls as it takes.
+func (o *output) writeAll(bs []*buf) error {
+	if len(bs) == 1 {
+		_, err := o.nc.Write(bs[0].b)
+		return err
+	}
+	all := o.vecs[:0]
+	for _, b := range bs {
+		all = append(all, b.b)
+	}
+	left := all // which is changed as it is written
+	_, err := left.WriteTo(o.nc)
+	clear(all)
+	o.vecs = all
+	return err
 }
 
 // wait waits until the client has read enough of its replies for more to be
 // made, or can get none any more.
 func (o *output) wait() {
 	o.mu.Lock()
-	for o.err == nil && o.pending != nil && len(o.pending.b) > maxPending {
+	for o.err == nil && o.waiting > maxPending {
 		o.drained.Wait()
 	}
 	o.mu.Unlock()
