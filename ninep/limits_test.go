@@ -619,10 +619,7 @@ func TestReplyPile(t *testing.T) {
 	piled := func() int {
 		out.mu.Lock()
 		defer out.mu.Unlock()
-		if out.pending == nil {
-			return 0
-		}
-		return len(out.pending.b)
+		return out.waiting
 	}
 	eventually(t, "replies wait", func() bool { return piled() > maxPending })
 	time.Sleep(50 * time.Millisecond) // for what should not come
