@@ -545,18 +545,18 @@ func TestUserHeld(t *testing.T) {
 	ts.mu.Unlock()
 
 	for _, c := range []*rawClient{one, two} {
-		c.send("Tread", 1, "fid", "1", "count", "60000")
-		wait(t, "read", st.waiting)
+		c.send("Twrite", 1, "fid", "1", "data", strings.Repeat("x", 60000))
+		wait(t, "write", st.waiting)
 	}
-	one.rpc("Tread", "Rlerror", "fid", "2", "count", "35000")
+	one.rpc("Twrite", "Rlerror", "fid", "2", "data", strings.Repeat("x", 35000))
 	one.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "3", "names", "a")
 	assert.True(t, wireEqual(one.rpc("Txattrcreate", "Rlerror", "fid", "3", "name", "user.x", "size", "35000")["ecode"], "ENOBUFS"))
 	one.rpc("Txattrcreate", "Rxattrcreate", "fid", "3", "name", "user.x", "size", "20000")
 	assert.EqualValues(t, 2*bufSizes[2]+20000, share.held.Load())
 	two.Close()
 	eventually(t, "what the other connection held is free", func() bool { return share.held.Load() < 100000 })
-	one.send("Tread", 2, "fid", "2", "count", "15000")
-	wait(t, "read", st.waiting)
+	one.send("Twrite", 2, "fid", "2", "data", strings.Repeat("x", 15000))
+	wait(t, "write", st.waiting)
 	one.rpc("Tremove", "Rlerror", "fid", "3")
 	// A directory that is read in part is held in part.
 	one.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "4", "names", "dir")

@@ -145,7 +145,7 @@ func (s *server) makeVM(name, config string) {
 func guestConfig(t *testing.T) string {
 	t.Helper()
 	kernel, initrd := guesttest.Image(t)
-	return fmt.Sprintf("memory=256M\nhotplug=256M\nkernel=%s\ninitrd=%s\nargs=console=ttyS0 quiet\nqemu.accel=tcg\n", kernel, initrd)
+	return fmt.Sprintf("memory=256M\nhotplug=256M\nkernel=%s\ninitrd=%s\nargs=console=ttyS0 quiet no_timer_check\nqemu.accel=tcg\n", kernel, initrd)
 }
 
 // pid returns the process of a VM, 0 if it has none.
