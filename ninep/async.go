@@ -2,6 +2,7 @@ package ninep
 
 import (
 	"context"
+	"runtime"
 	"time"
 )
 
@@ -221,6 +222,7 @@ func (s *session) finish(ar *request, err error) *request {
 		b.b = e.b
 	}
 	next := s.letGo(ar)
+	others := s.running > 0
 	var write bool
 	if s.mute {
 		b.free()
@@ -231,6 +233,12 @@ func (s *session) finish(ar *request, err error) *request {
 	}
 	s.mu.Unlock()
 	if write {
+		if others {
+			// Those that came together end about together: let them add
+			// their replies to the write.
+			runtime.Gosched()
+			b = s.c.out.gather(b)
+		}
 		s.c.out.write(b)
 	}
 	return next

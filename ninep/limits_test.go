@@ -298,12 +298,12 @@ func TestServeContext(t *testing.T) {
 // TestBusyIsNotSlow: a client whose writes always end within a message is not
 // one that leaves a message unfinished.
 func TestBusyIsNotSlow(t *testing.T) {
-	ts := serve(t, basicTree(), func(s *Server) { s.Limits.Frame = 100 * time.Millisecond })
+	ts := serve(t, basicTree(), func(s *Server) { s.Limits.Frame = 600 * time.Millisecond })
 	c := ts.raw("9P2000.L").attach()
 	frame := wireEncode("9P2000.L", "Tgetattr", 9, map[string]string{"fid": "0"})
 	_, err := c.Write(frame[:5])
 	require.NoError(t, err)
-	for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); {
+	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); {
 		_, err := c.Write(append(frame[5:len(frame):len(frame)], frame[:5]...))
 		require.NoError(t, err)
 		c.want("Rgetattr", 9)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -67,6 +68,26 @@ func (o *output) add(b *buf) bool {
 	}
 	o.pending = append(o.pending, b)
 	return false
+}
+
+// gather is for who has to call write: it gives b with the small replies that
+// others added meanwhile, to be written as one.
+func (o *output) gather(b *buf) *buf {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := 0
+	for _, more := range o.pending {
+		if len(b.b) > smallReply || len(more.b) > bufSizes[1] {
+			break
+		}
+		b = b.grow(len(more.b))
+		b.b = append(b.b, more.b...)
+		o.waiting -= len(more.b)
+		more.free()
+		n++
+	}
+	o.pending = slices.Delete(o.pending, 0, n)
+	return b
 }
 
 // write writes what add was given, and what others add meanwhile.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -36,7 +37,13 @@ func TestOutputBacklog(t *testing.T) {
 			want = append(want, b.b...)
 			if o.add(b) {
 				require.Zero(t, i, "somebody writes already, in round %d", round)
-				wg.Go(func() { o.write(b) })
+				wg.Go(func() {
+					if round > 0 {
+						runtime.Gosched()
+						b = o.gather(b)
+					}
+					o.write(b)
+				})
 			}
 		}
 		got := make([]byte, len(want))
