@@ -2,6 +2,7 @@ package ninep
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"slices"
 	"sort"
@@ -156,7 +157,7 @@ func (f *memFile) Walk(names []string) ([]p9.QID, p9.File, error) {
 	var qids []p9.QID
 	for _, name := range names {
 		if n = n.children[name]; n == nil {
-			return nil, nil, linux.ENOENT
+			return nil, nil, fmt.Errorf("no file %q here: %w", name, linux.ENOENT)
 		}
 		qids = append(qids, n.qid())
 	}

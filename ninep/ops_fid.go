@@ -5,6 +5,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
 )
 
@@ -137,6 +138,9 @@ func runWalk(r *request) error {
 	old, err := s.walkTo(f, r)
 	if old != nil {
 		_ = s.release(atOnce, old)
+	}
+	if err != nil && s.is(dialect9P) && errnoOf(err) == linux.ENOENT {
+		return errGone // the words that clients know: a lookup that fails is not an error to them
 	}
 	return err
 }
