@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/hugelgupf/p9/linux"
@@ -288,6 +289,70 @@ func TestOwnerIsTheVMs(t *testing.T) {
 		_ = f.SetAttr(p9.SetAttrMask{UID: true, GID: true}, p9.SetAttr{UID: p9.NoUID, GID: p9.NoGID})
 		assert.Equal(t, mine, vm.Owner(), "%s: chown to -1 is none", name)
 	}
+}
+
+// TestPermissionsBelow walks every class of user over what is in a VM's
+// directories, with fids from before the VM was closed to them: what they open is
+// checked when it is opened, and a directory when it is walked.
+func TestPermissionsBelow(t *testing.T) {
+	host := newHost(t)
+	tree := New(host, Options{})
+	vm, err := host.Create("web", machine.Owner{UID: 1001, GID: 2001, Mode: 0o666})
+	require.NoError(t, err)
+	require.NoError(t, ctl.Run(context.Background(), vm, "start\nsnapshot one"))
+	paths := map[string]struct{ dir, readonly bool }{
+		"snapshots": {dir: true}, "snapshots/one": {dir: true}, "snapshots/one/config": {readonly: true}, "snapshots/one/info": {readonly: true},
+		"vsock": {dir: true}, "vsock/listen": {dir: true}, "vsock/clone": {}, "vsock/7": {}, "vsock/listen/7": {},
+	}
+	for name, c := range map[string]struct {
+		conn        conn
+		read, write bool
+	}{
+		"root":   {peer(0, 0), true, true},
+		"owner":  {peer(1001, 1001), true, true},
+		"group":  {peer(1002, 1002, 2001), true, false},
+		"others": {peer(1003, 1003), false, false},
+		"nobody": {conn{}, false, false},
+	} {
+		root := attach(t, tree, c.conn, "", noUser)
+		for path, is := range paths {
+			what := name + ": " + path
+			may := func(f p9.File, mode p9.OpenFlags) bool {
+				_, _, err := f.Open(mode)
+				require.NoError(t, f.Close())
+				return linux.ExtractErrno(errnoOf(err)) != linux.EACCES
+			}
+			require.NoError(t, vm.SetOwner(machine.Owner{UID: 1001, GID: 2001, Mode: 0o666}))
+			names := append([]string{"web"}, strings.Split(path, "/")...)
+			var fids [3]p9.File
+			for i := range fids {
+				_, f, err := root.Walk(names)
+				require.NoError(t, err, what)
+				fids[i] = f
+			}
+			require.NoError(t, vm.SetOwner(machine.Owner{UID: 1001, GID: 2001, Mode: 0o640}))
+			if is.dir {
+				_, _, err := fids[1].Walk([]string{"config"})
+				denied := linux.ExtractErrno(errnoOf(err)) == linux.EACCES
+				assert.Equal(t, c.read, !denied, "%s: walk: %v", what, err)
+				err = fids[2].(*dir).UnlinkAt("nothing", 0x200)
+				if path == "snapshots" {
+					denied = linux.ExtractErrno(errnoOf(err)) == linux.EACCES
+					assert.Equal(t, c.write, !denied, "%s: rmdir: %v", what, err)
+				} else {
+					assert.ErrorIs(t, err, linux.EPERM, what)
+				}
+			} else {
+				assert.Equal(t, c.write && !is.readonly, may(fids[1], p9.WriteOnly), "%s: write", what)
+				assert.Equal(t, c.read && c.write && !is.readonly, may(fids[2], p9.ReadWrite), "%s: read and write", what)
+			}
+			assert.Equal(t, c.read, may(fids[0], p9.ReadOnly), "%s: read", what)
+		}
+	}
+	require.NoError(t, vm.Kill(context.Background()))
+	names, err := vm.Snapshots()
+	require.NoError(t, err)
+	assert.Equal(t, []string{"one"}, names)
 }
 
 // TestChownRace holds that who has lost a VM does not get it back by a chmod that
