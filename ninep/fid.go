@@ -22,6 +22,7 @@ type fid struct {
 	xattr  *xattr        // not nil if the fid is of an extended attribute
 	dir    dirReader     // where reading the directory is
 	rclose bool          // remove the file when the fid is clunked
+	fills  bool          // a read got as much as a first read may: the next ones may get more
 
 	// Guarded by session.mu.
 	state   fidState

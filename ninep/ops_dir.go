@@ -99,34 +99,32 @@ func runReaddir(r *request) error {
 	if err != nil {
 		return err
 	}
-	b := s.c.room(readHeader + count)
-	e := enc{b.b}
-	start := e.begin(r.typ+1, r.tag)
-	e.u32(0)
 	n, size := 0, 0
 	for i := range ents {
-		ent := &ents[i]
-		if size += direntFixed + len(ent.Name); size > count {
-			size -= direntFixed + len(ent.Name)
+		next := size + direntFixed + len(ents[i].Name)
+		if next > count {
 			break
 		}
-		e.qid(s.sent(ent.QID))
-		e.u64(ent.Offset)
-		e.u8(s.direntType(ent))
-		e.str(ent.Name)
-		n++
+		n, size = i+1, next
 	}
 	if n == 0 && len(ents) > 0 && !s.google {
 		return fault(linux.EINVAL, "count is too small for a directory entry")
 	}
+	b := s.c.room(readHeader + size)
+	e := enc{b.b}
+	start := e.begin(r.typ+1, r.tag)
+	e.u32(uint32(size))
+	for i := range n {
+		ent := &ents[i]
+		e.qid(s.sent(ent.QID))
+		e.u64(ent.Offset)
+		e.u8(s.direntType(ent))
+		e.str(ent.Name)
+	}
+	e.end(start)
+	b.b = e.b
 	f.dir.used(n)
 	s.doneDir(&f.dir)
-	e.end(start)
-	e.b[start+headerSize] = byte(size)
-	e.b[start+headerSize+1] = byte(size >> 8)
-	e.b[start+headerSize+2] = byte(size >> 16)
-	e.b[start+headerSize+3] = byte(size >> 24)
-	b.b = e.b
 	return errReplied
 }
 

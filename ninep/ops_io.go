@@ -52,6 +52,10 @@ func runRead(r *request) error {
 	case f.reader != nil:
 		return s.readLater(f, r, count)
 	}
+	// Most files are short, and most clients ask for a whole message of them.
+	if !f.fills {
+		count = min(count, maxBlocked)
+	}
 	b := s.c.room(readHeader + int(count))
 	start := len(b.b)
 	data := b.b[start+readHeader : start+readHeader+int(count)]
@@ -66,6 +70,9 @@ func runRead(r *request) error {
 	}
 	if err != nil {
 		return err
+	}
+	if n >= maxBlocked {
+		f.fills = !f.node.isDir()
 	}
 	e := enc{b.b}
 	e.begin(msgRread, r.tag)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -301,4 +303,31 @@ func TestFSImplSuite(t *testing.T) {
 			fstest.WithDir("", "foo.txt", "baz.txt"),
 			fstest.WithFile("foo.txt", "barbarbar", attr, p9.AttrMaskAll))
 	})
+}
+
+// TestLongReads: the first read of a file gets no more than most files have, so
+// that a client that always asks for a message full does not cost one each time;
+// the reads that follow it in a long file get what they ask for.
+func TestLongReads(t *testing.T) {
+	fs := basicTree()
+	text := strings.Repeat("0123456789abcdef", 30000)
+	fs.file("long", text)
+	ts := serve(t, fs)
+	c := ts.raw("9P2000.L")
+	c.rpc("Tversion", "Rversion", "msize", "1000000", "version", "9P2000.L")
+	c.attach()
+	c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1", "names", "long")
+	c.rpc("Tlopen", "Rlopen", "fid", "1")
+	var got strings.Builder
+	var counts []string
+	for {
+		vals := c.rpc("Tread", "Rread", "fid", "1", "offset", strconv.Itoa(got.Len()), "count", "200000")
+		if vals["count"] == "0" {
+			break
+		}
+		counts = append(counts, vals["count"])
+		got.WriteString(wireString(vals["data"]))
+	}
+	assert.True(t, text == got.String())
+	assert.Equal(t, []string{strconv.Itoa(maxBlocked), "200000", "200000", strconv.Itoa(480000 - 400000 - maxBlocked)}, counts)
 }
