@@ -39,7 +39,7 @@ var (
 	errBadName     = fault(linux.EINVAL, "bad file name")
 	errOffset      = fault(linux.EINVAL, "bad offset")
 	errDirOffset   = fault(linux.EINVAL, "bad offset in directory read")
-	errFids        = fault(linux.ENFILE, "too many fids on this connection")
+	errFids        = fault(linux.ENFILE, "too many fids on this connection, or of this user")
 	errRequests    = fault(linux.ENOBUFS, "too many requests outstanding on this connection")
 	errNoAuth      = fault(linux.ENOENT, "authentication not required")
 	errNoVersion   = fault(linux.EPROTO, "no version was negotiated: send Tversion first")

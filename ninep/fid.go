@@ -67,9 +67,10 @@ func (f *fid) recycle() {
 // fidTable finds fids by number. Clients number from 0 or 1, so the low ones
 // are in an array.
 type fidTable struct {
-	low  []*fid
-	high map[uint32]*fid
-	n    int
+	low   []*fid
+	high  map[uint32]*fid
+	n     int
+	share *userShare // whose fids they are besides
 }
 
 const lowFids = 1024
@@ -83,6 +84,7 @@ func (t *fidTable) get(num uint32) *fid {
 
 func (t *fidTable) put(f *fid) {
 	t.n++
+	t.share.fids.Add(1)
 	switch {
 	case f.num < uint32(len(t.low)):
 		t.low[f.num] = f
@@ -101,11 +103,21 @@ func (t *fidTable) put(f *fid) {
 
 func (t *fidTable) del(num uint32) {
 	t.n--
+	t.share.fids.Add(-1)
 	if num < uint32(len(t.low)) {
 		t.low[num] = nil
 		return
 	}
 	delete(t.high, num)
+}
+
+// empty forgets all fids, and gives them.
+func (t *fidTable) empty() []*fid {
+	all := make([]*fid, 0, t.n)
+	t.each(func(f *fid) { all = append(all, f) })
+	t.share.fids.Add(int64(-t.n))
+	*t = fidTable{share: t.share}
+	return all
 }
 
 func (t *fidTable) each(fn func(*fid)) {
@@ -149,7 +161,7 @@ func (s *session) checkNew(num uint32) error {
 	if s.fids.get(num) != nil {
 		return errDupFid
 	}
-	if s.fids.n >= s.srv.limits.Fids {
+	if s.fids.n >= s.srv.limits.Fids || s.c.share.fids.Load() >= int64(s.srv.limits.UserFids) {
 		return errFids
 	}
 	return nil

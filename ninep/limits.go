@@ -9,9 +9,10 @@ type Limits struct {
 	// gets what it asks for up to this.
 	Msize uint32
 
-	// Fids is how many fids a connection may hold (default 16384). One more
-	// is refused with ENFILE.
-	Fids int
+	// Fids is how many fids a connection may hold (default 16384), and UserFids
+	// how many all connections of a user, a few more or less (default 262144).
+	// One more is refused with ENFILE.
+	Fids, UserFids int
 
 	// Requests is how many requests of a connection may be blocked at a time
 	// (default 2048). One more is refused with ENOBUFS.
@@ -69,6 +70,7 @@ func (l Limits) withDefaults() Limits {
 	}
 	l.Msize = min(max(l.Msize, minMsize), 16<<20)
 	def(&l.Fids, 16384)
+	def(&l.UserFids, 1<<18)
 	def(&l.Requests, 2048)
 	def(&l.Held, 64<<20)
 	def(&l.UserHeld, 256<<20)

@@ -206,6 +206,30 @@ func TestFidLimit(t *testing.T) {
 	assert.Contains(t, ts.log.String(), "too many fids")
 }
 
+// TestUserFids: the connections of a user have their fids together, and what one
+// of them had is free when it goes, or begins a new session.
+func TestUserFids(t *testing.T) {
+	ts := serve(t, basicTree(), func(s *Server) { s.Limits.UserFids = 5 })
+	one, two := ts.raw("9P2000.L").attach(), ts.raw("9P2000.L").attach()
+	for _, fid := range []string{"1", "2", "3"} {
+		one.rpc("Twalk", "Rwalk", "fid", "0", "newfid", fid)
+	}
+	assert.True(t, wireEqual(two.rpc("Twalk", "Rlerror", "fid", "0", "newfid", "1")["ecode"], "ENFILE"))
+	one.rpc("Tclunk", "Rclunk", "fid", "3")
+	two.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1")
+	one.rpc("Tversion", "Rversion", "msize", "8192", "version", "9P2000.L")
+	for _, fid := range []string{"2", "3", "4"} {
+		two.rpc("Twalk", "Rwalk", "fid", "0", "newfid", fid)
+	}
+	one.rpc("Tattach", "Rlerror", "fid", "0", "afid", "NOFID")
+	two.Close()
+	eventually(t, "the other's fids are free", func() bool {
+		one.send("Tattach", 1, "fid", "0", "afid", "NOFID")
+		name, _, _ := one.recv()
+		return name == "Rattach"
+	})
+}
+
 // TestConnLimits closes one connection too many, at once.
 func TestConnLimits(t *testing.T) {
 	ts := serve(t, basicTree(), func(s *Server) { s.Limits.UserConns = 3 })

@@ -184,6 +184,7 @@ func (s *Server) isDown() bool {
 type userShare struct {
 	conns int          // guarded by Server.mu
 	held  atomic.Int64 // see Limits.UserHeld
+	fids  atomic.Int64 // see Limits.UserFids
 }
 
 var errTooManyConns = errors.New("too many connections")

@@ -46,6 +46,7 @@ func newSession(c *conn, d dialect, msize uint32) *session {
 	if d&dialectLegacy != 0 {
 		s.table = &tableLegacy
 	}
+	s.fids.share = c.share
 	s.google = d&(dialectG2|dialectG3) != 0
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	return s
@@ -153,9 +154,7 @@ func (s *session) end(cause error, answer bool) {
 	late.Stop()
 
 	s.mu.Lock()
-	var fids []*fid
-	s.fids.each(func(f *fid) { fids = append(fids, f) })
-	s.fids = fidTable{}
+	fids := s.fids.empty()
 	s.mu.Unlock()
 	if len(fids) == 0 {
 		return
