@@ -35,6 +35,7 @@ type Server struct {
 	// and guards node.parent, node.name and node.deleted of every connection.
 	tree   sync.RWMutex
 	visits uint64 // guarded by tree: counts its changes, see node.visit
+	warned warnings
 
 	once   sync.Once
 	limits Limits // Limits with the defaults filled in
@@ -118,7 +119,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		pause = 0
 		c, err := s.newConn(nc, ln)
 		if err != nil {
-			s.log.Warn("connection refused", "addr", DialString(ln.Addr()), "peer", peerName(newCaller(nc, ln)), "err", err)
+			s.warn(s.log, "connection refused", "addr", DialString(ln.Addr()), "peer", peerName(newCaller(nc, ln)), "err", err)
 			nc.Close()
 			continue
 		}
