@@ -68,6 +68,20 @@ func TestConsole(t *testing.T) {
 	for _, r := range []*ConsoleReader{early, late} {
 		assert.Equal(t, "got hello\n", readUntil(t, r, "hello\n"))
 	}
+	assert.Eventually(t, func() bool {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		return v.session.console == nil
+	}, patience, time.Millisecond, "nobody is connected who does not type")
+	said := "one\ngot hello\n"
+	for i := range 20 {
+		_, err := v.WriteConsole(within(t), fmt.Appendf(nil, "%d\n", i))
+		require.NoError(t, err)
+		got := fmt.Sprintf("got %d\n", i)
+		assert.Equal(t, got, readUntil(t, early, "\n"))
+		assert.Equal(t, got, readUntil(t, late, "\n"))
+		said += got
+	}
 
 	// Over a restart of the server.
 	require.NoError(t, h.Close())
@@ -78,7 +92,7 @@ func TestConsole(t *testing.T) {
 	say(t, v, "two")
 	again := v.OpenConsole()
 	defer again.Close()
-	assert.Equal(t, "one\ngot hello\ntwo\n", readUntil(t, again, "two\n"), "nothing is lost, nothing told twice")
+	assert.Equal(t, said+"two\n", readUntil(t, again, "two\n"), "nothing is lost, nothing told twice")
 	_, err = v.WriteConsole(within(t), []byte("again\n"))
 	require.NoError(t, err)
 	assert.Equal(t, "got again\n", readUntil(t, again, "again\n"))
