@@ -21,9 +21,10 @@ func TestStoppedServer(t *testing.T) {
 	console := s.follow("web/console")
 	s.must("write", "web/ctl", "start")
 	console.expect(t, "vmfs guest ready")
-	s.must("write", "web/console", "echo sle''ep; sleep 3; seq 1 2000; echo do''ne")
+	s.must("write", "web/console", "echo sle''ep; sleep 5; seq 1 2000; echo do''ne")
 	console.expect(t, "sleep\r\n")
 
+	time.Sleep(time.Second) // the server hangs up a moment after the guest has read what was typed
 	require.NoError(t, s.cmd.Process.Signal(syscall.SIGSTOP))
 	log := filepath.Join(s.state, "vms", "web", "console.log")
 	require.Eventually(t, func() bool {
