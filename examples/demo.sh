@@ -28,9 +28,14 @@ bin=$dir/bin; mkdir "$bin"; ln -s "$VMFS" "$bin/vmfs"; PATH=$bin:$PATH
 VMFS_ADDR=unix!$dir/vmfs.sock; export VMFS_ADDR
 server= console= events=
 
+# The server is in a session of its own: Ctrl-C is for this script, which needs
+# it to clean up.
+if command -v setsid >/dev/null; then detach=setsid; else detach=; fi
+
 cleanup() {
 	status=$?
-	trap - EXIT INT TERM
+	trap '' INT TERM
+	trap - EXIT
 	if [ -n "$server" ] && kill -0 "$server" 2>/dev/null; then
 		vmfs write web/ctl kill 2>/dev/null || :
 	fi
@@ -38,10 +43,17 @@ cleanup() {
 		kill "$pid" 2>/dev/null || :
 		wait "$pid" 2>/dev/null || :
 	done
-	if [ "$status" -ne 0 ]; then
+	if [ "$status" -eq 130 ]; then
+		echo "demo: interrupted" >&2
+	elif [ "$status" -ne 0 ]; then
 		echo "demo: failed; the server's log and the console end with:" >&2
 		tail -n 20 "$dir/server.log" "$dir/console" >&2 2>/dev/null || :
 	fi
+	for file in "$dir"/state/vms/*/run/qemu.pid; do # a VM that no server has ended
+		[ -f "$file" ] || continue
+		pid=$(cat "$file")
+		! grep -aqs -- "$dir" "/proc/$pid/cmdline" || kill -KILL "$pid"
+	done
 	rm -rf "$dir"
 	exit "$status"
 }
@@ -65,7 +77,7 @@ until_line() {
 serve() {
 	printf '$ vmfs serve --listen %s --state %s &\n' "'unix!$dir/vmfs.sock'" "$dir/state"
 	: >"$dir/ready"
-	vmfs serve --listen "$VMFS_ADDR" --state "$dir/state" >"$dir/ready" 2>>"$dir/server.log" &
+	$detach vmfs serve --listen "$VMFS_ADDR" --state "$dir/state" >"$dir/ready" 2>>"$dir/server.log" &
 	server=$!
 	until_line "$dir/ready" listening 10
 }

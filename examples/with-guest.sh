@@ -27,9 +27,14 @@ VMFS_ADDR=unix!$WORK/vmfs.sock VM=web
 export WORK PATH VMFS_ADDR VM
 server=
 
+# The server is in a session of its own: Ctrl-C is for this script, which needs
+# it to clean up.
+if command -v setsid >/dev/null; then detach=setsid; else detach=; fi
+
 cleanup() {
 	status=$?
-	trap - EXIT INT TERM
+	trap '' INT TERM
+	trap - EXIT
 	if [ -n "$server" ] && kill -0 "$server" 2>/dev/null; then
 		vmfs write $VM/ctl kill 2>/dev/null || :
 		kill "$server" 2>/dev/null || :
@@ -43,7 +48,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 mkfifo "$WORK/ready"
-vmfs serve --listen "$VMFS_ADDR" --state "$WORK/state" >"$WORK/ready" 2>"$WORK/server.log" &
+$detach vmfs serve --listen "$VMFS_ADDR" --state "$WORK/state" >"$WORK/ready" 2>"$WORK/server.log" &
 server=$!
 grep -q listening "$WORK/ready" || fail "the server does not start"
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +16,37 @@ import (
 
 	"vmfs/guest/guesttest"
 )
+
+// TestDemoInterrupted ends the demo by Ctrl-C while its VM runs: nothing stays.
+func TestDemoInterrupted(t *testing.T) {
+	vmfs, err := exec.LookPath("vmfs")
+	require.NoError(t, err)
+	kernel, initrd := guesttest.Image(t)
+	dir := t.TempDir()
+	require.NoError(t, os.Symlink(kernel, filepath.Join(dir, "vmlinuz")))
+	require.NoError(t, os.Symlink(initrd, filepath.Join(dir, "initrd")))
+	cmd := exec.Command("../../examples/demo.sh")
+	cmd.Env = append(os.Environ(), "VMFS="+vmfs, "GUEST="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out := &logBuffer{}
+	cmd.Stdout, cmd.Stderr = out, out
+	require.NoError(t, cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	require.Eventually(t, func() bool { return strings.Contains(out.String(), "\nrunning\n") }, 2*patience, 10*time.Millisecond)
+	work := regexp.MustCompile(`/tmp/vmfs-demo\.\w+`).FindString(out.String())
+	s := &server{t: t, dir: work}
+	assert.NotEmpty(t, s.vmms())
+	require.NoError(t, syscall.Kill(-cmd.Process.Pid, syscall.SIGINT))
+	select {
+	case err = <-ended:
+	case <-time.After(2 * patience):
+		t.Fatal("the demo does not end")
+	}
+	assert.ErrorContains(t, err, "exit status 130", "%s", out)
+	assert.Empty(t, s.vmms())
+	assert.NoDirExists(t, work)
+}
 
 // TestDemo runs the demo with each of its back ends and looks for what it leaves.
 func TestDemo(t *testing.T) {
