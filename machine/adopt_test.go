@@ -2,6 +2,7 @@ package machine
 
 import (
 	"context"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -249,6 +250,35 @@ func TestForeignVMM(t *testing.T) {
 	assert.Equal(t, foreign, other.Status().PID)
 	require.NoError(t, other.Pause(within(t)))
 	assert.Equal(t, []int{foreign}, livePIDs(t, dir))
+}
+
+// A server that was killed after it had made the sockets of a VMM, and before it
+// had started that, has left them; they go with the start.
+func TestSocketsOfNoVMM(t *testing.T) {
+	dir := stateDir(t)
+	onlyFake(t, dir)
+	h := vzHost(t, dir)
+	v, err := h.Create("web", Owner{})
+	require.NoError(t, err)
+	require.NoError(t, h.Close())
+	require.NoError(t, os.MkdirAll(filepath.Dir(v.SocketPath()), 0o700))
+	for _, path := range []string{v.SocketPath(), filepath.Join(filepath.Dir(v.SocketPath()), "console.sock")} {
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		require.NoError(t, err)
+		l.SetUnlinkOnClose(false)
+		require.NoError(t, l.Close())
+	}
+	path := filepath.Join(v.Dir(), recordFile)
+	rec, err := readRecord(path)
+	require.NoError(t, err)
+	rec.Phase, rec.Backend, rec.Socket = phaseStarting, hypervisor.TypeVZ, v.SocketPath()
+	require.NoError(t, rec.write(path))
+	h = vzHost(t, dir)
+	v, _ = h.VM("web")
+	awaitState(t, v, hypervisor.StateCreated)
+	left, err := os.ReadDir(filepath.Dir(v.SocketPath()))
+	require.NoError(t, err)
+	assert.Empty(t, left)
 }
 
 // The pid of a record that is another process's now is not the VMM.

@@ -202,7 +202,8 @@ func (s *session) end(exit process.Exit) {
 		}
 		detail = append(detail, hypervisor.Detail{Key: "text", Value: text})
 	}
-	if !s.proc.IsZero() {
+	// Without a process somebody else may serve them.
+	if !s.proc.IsZero() || unserved(s.socket) {
 		clearSockets(filepath.Dir(s.socket))
 	}
 	now := time.Now()
@@ -227,6 +228,16 @@ func (s *session) end(exit process.Exit) {
 	v.host.log.Info("VMM ended", "vm", v.name, "reason", reason, "text", text)
 	v.emit(Record{Kind: KindExited, State: state, Reason: reason, Detail: detail})
 	v.update(func() { v.session = nil })
+}
+
+// unserved tells whether nobody listens on a control socket, and so neither on those
+// beside it: a server that was killed before it could start the VMM leaves them so.
+func unserved(socket string) bool {
+	c, err := net.DialTimeout("unix", socket, time.Second)
+	if err == nil {
+		c.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist)
 }
 
 // clearSockets removes the sockets that a dead VMM left in its directory.
