@@ -37,13 +37,17 @@ func inspect(pid int) (start string, alive bool, err error) {
 	// The second field is the program's name in brackets, which may hold anything.
 	i := bytes.LastIndexByte(b, ')')
 	fields := strings.Fields(string(b[i+1:]))
-	const state, starttime = 0, 22 - 3 // fields 3 and 22 of proc(5)
+	const state, threads, starttime = 0, 20 - 3, 22 - 3 // fields 3, 20 and 22 of proc(5)
 	if i < 0 || len(fields) <= starttime {
 		return "", false, fmt.Errorf("/proc/%d/stat: not understood: %q", pid, b)
 	}
 	switch fields[state] {
 	case "Z", "X", "x":
-		return "", false, nil
+		// Of a killed process that is its first thread's state, and others may yet be
+		// ending: its files and sockets are still open.
+		if n, err := strconv.Atoi(fields[threads]); err != nil || n <= 1 {
+			return "", false, nil
+		}
 	}
 	return boot() + "/" + fields[starttime], true, nil
 }

@@ -225,7 +225,7 @@ func (vm *VM) discard(t testing.TB) {
 	vm.Handle = nil
 }
 
-// alive says whether a process runs; a zombie does not.
+// alive says whether a process runs; a zombie without other threads does not.
 func alive(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {
 		return false
@@ -236,8 +236,10 @@ func alive(pid int) bool {
 		_, err := os.Stat("/proc/self/stat")
 		return err != nil
 	}
-	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')'):]), " ")
-	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	const state, threads = 0, 20 - 3 // fields 3 and 20 of proc(5)
+	// While other threads of a killed process end it still has its files.
+	return fields[state] != "Z" && fields[state] != "X" || fields[threads] != "1" && fields[threads] != "0"
 }
 
 // info asks how the VM is.
