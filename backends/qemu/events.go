@@ -236,6 +236,9 @@ func (vm *VM) catchUp() {
 	if rec := vm.record(); vm.child == nil && rec != nil && rec.Resume {
 		vm.spawn(vm.recoverSnapshot)
 	}
+	if vm.child == nil {
+		vm.settleRestore(status)
+	}
 	switch s := vm.meaning(status); {
 	case s.reason == reasonSuspended:
 		vm.fellAsleep(nil, nil)

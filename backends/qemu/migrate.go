@@ -89,15 +89,17 @@ func (t *transfer) run(ctx context.Context, progress func(context.Context)) erro
 		command = "migrate"
 	}
 	if err := t.conn.Execute(ctx, command, map[string]any{"uri": uri}, nil); err != nil {
-		if ctx.Err() != nil {
-			return errors.Join(err, t.cancel(events)) // it may have been taken all the same
+		late, stop := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+		defer stop()
+		if ctx.Err() != nil && t.out {
+			err = errors.Join(err, t.cancel()) // it may have been taken all the same
 		}
-		done(ctx)
+		done(late)
 		return err
 	}
 	err = t.await(ctx, events, progress)
 	if err != nil && ctx.Err() != nil && t.out {
-		err = errors.Join(err, t.cancel(events))
+		err = errors.Join(err, t.cancel())
 	}
 	late, stop := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer stop()
@@ -189,7 +191,7 @@ func (t *transfer) failure(ctx context.Context) error {
 const cancelWait = 10 * time.Second
 
 // cancel stops a transfer to a file and waits until QEMU has.
-func (t *transfer) cancel(events *qmp.Subscription) error {
+func (t *transfer) cancel() error {
 	ctx, stop := context.WithTimeout(context.Background(), cancelWait)
 	defer stop()
 	if err := t.conn.Execute(ctx, "migrate_cancel", nil, nil); err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/process"
 	"vmfs/guest/guesttest"
 )
 
@@ -132,7 +133,10 @@ func TestPasst(t *testing.T) {
 	snap := filepath.Join(t.TempDir(), "snap")
 	require.NoError(t, v.Snapshot(testContext(t), snap))
 	require.NoError(t, sh.conn.Close())
-	proc := v.proc
+	pid, err := v.pid()
+	require.NoError(t, err)
+	proc, err := process.Find(pid)
+	require.NoError(t, err)
 	require.NoError(t, proc.Signal(syscall.SIGKILL))
 	require.NoError(t, proc.Wait(testContext(t)))
 	_, hv, err := s.RestoreVM(testContext(t), nil, "", filepath.Join(dir, SocketName), snap)

@@ -46,6 +46,7 @@ func (d runDir) console() string { return d.path("console.sock") }
 func (d runDir) vhost() string   { return d.path("vhost.sock") }
 func (d runDir) pidFile() string { return d.path("qemu.pid") }
 func (d runDir) record() string  { return d.path("qemu.json") }
+func (d runDir) swaps() string   { return d.path("restore.json") }
 func (d runDir) log() string     { return d.path("qemu.log") } // where VMConfig.LogPath is empty
 
 // left is what a QEMU may leave when it is killed.

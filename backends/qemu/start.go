@@ -91,6 +91,11 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 	if err := pl.dir.prepare(ctx); err != nil {
 		return nil, err
 	}
+	if !pl.incoming {
+		if err := pl.dir.takeBack(); err != nil {
+			return nil, err
+		}
+	}
 	vm, c, err := s.spawn(ctx, pl, args)
 	if err == nil {
 		// A vsock device in place would keep QEMU from reading a state.
