@@ -202,6 +202,7 @@ func appendInfo(b []byte, vm *machine.VM) []byte {
 	add("since", st.Since.UTC().Format(time.RFC3339))
 	add("memory.target", size(st.MemoryTarget))
 	add("memory.actual", size(st.MemoryActual))
+	add("vsock.cid", size(vm.VsockCID()))
 	add("busy", st.Busy)
 	add("last.exit", st.LastExit)
 	add("owner", strconv.FormatUint(uint64(o.UID), 10))

@@ -30,6 +30,7 @@ type Host struct {
 	cancel context.CancelFunc
 
 	nextID atomic.Uint64
+	cids   sync.Mutex // held while a CID is picked, so that no two VMs get the same
 
 	mu     sync.RWMutex   // guards all below
 	wg     sync.WaitGroup // every goroutine and command; not added to once closed

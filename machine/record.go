@@ -48,8 +48,11 @@ type record struct {
 	Process      *process.Process `json:"process,omitempty"` // nil where it is not known, or not a process
 	Started      time.Time        `json:"started,omitzero"`
 	MemoryTarget int64            `json:"memoryTarget,omitempty"`
-	LastExit     string           `json:"lastExit,omitempty"`
-	ExitTime     time.Time        `json:"exitTime,omitzero"`
+	// VsockCID is the guest's context ID where it was picked for it. It is kept
+	// for the next start.
+	VsockCID int64     `json:"vsockCID,omitempty"`
+	LastExit string    `json:"lastExit,omitempty"`
+	ExitTime time.Time `json:"exitTime,omitzero"`
 }
 
 const recordFormat = 1

@@ -30,6 +30,7 @@ type snapshotRecord struct {
 	Version      string          `json:"version,omitempty"`
 	Time         time.Time       `json:"time"`
 	MemoryTarget int64           `json:"memoryTarget"`
+	VsockCID     int64           `json:"vsockCID,omitempty"` // that was picked for the guest
 }
 
 func (v *VM) snapshotDir(name string) string { return filepath.Join(v.dir, snapshotsDir, name) }
@@ -71,7 +72,7 @@ func (v *VM) Snapshot(ctx context.Context, name string) error {
 		status, uuid := v.Status(), v.UUID()
 		info, err := json.MarshalIndent(snapshotRecord{
 			Format: recordFormat, VM: v.name, UUID: uuid, Backend: s.typ, Version: status.Version,
-			Time: time.Now(), MemoryTarget: status.MemoryTarget,
+			Time: time.Now(), MemoryTarget: status.MemoryTarget, VsockCID: v.pickedCID(),
 		}, "", "\t")
 		if err != nil {
 			return err
@@ -128,6 +129,7 @@ func (v *VM) Restore(ctx context.Context, name string) error {
 			phase:  phaseRestoring,
 			state:  hypervisor.StatePaused,
 			memory: info.MemoryTarget,
+			cid:    info.VsockCID,
 			spawn: func(ctx context.Context, starter hypervisor.VMStarter, socket string) (int, hypervisor.Hypervisor, error) {
 				return starter.RestoreVM(ctx, v.host.opts.Paths, "", socket, filepath.Join(dir, snapshotVMM))
 			},

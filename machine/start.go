@@ -37,14 +37,23 @@ func (v *VM) Start(ctx context.Context) error {
 		if cfgErr != nil {
 			return cfgErr
 		}
-		c := v.vmConfig(cfg)
+		var cid int64
+		if cfg.AutoCID() {
+			var err error
+			if cid, err = v.pickCID(nil); err != nil {
+				return err
+			}
+		}
 		return v.launch(ctx, "start", launching{
 			typ:    cfg.Type(),
 			phase:  phaseStarting,
 			state:  hypervisor.StateRunning,
-			memory: c.MemoryBytes,
+			memory: cfg.VMConfig().MemoryBytes,
+			cid:    cid,
 			spawn: func(ctx context.Context, starter hypervisor.VMStarter, socket string) (int, hypervisor.Hypervisor, error) {
-				return starter.StartVM(ctx, v.host.opts.Paths, "", socket, c)
+				return v.withCID(cfg, func() (int, hypervisor.Hypervisor, error) {
+					return starter.StartVM(ctx, v.host.opts.Paths, "", socket, v.vmConfig(cfg))
+				})
 			},
 		})
 	})
@@ -56,6 +65,7 @@ type launching struct {
 	phase  phase              // until it is there
 	state  hypervisor.VMState // once it is there
 	memory int64              // the guest's memory target
+	cid    int64              // the vsock CID picked for the guest, if one was
 	spawn  func(ctx context.Context, starter hypervisor.VMStarter, socket string) (int, hypervisor.Hypervisor, error)
 }
 
@@ -85,6 +95,9 @@ func (v *VM) launch(ctx context.Context, verb string, l launching) error {
 	if err := v.saveRecord(func(r *record) {
 		r.Phase, r.Backend, r.Version, r.Socket = l.phase, l.typ, backend.Version, socket
 		r.Process, r.Started, r.MemoryTarget = nil, began, l.memory
+		if l.cid != 0 {
+			r.VsockCID = l.cid
+		}
 	}); err != nil {
 		return fmt.Errorf("nothing was started: %w", err)
 	}

@@ -47,8 +47,11 @@ func (v *VM) ListenVsock(ctx context.Context, port uint32) (net.Listener, error)
 // vsockDialer returns what leads into the guest of a VM that has a VMM.
 func (v *VM) vsockDialer() (hypervisor.VsockDialer, error) {
 	v.mu.Lock()
-	s, cfg := v.session, v.cfg.VMConfig()
+	s, cfg, auto, picked := v.session, v.cfg.VMConfig(), v.cfg.AutoCID(), v.rec.VsockCID
 	v.mu.Unlock()
+	if auto {
+		cfg.VsockCID = picked
+	}
 	if s == nil {
 		return nil, hypervisor.ErrHypervisorNotRunning
 	}

@@ -19,6 +19,9 @@ var (
 	// ErrBusy means that it cannot be done in the state the VM is in, or while
 	// another operation is under way.
 	ErrBusy = errors.New("busy")
+	// ErrCIDInUse means that the host's kernel has another guest with the vsock
+	// context ID that this one was to have. It is an ErrBusy.
+	ErrCIDInUse = fmt.Errorf("another guest of this host has this vsock CID: %w", ErrBusy)
 )
 
 // ResizeError is a memory resize whose guest did not reach the target in time.

@@ -25,6 +25,7 @@ type host struct {
 	find      func(program string) (path string, err error) // in PATH
 	vhostNet  func() bool                                   // whether /dev/vhost-net opens
 	iommuUsed func() bool                                   // whether the host has IOMMU groups, and vfio
+	takeCID   func(cid int64) error                         // takes a vsock CID of the kernel's for a moment
 }
 
 // thisHost looks at the machine itself.
@@ -35,6 +36,7 @@ var thisHost = host{
 	find:      exec.LookPath,
 	vhostNet:  func() bool { return tryOpen("/dev/vhost-net") == nil },
 	iommuUsed: func() bool { return hasEntries("/sys/kernel/iommu_groups") && hasEntries("/dev/vfio") },
+	takeCID:   takeCID,
 }
 
 func tryOpen(path string) error {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -36,6 +37,7 @@ func testPlan(c hypervisor.VMConfig) *plan {
 		host: host{
 			exists: func(string) bool { return true }, find: func(name string) (string, error) { return "/bin/" + name, nil },
 			vhostNet: func() bool { return true }, iommuUsed: func() bool { return true },
+			takeCID: func(int64) error { return nil },
 		},
 	}
 }
@@ -420,6 +422,12 @@ func TestRefusedConfigs(t *testing.T) {
 		"vsock without a module": {
 			config: func(c *hypervisor.VMConfig) { c.VsockCID = 3 },
 			plan:   func(p *plan) { p.host.exists = func(string) bool { return false } }, is: hypervisor.ErrNotSupported, says: vhostVsock,
+		},
+		"vsock with a CID that another guest has": {
+			config: func(c *hypervisor.VMConfig) { c.VsockCID = 3 },
+			plan: func(p *plan) {
+				p.host.takeCID = func(int64) error { return os.NewSyscallError("ioctl", syscall.EADDRINUSE) }
+			}, is: hypervisor.ErrCIDInUse, says: "CID 3: another guest of this host",
 		},
 		"vsock without a device": {
 			config: func(c *hypervisor.VMConfig) { c.VsockCID, c.VsockSocket = 3, "/s" }, is: hypervisor.ErrNotSupported, says: "/s",

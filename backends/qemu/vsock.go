@@ -2,12 +2,14 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"vmfs/backends/hypervisor"
@@ -73,6 +75,10 @@ func (p *plan) vsock(a *commandLine) error {
 	}
 	if !p.host.exists(vhostVsock) {
 		return fmt.Errorf("vsock: this host has no %s (modprobe vhost_vsock): %w", vhostVsock, hypervisor.ErrNotSupported)
+	}
+	// The kernel has each CID once. QEMU would say so, too, in its log.
+	if err := p.host.takeCID(c.VsockCID); errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("vsock: CID %d: %w; choose another, or vsock.cid=auto", c.VsockCID, hypervisor.ErrCIDInUse)
 	}
 	a.opt("device", opt("vhost-vsock-pci").set("id", idVsock).num("guest-cid", c.VsockCID))
 	return nil

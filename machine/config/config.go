@@ -23,7 +23,8 @@ type Config struct {
 	hv hypervisor.Type
 	// vm holds what the keys set. The fields that are not keys (Name, UUID,
 	// LogPath) stay empty.
-	vm hypervisor.VMConfig
+	vm      hypervisor.VMConfig
+	autoCID bool // vsock.cid=auto; VsockCID is 0 then
 }
 
 // Default returns the configuration of a new VM.
@@ -42,6 +43,10 @@ func (c Config) ForType(t hypervisor.Type) Config {
 
 // Type returns the back end.
 func (c Config) Type() hypervisor.Type { return c.hv }
+
+// AutoCID tells whether the guest's vsock context ID is to be picked for it.
+// VMConfig has none then.
+func (c Config) AutoCID() bool { return c.autoCID }
 
 // VMConfig returns what the back end needs to know. The caller owns the result.
 func (c Config) VMConfig() hypervisor.VMConfig { return c.clone().vm }

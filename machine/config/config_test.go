@@ -214,3 +214,24 @@ func FuzzSize(f *testing.F) {
 		assert.Equal(t, n, again)
 	})
 }
+
+// TestAutoCID has the CID picked, until a number is set or nothing is.
+func TestAutoCID(t *testing.T) {
+	c, err := Parse("vsock.cid=42\nvsock.cid=auto")
+	require.NoError(t, err)
+	assert.True(t, c.AutoCID())
+	assert.Zero(t, c.VMConfig().VsockCID)
+	assert.Contains(t, c.String(), "vsock.cid=auto\n")
+	again, err := Parse(c.String())
+	require.NoError(t, err)
+	assert.Empty(t, Changed(c, again))
+	n, err := c.Merge("vsock.cid=7")
+	require.NoError(t, err)
+	assert.False(t, n.AutoCID())
+	assert.EqualValues(t, 7, n.VMConfig().VsockCID)
+	assert.Equal(t, []string{"vsock.cid"}, Changed(c, n))
+	n, err = c.Merge("vsock.cid=")
+	require.NoError(t, err)
+	assert.False(t, n.AutoCID())
+	assert.NotContains(t, n.String(), "vsock")
+}

@@ -35,6 +35,7 @@ const (
 	maxMemory = int64(1) << 46 // 64 TiB
 	minCID    = 3
 	maxCID    = int64(1)<<32 - 2
+	autoCID   = "auto"
 )
 
 // table is filled in by init because its functions refer to it through find.
@@ -149,18 +150,25 @@ func init() {
 			get:   func(c *Config) []string { return c.vm.PCIDevices },
 		},
 		{
-			Name: "vsock.cid", Value: "N", Help: "the guest's vsock context ID, 3 to 4294967294",
+			Name: "vsock.cid", Value: "N|auto", Help: "the guest's vsock context ID, 3 to 4294967294, or auto for one that no other VM has",
 			set: func(c *Config, _, v string) error {
+				if v == autoCID {
+					c.vm.VsockCID, c.autoCID = 0, true
+					return nil
+				}
 				n, err := strconv.ParseInt(v, 10, 64)
 				if err != nil || n < minCID || n > maxCID {
-					return fmt.Errorf("%q is not a context ID: want %d to %d", v, minCID, maxCID)
+					return fmt.Errorf("%q is not a context ID: want %d to %d, or %s", v, minCID, maxCID, autoCID)
 				}
-				c.vm.VsockCID = n
+				c.vm.VsockCID, c.autoCID = n, false
 				return nil
 			},
-			clear: func(c *Config, _ string) { c.vm.VsockCID = 0 },
+			clear: func(c *Config, _ string) { c.vm.VsockCID, c.autoCID = 0, false },
 			get: func(c *Config) []string {
-				if c.vm.VsockCID == 0 {
+				switch {
+				case c.autoCID:
+					return []string{autoCID}
+				case c.vm.VsockCID == 0:
 					return nil
 				}
 				return []string{strconv.FormatInt(c.vm.VsockCID, 10)}

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package qemu
+
+import "errors"
+
+func takeCID(int64) error { return errors.ErrUnsupported }

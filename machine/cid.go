@@ -1,0 +1,79 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/machine/config"
+)
+
+// firstCID is where the CIDs begin that are picked: out of the way of those that
+// people choose, and that other programs count up from 3.
+const firstCID = 1000
+
+// pickTries is how many CIDs that others on this host have are passed over in one
+// start. Each is an attempt to start a VMM, refused before there is one.
+const pickTries = 100
+
+// pickedCID is the CID that was last picked for the VM's guest, 0 for none.
+func (v *VM) pickedCID() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.rec.VsockCID
+}
+
+// VsockCID is the guest's context ID: the configured one, or the one that was
+// picked for it at its last start. 0 is none.
+func (v *VM) VsockCID() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.cfg.AutoCID() {
+		return v.rec.VsockCID
+	}
+	return v.cfg.VMConfig().VsockCID
+}
+
+// pickCID gives the VM a CID that no other VM of the host has, by its
+// configuration or because it was picked for it, and that is not in not. What it
+// had before it keeps if it can.
+func (v *VM) pickCID(not map[int64]bool) (int64, error) {
+	h := v.host
+	h.cids.Lock()
+	defer h.cids.Unlock()
+	taken := make(map[int64]bool)
+	for _, other := range h.VMs() {
+		if other != v {
+			taken[other.VsockCID()] = true
+		}
+	}
+	free := func(cid int64) bool { return !taken[cid] && !not[cid] }
+	cid := v.pickedCID()
+	if cid == 0 || !free(cid) {
+		for cid = firstCID; !free(cid); cid++ {
+		}
+	}
+	if cid == v.pickedCID() {
+		return cid, nil
+	}
+	if err := v.saveRecord(func(r *record) { r.VsockCID = cid }); err != nil {
+		return 0, fmt.Errorf("no vsock CID picked: %w", err)
+	}
+	return cid, nil
+}
+
+// withCID starts a VM by start, and again with another CID where somebody else on
+// this host has the one that was picked.
+func (v *VM) withCID(cfg config.Config, start func() (int, hypervisor.Hypervisor, error)) (pid int, hv hypervisor.Hypervisor, err error) {
+	not := make(map[int64]bool)
+	for {
+		pid, hv, err = start()
+		if !cfg.AutoCID() || !errors.Is(err, hypervisor.ErrCIDInUse) || len(not) >= pickTries {
+			return pid, hv, err
+		}
+		not[v.pickedCID()] = true
+		if _, perr := v.pickCID(not); perr != nil {
+			return 0, nil, perr
+		}
+	}
+}
