@@ -23,7 +23,7 @@ DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
 TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt cpio diod socat gcc libc6-dev
 
 .DEFAULT_GOAL := build
-.PHONY: build install guest demo test lint vet staticcheck gofmt unit fuzz cross bench bench-vm soak gobench deps deps-demo deps-bench clean help
+.PHONY: build install guest demo test lint vet staticcheck gofmt unit fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
 
 ## build: bin/vmfs, a static binary
 build:
@@ -102,14 +102,19 @@ cross:
 		CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $$out ./cmd/vmfs || exit 1; \
 	done
 
-## bench: 9P servers side by side (docs/benchmarks.md), in about five minutes
+## bench: 9P servers side by side, VMs, vsock streams (docs/benchmarks.md), in about twenty minutes
 bench: deps-bench build
 	$(GO) run ./ninep/bench -vmfs bin/vmfs $(BENCHFLAGS)
 	$(MAKE) --no-print-directory bench-vm
+	$(MAKE) --no-print-directory bench-vsock
 
 ## bench-vm: pause and start beside bare QMP, virsh and a script; fifty VMs (five minutes)
 bench-vm: deps-bench deps-demo
 	VMFS_BENCH=pause,start,many $(GO) test -count=1 -timeout 30m -run '^TestBenchVM$$' -v ./cmd/vmfs
+
+## bench-vsock: streams through 9P and v9fs beside the device's socket, socat and slirp (ten minutes)
+bench-vsock: deps
+	VMFS_BENCH=vsock $(GO) test -count=1 -timeout 60m -run '^TestBenchVsock$$' -v ./cmd/vmfs
 
 ## soak: random verbs and random ends on 20 VMs, for SOAK (BACKEND=sim: simulated; VMFS_SOAK_SEED=N: as it was)
 SOAK ?= 10m

@@ -79,6 +79,7 @@ func defaultSocket() string {
 type session struct {
 	client *p9.Client
 	root   p9.File
+	ioSize int // the most data of one read or write
 }
 
 // connect attaches to the server that cmd names.
@@ -90,6 +91,12 @@ func connect(cmd *cobra.Command) (*session, error) {
 
 // dial attaches to the server at addr. The end of ctx ends it.
 func dial(ctx context.Context, addr string) (*session, error) {
+	return dialSize(ctx, addr, msize)
+}
+
+// dialSize is dial with messages of another size, which the server must be known
+// to take.
+func dialSize(ctx context.Context, addr string, size uint32) (*session, error) {
 	if _, err := ninep.ParseAddr(addr); err != nil {
 		return nil, usagef("%w", err)
 	}
@@ -113,7 +120,7 @@ func dial(ctx context.Context, addr string) (*session, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Now()) })
 	defer stop()
-	client, err := p9.NewClient(conn, p9.WithMessageSize(msize))
+	client, err := p9.NewClient(conn, p9.WithMessageSize(size))
 	if err != nil {
 		conn.Close()
 		return nil, fail(err)
@@ -127,7 +134,7 @@ func dial(ctx context.Context, addr string) (*session, error) {
 		client.Close()
 		return nil, fail(ctx.Err())
 	}
-	return &session{client: client, root: root}, nil
+	return &session{client: client, root: root, ioSize: int(size-msize) + ioSize}, nil
 }
 
 // rootCause strips an error of package net of the address, which the message has already.
@@ -186,7 +193,7 @@ func (s *session) open(name string, flags p9.OpenFlags) (*file, error) {
 		f.Close()
 		return nil, s.explainOpen(name, err)
 	}
-	return &file{f: f}, nil
+	return &file{f: f, ioSize: s.ioSize}, nil
 }
 
 // readFile returns what name contains.
@@ -231,12 +238,13 @@ func (s *session) readDir(name string) (p9.Dirents, error) {
 // direction. Its Read returns what the server sent, without waiting for more.
 type file struct {
 	f            p9.File
+	ioSize       int // the session's
 	rdOff, wrOff int64
 	last         string // what the last Write wrote, if it failed
 }
 
 func (f *file) Read(p []byte) (int, error) {
-	n, err := f.f.ReadAt(p[:min(len(p), ioSize)], f.rdOff)
+	n, err := f.f.ReadAt(p[:min(len(p), f.ioSize)], f.rdOff)
 	f.rdOff += int64(n)
 	return n, err
 }
@@ -244,7 +252,7 @@ func (f *file) Read(p []byte) (int, error) {
 // Write writes p in as many messages as it takes.
 func (f *file) Write(p []byte) (int, error) {
 	for done := 0; ; {
-		n, err := f.f.WriteAt(p[done:min(len(p), done+ioSize)], f.wrOff)
+		n, err := f.f.WriteAt(p[done:min(len(p), done+f.ioSize)], f.wrOff)
 		f.wrOff += int64(n)
 		done += n
 		switch {

@@ -85,6 +85,14 @@ func (s *server) device() int {
 	return pid
 }
 
+// deviceStatus is what the device of web says of itself.
+func (s *server) deviceStatus() vhostuser.Status {
+	s.t.Helper()
+	st, err := vhostuser.GetStatus(s.t.Context(), s.hostSocket("web"))
+	require.NoError(s.t, err)
+	return st
+}
+
 // ended waits for the end of a process that is not ours to wait for.
 func ended(t *testing.T, pid int) {
 	t.Helper()
