@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/qemu/qmp"
 )
 
 const (
@@ -217,13 +218,30 @@ func (s *saving) unplugVsock(ctx context.Context, running bool) error {
 	}
 }
 
+// replugTries is how often, with chardevPoll between, QEMU is asked to take back a
+// device that was taken out: it lets go of the character device a moment after it
+// has said that the device is gone, and refuses until then. Nothing tells when.
+const replugTries = 2000
+
 // replugVsock plugs the device in if it is not there.
 func (vm *VM) replugVsock(ctx context.Context) error {
-	there, err := vm.hasVsock(ctx)
-	if err == nil && !there {
-		err = vm.addVsock(ctx)
+	if there, err := vm.hasVsock(ctx); err != nil || there {
+		return err
 	}
-	return err
+	for try := 1; ; try++ {
+		err := vm.addVsock(ctx)
+		var refused *qmp.Error
+		if err == nil || !errors.As(err, &refused) || refused.Class != qmp.ClassGeneric || try == replugTries {
+			return err
+		}
+		timer := time.NewTimer(chardevPoll)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return fmt.Errorf("%w (%w)", err, ctx.Err())
+		}
+	}
 }
 
 // hasVsock tells whether the device is plugged in.

@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/qemu/qmp"
+	"vmfs/backends/qemu/qmp/qmptest"
 	"vmfs/guest/guesttest"
 	"vmfs/vsock"
 	"vmfs/vsock/vhostuser"
@@ -222,5 +224,33 @@ func TestEject(t *testing.T) {
 	t.Run("no port", func(t *testing.T) {
 		vm := &VM{conn: dialogue(t, greeting("7", "2")+"C: query-pci\n"+`S: {"return": [{"bus": 0, "devices": []}], "id": ${}}`+"\n")}
 		require.ErrorContains(t, vm.eject(testContext(t)), "no port vsockport")
+	})
+}
+
+// TestReplugVsock gives the device back to a QEMU that holds its character device
+// for a while, as a busy one does.
+func TestReplugVsock(t *testing.T) {
+	const (
+		out       = `C: qom-list {"path": "/machine/peripheral"}` + "\n" + `S: {"return": [{"name": "type", "type": "string"}], "id": ${}}` + "\n"
+		in        = `C: qom-list {"path": "/machine/peripheral"}` + "\n" + `S: {"return": [{"name": "` + idVsock + `", "type": "child<vhost-user-vsock-pci>"}], "id": ${}}` + "\n"
+		connected = "C: query-chardev\n" + `S: {"return": [{"label": "` + idVsockSock + `", "filename": "unix:/s,server=on"}], "id": ${}}` + "\n"
+		plug      = connected + `C: device_add {"driver": "vhost-user-vsock-pci", "id": "` + idVsock + `", "chardev": "` + idVsockSock + `", "bus": "` + idVsockPort + `"}` + "\n"
+		inUse     = plug + `S: {"error": {"class": "GenericError", "desc": "Property 'vhost-user-vsock-pci.chardev' can't take value 'vsock', it's in use"}, "id": ${}}` + "\n"
+		noBus     = plug + `S: {"error": {"class": "DeviceNotFound", "desc": "Bus not found"}, "id": ${}}` + "\n"
+		taken     = plug + `S: {"return": {}, "id": ${}}` + "\n"
+	)
+	t.Run("there already", func(t *testing.T) {
+		vm := &VM{conn: dialogue(t, qmptest.Greeting+in)}
+		assert.NoError(t, vm.replugVsock(testContext(t)))
+	})
+	t.Run("in use for a while", func(t *testing.T) {
+		vm := &VM{conn: dialogue(t, qmptest.Greeting+out+inUse+inUse+inUse+taken)}
+		assert.NoError(t, vm.replugVsock(testContext(t)))
+	})
+	t.Run("another error", func(t *testing.T) {
+		vm := &VM{conn: dialogue(t, qmptest.Greeting+out+inUse+noBus)}
+		var refused *qmp.Error
+		require.ErrorAs(t, vm.replugVsock(testContext(t)), &refused)
+		assert.Equal(t, qmp.ClassDeviceNotFound, refused.Class)
 	})
 }
