@@ -325,6 +325,17 @@ func TestVsockGuest(t *testing.T) {
 		_, errs, status := s.vmfs("", "exec", "web", "vsock", "dial", "514")
 		assert.NotZero(t, status)
 		assert.NotEmpty(t, errs)
+
+		// The host ends its side first, and still gets what the guest says later.
+		guest := s.spawn("", "exec", "web", "sh", "-c", "until (sleep 1; echo late) | vsock dial 515; do sleep 0.1; done; echo passed")
+		k, err := c.converse("web", "announce 515")
+		require.NoError(t, err)
+		require.NoError(t, k.CloseWrite())
+		text, err := io.ReadAll(k)
+		require.NoError(t, err)
+		assert.Equal(t, "late\n", string(text))
+		guest.expect(t, "passed")
+		require.NoError(t, k.Close())
 	})
 
 	t.Run("snapshot", func(t *testing.T) {

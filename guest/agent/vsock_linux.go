@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -48,7 +47,8 @@ const toolName = "vsock"
 
 const toolUsage = `usage: vsock dial [CID:]PORT
 Connects standard input and output to a vsock port, of the host unless a context
-id is given. The end of the input closes that direction only.
+id is given. The end of a direction closes that direction only; it is over when
+both have ended, or the other side is gone.
 `
 
 // vsockTool is /bin/vsock in the guest.
@@ -68,13 +68,7 @@ func vsockTool(args []string) (status int) {
 		return 1
 	}
 	defer c.Close()
-	go func() {
-		// The process may end before its input does.
-		if _, err := io.Copy(c, os.Stdin); err == nil {
-			_ = c.CloseWrite() // the reader below meets whatever is wrong
-		}
-	}()
-	if _, err := io.Copy(os.Stdout, c); err != nil {
+	if err := join(c, os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintf(os.Stderr, "vsock: %s: %v\n", args[1], err)
 		return 1
 	}
