@@ -57,6 +57,7 @@ type Device struct {
 	buffered                  int                  // bytes kept for all hosts
 	control, data             list
 	greets, requests, lingers list
+	starved                   list // of streams with bytes for a guest that has no room
 	resets                    []resetPacket
 	table                     *table
 	lost                      map[int32]key // of a predecessor, to be reset
@@ -77,6 +78,10 @@ const (
 	lastRetry  = 200 * time.Millisecond
 )
 
+// starvedTimeout is how long the guest may have no room for a stream's bytes before
+// it is asked.
+const starvedTimeout = 200 * time.Millisecond
+
 // New returns a device for cfg, which it checks.
 func New(cfg Config) (*Device, error) {
 	cfg, err := cfg.withDefaults()
@@ -93,6 +98,7 @@ func New(cfg Config) (*Device, error) {
 		greets:   list{kind: kindTimer, wait: cfg.HandshakeTimeout},
 		requests: list{kind: kindTimer, wait: cfg.RequestTimeout},
 		lingers:  list{kind: kindTimer, wait: cfg.LingerTimeout},
+		starved:  list{kind: kindTimer, wait: starvedTimeout},
 		segs:     make([][]byte, 0, 256),
 		iov:      make([]unix.Iovec, 0, maxIovecs),
 		chains:   make([]virtq.Chain, 0, rxChains),
@@ -233,7 +239,7 @@ func (d *Device) idle() time.Duration {
 			next = t
 		}
 	}
-	for _, l := range []*list{&d.greets, &d.requests, &d.lingers} {
+	for _, l := range []*list{&d.greets, &d.requests, &d.lingers, &d.starved} {
 		if l.head != nil {
 			sooner(l.head.due)
 		}
@@ -267,6 +273,12 @@ func (d *Device) timers() {
 	}
 	for s := due(&d.lingers); s != nil; s = due(&d.lingers) {
 		s.reset("closed, not confirmed")
+	}
+	for s := due(&d.starved); s != nil; s = due(&d.starved) {
+		if s.state == open && s.send.room() == 0 {
+			s.asked = true
+			s.control(wantCreditRequest)
+		}
 	}
 	if !d.acceptAt.IsZero() && !d.acceptAt.After(d.now) {
 		d.acceptAt = time.Time{}

@@ -82,6 +82,48 @@ func TestCreditToGuest(t *testing.T) {
 	assert.NotEmpty(t, v.expect(opRW).data)
 }
 
+// TestAsksForRoom has a guest that tells of its room only when asked, as the
+// specification lets it.
+func TestAsksForRoom(t *testing.T) {
+	v := newFakeVM(t, nil)
+	v.boot()
+	c, p := v.connect(1)
+	p.alloc = 100
+	p.send(opCreditUpdate, nil)
+	v.drained()
+	_, err := c.Write(make([]byte, 250))
+	require.NoError(t, err)
+	assert.Len(t, v.expect(opRW).data, 100)
+	v.expect(opCreditRequest)
+	p.fwd += 100
+	p.send(opCreditUpdate, nil)
+	assert.Len(t, v.expect(opRW).data, 100)
+	v.expect(opCreditRequest)
+	// The answer is that there is none: it is not asked again, and may still tell.
+	p.send(opCreditUpdate, nil)
+	time.Sleep(2 * starvedTimeout)
+	v.silence()
+	p.fwd += 100
+	p.send(opCreditUpdate, nil)
+	assert.Len(t, v.expect(opRW).data, 50)
+	// Without bytes that wait there is nothing to ask for.
+	p.alloc = 50
+	p.send(opCreditUpdate, nil)
+	time.Sleep(2 * starvedTimeout)
+	v.silence()
+	_, err = c.Write(make([]byte, 10))
+	require.NoError(t, err)
+	v.expect(opCreditRequest)
+	// It ends as any other.
+	require.NoError(t, c.Close())
+	p.alloc = 1000
+	p.send(opCreditUpdate, nil)
+	assert.Len(t, v.expect(opRW).data, 10)
+	assert.EqualValues(t, shutBoth, v.expectShutdown())
+	p.send(opReset, nil)
+	v.settled()
+}
+
 func TestCreditFromGuest(t *testing.T) {
 	v := newFakeVM(t, nil)
 	v.boot()

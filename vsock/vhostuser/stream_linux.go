@@ -34,6 +34,7 @@ const (
 	wantRequest = 1 << iota
 	wantResponse
 	wantCredit
+	wantCreditRequest
 	wantShutdown
 )
 
@@ -58,6 +59,7 @@ type stream struct {
 	// To the guest.
 	send    sendCredit
 	try     int  // bytes to try to read next
+	asked   bool // the guest was asked for its room since it last had any
 	canRead bool // the host's socket may have bytes, or an end
 	hup     bool // the host's process has closed its socket
 	ended   bool // the host's bytes have all been read
@@ -102,10 +104,19 @@ func (s *stream) ready(ev uint32) {
 func (s *stream) readDone() bool { return s.ended || s.guestShut&shutReceive != 0 }
 
 // schedule lets the stream's bytes take their turn, if it can have any and
-// the guest has room.
+// the guest has room. A guest that has none for a while is asked once: it may be one
+// that does not tell of its room by itself.
 func (s *stream) schedule() {
-	if s.state == open && s.canRead && !s.readDone() && s.send.room() > 0 {
+	if s.state != open || !s.canRead || s.readDone() {
+		return
+	}
+	switch {
+	case s.send.room() > 0:
+		s.asked = false
+		s.leave(kindTimer)
 		s.dev.data.push(s)
+	case !s.asked && s.links[kindTimer].in == nil:
+		s.dev.starved.arm(s, s.dev.now)
 	}
 }
 

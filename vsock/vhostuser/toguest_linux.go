@@ -110,6 +110,8 @@ func (d *Device) sendControl(q *virtq.Queue, s *stream) error {
 		h.op = opResponse
 	case wantCredit:
 		h.op = opCreditUpdate
+	case wantCreditRequest:
+		h.op = opCreditRequest
 	case wantShutdown:
 		h.op, h.flags = opShutdown, s.shut
 	default:
