@@ -67,18 +67,8 @@ func TestBenchVsock(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv("VMFS_BENCH_TURNS")); err == nil {
 		vsockTurns = n
 	}
-	useBuilt(t)
-	peer := buildPeer(t)
-	kernel, initrd := guesttest.Image(t)
-	ports, forwards := forwarded(t)
-	s := newServer(t)
-	s.start("--listen", "tcp!127.0.0.1!0,user=root")
-	s.makeVM("web", fmt.Sprintf("memory=512M\nkernel=%s\ninitrd=%s\nargs='console=ttyS0 quiet vmfs.net=user'\nqemu.accel=tcg\nvsock.cid=3\nnet=user%s\n",
-		kernel, initrd, forwards))
-	s.must("write", "web/ctl", "start")
-	s.awaitVsock()
-	b := &vsockBench{server: s, peer: peer, figures: make(map[string][]bench.Figure), peak: make(map[int]int)}
-	b.servePeer()
+	b, ports := newVsockBench(t)
+	s := b.server
 	fmt.Printf("\nvsock: a guest of 512 MiB under TCG, %s, %d CPUs, %s; %d turns, %d MiB a transfer\n",
 		strings.TrimSpace(hostKernel()), runtime.NumCPU(), runtime.Version(), vsockTurns, vsockMiB)
 
@@ -88,7 +78,7 @@ func TestBenchVsock(t *testing.T) {
 	ways := []namedWay{
 		{wayDirect, direct{&vsock.Hybrid{Socket: s.hostSocket("web")}}},
 		{way9P, tree{client}},
-		{waySlirp, bench.TCP(ports)},
+		{waySlirp, ports},
 	}
 	single := []namedWay{{waySocat, b.socat()}, {wayRdwr, b.rdwr()}}
 	for turn := range vsockTurns {
@@ -112,7 +102,24 @@ type vsockBench struct {
 	*server
 	peer    string
 	figures map[string][]bench.Figure
-	peak    map[int]int // of the device's resident memory, by streams, in KiB
+}
+
+// newVsockBench starts a VM whose guest serves the streams, also at ports of the
+// host that slirp forwards, and a server that is the program as it is shipped.
+func newVsockBench(t *testing.T) (*vsockBench, bench.TCP) {
+	useBuilt(t)
+	peer := buildPeer(t)
+	kernel, initrd := guesttest.Image(t)
+	ports, forwards := forwarded(t)
+	s := newServer(t)
+	s.start("--listen", "tcp!127.0.0.1!0,user=root")
+	s.makeVM("web", fmt.Sprintf("memory=512M\nkernel=%s\ninitrd=%s\nargs='console=ttyS0 quiet vmfs.net=user'\nqemu.accel=tcg\nvsock.cid=3\nnet=user%s\n",
+		kernel, initrd, forwards))
+	s.must("write", "web/ctl", "start")
+	s.awaitVsock()
+	b := &vsockBench{server: s, peer: peer, figures: make(map[string][]bench.Figure)}
+	b.servePeer()
+	return b, ports
 }
 
 // turn measures everything once by each of the ways.
@@ -449,9 +456,9 @@ func (b *vsockBench) servePeer() {
 }
 
 // forwarded returns free ports of the host that are to lead to the services'.
-func forwarded(t *testing.T) (ports map[int]string, config string) {
+func forwarded(t *testing.T) (ports bench.TCP, config string) {
 	t.Helper()
-	ports = make(map[int]string)
+	ports = make(bench.TCP)
 	for _, port := range []int{bench.PortSource, bench.PortSink, bench.PortCheck, bench.PortEcho, bench.PortHello} {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)

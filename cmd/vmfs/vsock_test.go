@@ -26,17 +26,11 @@ import (
 	"vmfs/vsock/vhostuser"
 )
 
-// sizes are how much the tests do: more of it with VMFS_SOAK=1 in the environment.
+// sizes are how much the tests do. TestVsockSoak does more.
 var sizes = struct {
 	transfer, connects int
 	pause              time.Duration
 }{64 << 20, 1000, 2 * time.Second}
-
-func init() {
-	if os.Getenv("VMFS_SOAK") != "" {
-		sizes.transfer, sizes.connects, sizes.pause = 1<<30, 10000, time.Minute
-	}
-}
 
 // vsockVM makes a server with a VM web that has vsock, and waits for its guest's
 // services.

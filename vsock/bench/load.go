@@ -111,14 +111,21 @@ func put(c Stream, n int64) (int64, error) {
 }
 
 // get asks for n bytes and returns how many of what came were the right ones.
-func get(c io.ReadWriter, n int64) (good int64, err error) {
-	if err := writeCount(c, n); err != nil {
-		return 0, err
+func get(c io.ReadWriter, n int64) (good int64, err error) { return Get(c, 0, n, n) }
+
+// Get reads n bytes from an offset of the pattern on, of a stream to PortSource that
+// is asked for total bytes first if that is not 0. It returns how many were the
+// right ones.
+func Get(c io.ReadWriter, off, n, total int64) (good int64, err error) {
+	if total > 0 {
+		if err := writeCount(c, total); err != nil {
+			return 0, err
+		}
 	}
-	buf := make([]byte, chunk)
+	buf := make([]byte, min(n, chunk))
 	for good < n {
-		m, err := c.Read(buf)
-		if !matches(good, buf[:m]) {
+		m, err := c.Read(buf[:min(n-good, int64(len(buf)))])
+		if !matches(off+good, buf[:m]) {
 			return good, nil
 		}
 		if good += int64(m); err != nil {
