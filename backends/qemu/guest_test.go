@@ -160,7 +160,7 @@ func TestGuest(t *testing.T) {
 	dir, disks := shortDir(t), t.TempDir()
 	config := bare(dir)
 	config.KernelPath, config.InitrdPath = guesttest.Image(t)
-	config.KernelArgs = `quiet vmfs.net=user vmfs.test="a, b"`
+	config.KernelArgs = `quiet no_timer_check vmfs.net=user vmfs.test="a, b"`
 	config.MemoryBytes, config.HotplugBytes = 256*mib, 128*mib
 	port := freePort(t)
 	config.Networks = []hypervisor.NetworkConfig{{User: true, MAC: "52:54:00:aa:bb:cc", Forwards: []string{"tcp:127.0.0.1:" + port + ":7000"}}}

@@ -55,7 +55,7 @@ func TestSuite(t *testing.T) {
 			return hypervisor.VMConfig{
 				VsockCID: cid, VsockSocket: socket,
 				MemoryBytes: 256 << 20, HotplugBytes: 256 << 20,
-				KernelPath: kernel, InitrdPath: initrd, KernelArgs: "quiet",
+				KernelPath: kernel, InitrdPath: initrd, KernelArgs: "quiet no_timer_check",
 			}
 		},
 		Ready:    hypervisortest.ReadyLine(readyText),

@@ -99,7 +99,7 @@ func TestVsock(t *testing.T) {
 	dir := shortDir(t)
 	config := bare(dir)
 	config.KernelPath, config.InitrdPath = guesttest.Image(t)
-	config.KernelArgs = "quiet"
+	config.KernelArgs = "quiet no_timer_check"
 	config.MemoryBytes = 128 * mib
 	config.VsockCID, config.VsockSocket = 77, filepath.Join(dir, "vsock.sock")
 	v := startTest(t, s, dir, config)
