@@ -167,7 +167,13 @@ func execCreate9P(ctx context.Context, r *request) (err error) {
 	}
 	r.qid, r.count = f.node.qid, 0
 	if kind&dmDir != 0 {
-		if r.qid, r.count, err = s.openNode(ctx, f.node); err != nil {
+		// It is made, and open(5) does not ask if its permissions let it be
+		// read: who may not will be told so by what he reads.
+		made := r.qid
+		if r.qid, r.count, err = s.openNode(ctx, f.node); err != nil && errnoOf(err) == linux.EACCES {
+			r.qid, r.count, err = made, 0, nil
+		}
+		if err != nil {
 			_ = s.release(atOnce, s.replace(f, dir))
 			return err
 		}

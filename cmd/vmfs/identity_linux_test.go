@@ -249,6 +249,12 @@ func TestManyUsers(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "root", d.Uid, "users whom the host knows have names")
 
+	sealed, err := fsys.Create("sealed", plan9.OREAD, plan9.DMDIR|0o300)
+	require.NoError(t, err, "open(5): the permissions of what is made do not hold for its maker's fid")
+	_, err = sealed.Dirread()
+	assert.Error(t, err, "but a VM that may not be read is not")
+	require.NoError(t, sealed.Remove())
+
 	may := func(p person, want string) {
 		t.Helper()
 		_, err := s.as(p, "", "cat", "web/state")
