@@ -15,14 +15,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hugelgupf/p9/p9"
 	"github.com/stretchr/testify/require"
 )
 
 // pipeServer serves one end of a pipe and gives the other. The function it
 // gives ends that and checks what is left.
-func pipeServer(t testing.TB, fs *memFS) (*rawClient, func()) {
+func pipeServer(t testing.TB, fs *memFS, a p9.Attacher) (*rawClient, func()) {
 	log := new(logBuf)
-	srv := &Server{Attacher: fs, Log: slog.New(slog.NewTextHandler(log, nil)), Limits: Limits{Fids: 40, Requests: 20, Msize: 8192}}
+	srv := &Server{Attacher: a, Log: slog.New(slog.NewTextHandler(log, nil)), Limits: Limits{Fids: 40, Requests: 20, Msize: 8192}}
 	near, far := net.Pipe()
 	done := make(chan struct{})
 	go func() {
@@ -61,7 +62,14 @@ func FuzzSession(f *testing.F) {
 }
 
 func throwBytes(t *testing.T, data []byte) {
-	c, end := pipeServer(t, basicTree())
+	// By turns the tree's users need looking up, which makes an attach one more
+	// request that has a goroutine of its own.
+	fs := basicTree()
+	a := p9.Attacher(fs)
+	if len(data)%2 == 0 {
+		a = quickUsers{fs}
+	}
+	c, end := pipeServer(t, fs, a)
 	defer end()
 	replies := make(chan error, 1)
 	go func() { replies <- drainReplies(c) }()
@@ -177,7 +185,8 @@ func FuzzModel(f *testing.F) {
 		if len(data) > 2000 {
 			return
 		}
-		c, end := pipeServer(t, newMemFS())
+		fs := newMemFS()
+		c, end := pipeServer(t, fs, fs)
 		defer end()
 		m := newModel(t, c, data)
 		for m.more() {
@@ -464,7 +473,8 @@ func TestRandomSessions(t *testing.T) {
 		for i := range data {
 			data[i] = byte(rnd.Uint32())
 		}
-		c, done := pipeServer(t, newMemFS())
+		fs := newMemFS()
+		c, done := pipeServer(t, fs, fs)
 		for m := newModel(t, c, data); m.more(); steps++ {
 			m.step()
 		}
