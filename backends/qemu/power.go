@@ -45,7 +45,7 @@ func (vm *VM) Pause(ctx context.Context) error {
 	if err := vm.free(); err != nil {
 		return vm.wrap("pause", err)
 	}
-	return vm.wrap("pause", vm.raw(ctx).Stop())
+	return vm.wrap("pause", vm.order(ctx, "stop"))
 }
 
 // Resume lets the virtual CPUs go on; a guest that sleeps is woken. After an
@@ -70,7 +70,7 @@ func (vm *VM) resume(ctx context.Context) error {
 	if suspended {
 		return vm.raw(ctx).SystemWakeup()
 	}
-	err := vm.raw(ctx).Cont()
+	err := vm.order(ctx, "cont")
 	var refused *qmp.Error
 	if errors.As(err, &refused) {
 		status, serr := vm.status(ctx)

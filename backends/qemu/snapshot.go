@@ -130,9 +130,9 @@ func (s *saving) save(ctx context.Context) error {
 		vm.hold(true)
 		s.undo = append(s.undo, func(ctx context.Context) error {
 			defer vm.hold(false)
-			return vm.raw(ctx).Cont()
+			return vm.order(ctx, "cont")
 		})
-		if err := vm.raw(ctx).Stop(); err != nil {
+		if err := vm.order(ctx, "stop"); err != nil {
 			return err
 		}
 	} else if status == "postmigrate" {
@@ -262,7 +262,7 @@ func (vm *VM) blink(ctx context.Context) error {
 	vm.mu.Lock()
 	vm.unsaid++
 	vm.mu.Unlock()
-	if err := vm.raw(ctx).Cont(); err != nil {
+	if err := vm.order(ctx, "cont"); err != nil {
 		vm.mu.Lock()
 		vm.unsaid--
 		vm.mu.Unlock()
@@ -271,7 +271,7 @@ func (vm *VM) blink(ctx context.Context) error {
 	// It must be stopped again, whoever has gone.
 	ctx, cancel := context.WithTimeout(vm.ctx, cancelWait)
 	defer cancel()
-	return vm.raw(ctx).Stop()
+	return vm.order(ctx, "stop")
 }
 
 // tellProgress reports how much of the memory is written.
@@ -305,7 +305,7 @@ func (vm *VM) recoverSnapshot() {
 		err = awaitFinal(vm.ctx, vm.conn)
 	}
 	if err == nil {
-		err = vm.raw(vm.ctx).Cont()
+		err = vm.order(vm.ctx, "cont")
 	}
 	if err != nil {
 		if vm.ctx.Err() == nil {

@@ -182,7 +182,7 @@ func (vm *VM) reconnectVsock(ctx context.Context, device io.Closer) error {
 	vm.mu.Lock()
 	vm.unsaid++
 	vm.mu.Unlock()
-	if err := vm.raw(ctx).Stop(); err != nil {
+	if err := vm.order(ctx, "stop"); err != nil {
 		vm.mu.Lock()
 		vm.unsaid--
 		vm.mu.Unlock()
@@ -191,7 +191,7 @@ func (vm *VM) reconnectVsock(ctx context.Context, device io.Closer) error {
 	// It must go on again, whatever else happens.
 	ctx, cancel := context.WithTimeout(vm.ctx, reviveTimeout)
 	defer cancel()
-	return vm.raw(ctx).Cont()
+	return vm.order(ctx, "cont")
 }
 
 // settleVsock makes sure that a device which was found, or started in the place of
