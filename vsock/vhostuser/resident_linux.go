@@ -10,8 +10,8 @@ const (
 	// residentEvery is how many bytes are moved between two looks at the
 	// pages of the guest that count as ours, residentMax how many bytes of
 	// these there may be.
-	residentEvery = 2 << 20
-	residentMax   = 4 << 20
+	residentEvery = 1 << 20
+	residentMax   = 2 << 20
 )
 
 // resident keeps the device's resident memory small. Packets lie all over the
