@@ -108,9 +108,9 @@ bench: deps-bench build
 	$(MAKE) --no-print-directory bench-vm
 	$(MAKE) --no-print-directory bench-vsock
 
-## bench-vm: pause and start beside bare QMP, virsh and a script; fifty VMs (five minutes)
+## bench-vm: pause and start beside bare QMP, virsh and a script; a snapshot; fifty VMs (five minutes)
 bench-vm: deps-bench deps-demo
-	VMFS_BENCH=pause,start,many $(GO) test -count=1 -timeout 30m -run '^TestBenchVM$$' -v ./cmd/vmfs
+	VMFS_BENCH=pause,start,snapshot,many $(GO) test -count=1 -timeout 30m -run '^TestBenchVM$$' -v ./cmd/vmfs
 
 ## bench-vsock: streams through 9P and v9fs beside the device's socket, socat and slirp (ten minutes)
 bench-vsock: deps

@@ -29,14 +29,15 @@ const (
 	benchPauses    = 300
 	benchProcesses = 60
 	benchStarts    = 11
+	benchSnapshots = 7
 )
 
 // TestBenchVM measures vmfs against doing the same by hand and prints the tables
-// of docs/benchmarks.md: those that $VMFS_BENCH names, of pause, start and many.
+// of docs/benchmarks.md: those that $VMFS_BENCH names, of pause, start, snapshot and many.
 func TestBenchVM(t *testing.T) {
 	tables := os.Getenv("VMFS_BENCH")
 	if tables == "" {
-		t.Skip("takes minutes: make bench-vm, or VMFS_BENCH=pause,start,many go test -count=1 -run BenchVM -v ./cmd/vmfs")
+		t.Skip("takes minutes: make bench-vm, or VMFS_BENCH=pause,start,snapshot,many go test -count=1 -run BenchVM -v ./cmd/vmfs")
 	}
 	useBuilt(t)
 	qemu, err := exec.Command("qemu-system-x86_64", "--version").Output()
@@ -57,6 +58,9 @@ func TestBenchVM(t *testing.T) {
 	}
 	if strings.Contains(tables, "start") {
 		b.startTable()
+	}
+	if strings.Contains(tables, "snapshot") {
+		b.snapshotTable(kernel, initrd)
 	}
 	if strings.Contains(tables, "many") {
 		manyTable(newServer(t))
@@ -248,6 +252,52 @@ func (b *vmBench) startTable() {
 	}
 	over := byVMFS.median() - byScript.median()
 	fmt.Printf("\nStarting by vmfs takes %s longer than by the script (least of each: %s).\n", show(over), show(byVMFS.at(0)-byScript.at(0)))
+}
+
+// snapshotTable measures what it takes to save a guest with a GiB of memory, most of it
+// in use, beside writing as much to the same disk.
+func (b *vmBench) snapshotTable(kernel, initrd string) {
+	t := b.t
+	b.makeVM("big", fmt.Sprintf("memory=1G\nkernel=%s\ninitrd=%s\nargs='console=ttyS0 quiet'\nqemu.accel=tcg\n", kernel, initrd))
+	dir := filepath.Join(b.state, "vms", "big")
+	console := filepath.Join(dir, "console.log")
+	b.must("write", "big/ctl", "start")
+	awaitReady(t, console, 0)
+	_, errs, status := b.vmfs("mkdir /big && mount -t tmpfs -o size=900m big /big && "+
+		"dd if=/dev/zero bs=1M count=780 2>/dev/null | tr '\\0' x >/big/file && echo fil''led\n", "write", "big/console")
+	require.Zero(t, status, errs)
+	require.Eventually(t, func() bool {
+		text, err := os.ReadFile(console)
+		return err == nil && bytes.Contains(text, []byte("filled"))
+	}, guesttest.Deadline, 20*time.Millisecond, "the guest does not fill its memory")
+
+	var saved, written samples
+	var size int64
+	for range benchSnapshots {
+		saved.time(func() { b.must("write", "big/ctl", "snapshot", "one") })
+		size = lengthOf(filepath.Join(dir, "snapshots", "one", "vmm", "qemu-memory"))
+		b.must("rmdir", "big/snapshots/one")
+		written.time(func() { writeFile(t, filepath.Join(dir, "written"), size) })
+		require.NoError(t, os.Remove(filepath.Join(dir, "written")))
+	}
+	require.NoError(t, b.member.send("big/ctl", "kill"))
+	tableHead(fmt.Sprintf("a snapshot of a guest of 1 GiB, %d MiB to be saved", size>>20))
+	row("a file of that size written and synced", written, "", 0)
+	row("`vmfs write big/ctl snapshot one`, a process", saved, "the file", written.median())
+}
+
+// writeFile writes size bytes to a new file and has them on the disk.
+func writeFile(t *testing.T, path string, size int64) {
+	t.Helper()
+	f, err := os.Create(path)
+	require.NoError(t, err)
+	defer f.Close()
+	buf := bytes.Repeat([]byte("x"), 1<<20)
+	for ; size > 0; size -= int64(len(buf)) {
+		_, err = f.Write(buf[:min(size, int64(len(buf)))])
+		require.NoError(t, err)
+	}
+	require.NoError(t, f.Sync())
 }
 
 // startVM starts the VM and waits for its guest.
