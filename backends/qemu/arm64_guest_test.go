@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,8 +28,8 @@ func TestArm64Guest(t *testing.T) {
 	}
 	dir := shortDir(t)
 	config := bare(dir)
-	config.Extras = map[string]string{"qemu.binary": program, "qemu.accel": accelTCG}
-	config.KernelPath, config.InitrdPath = guesttest.Build(t, guest.Options{Arch: "arm64"})
+	config.Extras = map[string]string{"qemu.binary": program, "qemu.accel": accelTCG, "qemu.watchdog": "pause"}
+	config.KernelPath, config.InitrdPath = guesttest.Build(t, guest.Options{Arch: "arm64", ExtraModules: []string{"i6300esb"}})
 	config.KernelArgs = "quiet vmfs.net=user"
 	config.VCPUs, config.MemoryBytes, config.HotplugBytes = 2, 256*mib, 256*mib
 	config.Disks = []hypervisor.DiskConfig{{Path: sparse(t, filepath.Join(dir, "disk"), mib)}}
@@ -80,5 +81,21 @@ func TestArm64Guest(t *testing.T) {
 	require.NoError(t, v.Resume(testContext(t)))
 	sh = v.shell(t)
 	assert.Equal(t, "kept before", sh.run("echo 3 > /proc/sys/vm/drop_caches; echo $KEPT $(head -n 1 /dev/vda)"))
+
+	// A watchdog that nobody feeds stops the VM, and it can go on.
+	mark := v.events.len()
+	_, err = io.WriteString(sh.conn, "watchdog -F -T 2 -t 1000 /dev/watchdog\r")
+	require.NoError(t, err)
+	e := v.events.await(t, mark, "watchdog", kind(hypervisor.EventWatchdog))
+	assert.Equal(t, reasonWatchdog, e.Reason)
+	e = v.events.await(t, mark, "pause", kind(hypervisor.EventPaused))
+	assert.Equal(t, reasonWatchdog, e.Reason)
+	info := v.info()
+	assert.Equal(t, hypervisor.StatePaused, info.State)
+	assert.Equal(t, reasonWatchdog, info.Reason)
+	require.NoError(t, v.Resume(testContext(t)))
+	_, err = io.WriteString(sh.conn, "\x03") // to the watchdog's feeder
+	require.NoError(t, err)
+	assert.Equal(t, "kept", sh.run("echo $KEPT"))
 	powerOff()
 }
