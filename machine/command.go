@@ -74,7 +74,7 @@ func (v *VM) begin(cmd *command) error {
 func (v *VM) finish(cmd *command) {
 	v.update(func() {
 		v.command = nil
-		v.status.Busy, v.status.BusySince = "", time.Time{}
+		v.status.Busy, v.status.BusySince, v.status.Progress = "", time.Time{}, Progress{}
 	})
 	close(cmd.done)
 }

@@ -358,6 +358,26 @@ func TestSnapshots(t *testing.T) {
 	assertModes(t, v.Dir())
 }
 
+// What the VMM tells of a snapshot's progress is the VM's until the command is over.
+func TestProgress(t *testing.T) {
+	h, _ := simHost(t)
+	v := started(t, h, "web", "")
+	v.mu.Lock()
+	s := v.session
+	v.mu.Unlock()
+	e := hypervisor.Event{Kind: hypervisor.EventSnapshot, Time: time.Now(), Detail: []hypervisor.Detail{
+		{Key: "done", Value: "100"}, {Key: "total", Value: "400"}, {Key: "rate", Value: "50"},
+	}}
+	s.take(e)
+	assert.Zero(t, v.Status().Progress, "no snapshot is under way")
+	require.NoError(t, v.run(within(t), "snapshot", patience, func(context.Context) error {
+		s.take(e)
+		assert.Equal(t, Progress{Done: 100, Total: 400, Rate: 50}, v.Status().Progress)
+		return nil
+	}))
+	assert.Zero(t, v.Status().Progress)
+}
+
 func TestErrors(t *testing.T) {
 	h, w := simHost(t)
 	v := started(t, h, "web", "")

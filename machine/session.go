@@ -284,14 +284,28 @@ func (s *session) take(e hypervisor.Event) {
 			s.pausing = false
 			v.setState(e.State, e.Reason)
 		}
-		if e.Kind == hypervisor.EventMemory {
-			for _, d := range e.Detail {
-				if n, err := strconv.ParseInt(d.Value, 10, 64); d.Key == "actual" && err == nil {
-					s.told.memory++
-					v.status.MemoryActual = n
-				}
+		for _, d := range e.Detail {
+			n, err := strconv.ParseInt(d.Value, 10, 64)
+			switch {
+			case err != nil:
+			case e.Kind == hypervisor.EventMemory && d.Key == "actual":
+				s.told.memory++
+				v.status.MemoryActual = n
+			case e.Kind == hypervisor.EventSnapshot && v.status.Busy == "snapshot": // else it is over
+				v.status.Progress.take(d.Key, n)
 			}
 		}
 	})
 	v.emit(Record{Time: e.Time, Kind: string(e.Kind), State: e.State, Reason: e.Reason, Detail: e.Detail})
+}
+
+func (p *Progress) take(key string, n int64) {
+	switch key {
+	case "done":
+		p.Done = n
+	case "total":
+		p.Total = n
+	case "rate":
+		p.Rate = n
+	}
 }

@@ -70,10 +70,15 @@ type Status struct {
 
 	Busy      string // the verb of the command under way
 	BusySince time.Time
+	Progress  Progress // of that command
 
 	LastExit string // how the last VMM ended, in words
 	ExitTime time.Time
 }
+
+// Progress is how far a command has come, in bytes and bytes a second, as far as the
+// VMM has told.
+type Progress struct{ Done, Total, Rate int64 }
 
 // newVM makes the VM of a record that is on disk.
 func (h *Host) newVM(name string, rec record, cfg config.Config) *VM {

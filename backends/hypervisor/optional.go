@@ -78,6 +78,9 @@ const (
 	EventIOError   EventKind = "io-error"  // a disk failed
 	EventMemory    EventKind = "memory"    // the guest's memory changed; detail "actual"
 	EventNetwork   EventKind = "network"   // a network device has lost what was behind it
+	// EventSnapshot tells how far a snapshot that is being written has come: detail
+	// "done", "total" (bytes) and "rate" (bytes a second).
+	EventSnapshot EventKind = "snapshot"
 )
 
 // ReasonVMMDied is the reason of an EventShutdown without a word from the VMM:

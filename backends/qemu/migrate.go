@@ -8,14 +8,8 @@ import (
 	"strconv"
 	"time"
 
-	"vmfs/backends/hypervisor"
 	"vmfs/backends/qemu/qmp"
 )
-
-// EventSnapshot is a kind of event beside those of package hypervisor: how far
-// the writing of a snapshot's memory has come, in detail done, total (bytes) and
-// rate (bytes a second).
-const EventSnapshot hypervisor.EventKind = "snapshot"
 
 // unlimited is a bandwidth that no file has.
 const unlimited = int64(1) << 50

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/hypervisor"
 	"vmfs/backends/qemu/qmp"
 	"vmfs/backends/qemu/qmp/qmptest"
 )
@@ -168,4 +169,18 @@ func TestVersionsOfTransfers(t *testing.T) {
 		assert.Equal(t, c.byFile, byFile(v), "%d.%d", c.major, c.minor)
 		assert.Equal(t, c.mapsRAM, mapsRAM(v), "%d.%d", c.major, c.minor)
 	}
+}
+
+// TestProgress is how an event of a snapshot's progress comes from QEMU's words.
+func TestProgress(t *testing.T) {
+	vm := &VM{conn: dialogue(t, greeting("7", "2")+"C: query-migrate\n"+
+		`S: {"return": {"status": "active", "ram": {"transferred": 5, "remaining": 300, "total": 400, "mbps": 8.5}}, "id": ${}}`+"\n"+
+		"C: query-migrate\n"+`S: {"return": {"status": "setup"}, "id": ${}}`+"\n")}
+	vm.queue.init()
+	vm.tellProgress(testContext(t))
+	vm.tellProgress(testContext(t)) // of nothing yet, nothing is told
+	require.Len(t, vm.queue.events, 1)
+	e := vm.queue.events[0]
+	assert.Equal(t, hypervisor.EventSnapshot, e.Kind)
+	assert.Equal(t, []hypervisor.Detail{{Key: "done", Value: "100"}, {Key: "total", Value: "400"}, {Key: "rate", Value: "1062500"}}, e.Detail)
 }
