@@ -100,7 +100,7 @@ func (l limits) split(bytes int64) (plugged, balloon int64, err error) {
 
 // setTarget gives QEMU the target, and returns it rounded.
 func (vm *VM) setTarget(ctx context.Context, bytes int64) (int64, error) {
-	if err := vm.free(); err != nil {
+	if err := vm.free(ctx); err != nil {
 		return 0, err
 	}
 	select { // two targets at once must not be mixed

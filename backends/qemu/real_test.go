@@ -498,7 +498,7 @@ func TestStatesWithoutAGuest(t *testing.T) {
 	require.FileExists(t, filepath.Join(snap, manifestFile))
 
 	// While a snapshot is written the rest has to wait.
-	release, err := v.occupy(reasonSnapshot)
+	release, err := v.occupy(reasonSnapshot, false)
 	require.NoError(t, err)
 	for name, err := range map[string]error{
 		"pause": v.Pause(ctx), "resume": v.Resume(ctx), "reset": v.Reset(ctx), "memory": v.ResizeMemory(ctx, config.MemoryBytes),
@@ -508,6 +508,18 @@ func TestStatesWithoutAGuest(t *testing.T) {
 	}
 	release()
 	require.NoError(t, v.Resume(ctx))
+
+	// What takes but a moment is waited for.
+	release, err = v.occupy(busyDevice, true)
+	require.NoError(t, err)
+	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, v.Pause(short), context.DeadlineExceeded)
+	paused := make(chan error, 1)
+	go func() { paused <- v.Pause(ctx) }()
+	release()
+	require.NoError(t, <-paused)
+	assert.Equal(t, hypervisor.StatePaused, v.info().State)
 }
 
 // TestUncooperativeGuest resizes the memory of a guest without a driver for it.

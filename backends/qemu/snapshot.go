@@ -38,7 +38,10 @@ func (vm *VM) snapshot(ctx context.Context, destPath string) error {
 	if err := vm.conn.Err(); err != nil {
 		return err
 	}
-	release, err := vm.occupy(reasonSnapshot)
+	if err := vm.free(ctx); err != nil {
+		return err
+	}
+	release, err := vm.occupy(reasonSnapshot, false)
 	if err != nil {
 		return err
 	}
@@ -292,7 +295,7 @@ func (vm *VM) tellProgress(ctx context.Context) {
 // recoverSnapshot lets a VM go on that a server had paused for a snapshot, and
 // died.
 func (vm *VM) recoverSnapshot() {
-	release, err := vm.occupy(reasonSnapshot)
+	release, err := vm.occupy(reasonSnapshot, false)
 	if err != nil {
 		return
 	}

@@ -40,7 +40,9 @@ type VM struct {
 	closed    bool
 	rec       *record         // nil where there is none; replaced, never changed
 	ran       bool            // the guest was let run
-	busy      string          // what keeps other commands out: reasonSnapshot or ""
+	busy      string          // what keeps other commands out: reasonSnapshot, busyDevice or ""
+	brief     bool            // they are to wait for it
+	freed     chan struct{}   // closed when it is over
 	held      bool            // a snapshot has stopped it, and will let it go on
 	endReason string          // why the guest ended, once it has
 	told      bool            // GetVMInfo has told of the guest's end, see Shutdown
@@ -157,28 +159,42 @@ func (vm *VM) wrap(op string, err error) error {
 	return fmt.Errorf("qemu: %s %s: %w", op, vm.name, err)
 }
 
-// free returns an error while something keeps other commands out.
-func (vm *VM) free() error {
-	vm.mu.Lock()
-	defer vm.mu.Unlock()
-	if vm.busy != "" {
-		return fmt.Errorf("a %s is being written: %w", vm.busy, hypervisor.ErrBusy)
+// free returns an error while a snapshot keeps other commands out. It waits for what
+// keeps them out for a moment.
+func (vm *VM) free(ctx context.Context) error {
+	for {
+		vm.mu.Lock()
+		busy, freed, brief := vm.busy, vm.freed, vm.brief
+		vm.mu.Unlock()
+		switch {
+		case busy == "":
+			return nil
+		case !brief:
+			return fmt.Errorf("a %s is being written: %w", busy, hypervisor.ErrBusy)
+		}
+		select {
+		case <-freed:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the %s: %w", busy, ctx.Err())
+		}
 	}
-	return nil
 }
 
-// occupy keeps other commands out until release is called.
-func (vm *VM) occupy(what string) (release func(), err error) {
+// occupy keeps other commands out until release is called; brief is whether they
+// are to wait instead of being refused. It returns an error while something else does.
+func (vm *VM) occupy(what string, brief bool) (release func(), err error) {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
 	if vm.busy != "" {
 		return nil, fmt.Errorf("a %s is being written: %w", vm.busy, hypervisor.ErrBusy)
 	}
-	vm.busy = what
+	freed := make(chan struct{})
+	vm.busy, vm.brief, vm.freed = what, brief, freed
 	return func() {
 		vm.mu.Lock()
 		defer vm.mu.Unlock()
 		vm.busy = ""
+		close(freed)
 	}, nil
 }
 

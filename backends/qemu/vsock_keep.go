@@ -39,6 +39,9 @@ const (
 	ownEnd = 100 * time.Millisecond
 )
 
+// busyDevice is what keeps other commands out while a new device takes the rings.
+const busyDevice = "new vsock device"
+
 // vsockDevice is what the device of this VM needs to know.
 func (vm *VM) vsockDevice(rec *record, running bool) VsockDevice {
 	log := rec.Config.LogPath
@@ -170,7 +173,7 @@ func (vm *VM) reconnectVsock(ctx context.Context, device io.Closer) error {
 		e.Detail = append(e.Detail, hypervisor.Detail{Key: "pid", Value: strconv.Itoa(k.PID())})
 	}
 	vm.queue.push(e)
-	release, err := vm.occupy("vsock device's state")
+	release, err := vm.occupy(busyDevice, true)
 	if err != nil {
 		return nil // a snapshot takes the device out and puts it in, which does as well
 	}
