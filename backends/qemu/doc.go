@@ -39,5 +39,6 @@
 // The package imports the standard library, packages hypervisor and process, its own
 // qmp, go-qemu for the types, renameio, and golang.org/x/sys.
 //
-// Lock order: VM.mu and eventQueue.mu are leaves; no two are held at once.
+// Lock order: VM.writing, then VM.mu. VM.mu and eventQueue.mu are leaves; no two of
+// them are held at once.
 package qemu

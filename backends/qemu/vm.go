@@ -36,6 +36,8 @@ type VM struct {
 
 	resizing chan struct{} // holds a token while a memory target is being set
 
+	writing sync.Mutex // held while the record is changed, until that is on disk; before mu
+
 	mu        sync.Mutex // guards the fields below
 	closed    bool
 	rec       *record         // nil where there is none; replaced, never changed
@@ -201,6 +203,8 @@ func (vm *VM) occupy(what string, brief bool) (release func(), err error) {
 // changeRecord replaces the record, if there is one. That it could not be written
 // is logged: the VM runs on, and only what a restarted server knows of it suffers.
 func (vm *VM) changeRecord(change func(*record)) {
+	vm.writing.Lock() // else an older one could be written last
+	defer vm.writing.Unlock()
 	vm.mu.Lock()
 	if vm.rec == nil {
 		vm.mu.Unlock()
