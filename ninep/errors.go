@@ -44,6 +44,7 @@ var (
 	errNoAuth      = fault(linux.ENOENT, "authentication not required")
 	errNoVersion   = fault(linux.EPROTO, "no version was negotiated: send Tversion first")
 	errReplySize   = fault(linux.EMSGSIZE, "reply does not fit the message size")
+	errEndLoop     = fault(linux.EIO, "i/o error: the end of the file is read again and again")
 	errRemoveRoot  = fault(linux.EPERM, "cannot remove the root")
 	errRenameRoot  = fault(linux.EPERM, "cannot rename the root")
 	errCycle       = fault(linux.EINVAL, "cannot move a directory into itself")

@@ -2,6 +2,7 @@ package ninep
 
 import (
 	"sync"
+	"time"
 
 	"github.com/hugelgupf/p9/p9"
 )
@@ -23,6 +24,7 @@ type fid struct {
 	dir    dirReader     // where reading the directory is
 	rclose bool          // remove the file when the fid is clunked
 	fills  bool          // a read got as much as a first read may: the next ones may get more
+	end    endLoop       // for the reads, which come one at a time
 
 	// Guarded by session.mu.
 	state   fidState
@@ -174,6 +176,40 @@ func (s *session) insert(f *fid) {
 }
 
 const noFid = ^uint32(0)
+
+// endLoop tells a client that has been caught in a loop at the end of a file. Linux
+// 6.12 is where the file seems longer to it than it is, because somebody else has
+// it open and has written more to it than there is to read: it asks for the rest at
+// full speed, and the reader cannot even be killed. An error frees it.
+type endLoop struct {
+	off   uint64
+	n     int       // replies of 0 bytes at off
+	since time.Time // the first of them
+}
+
+// More than loopReads replies of 0 bytes at one offset, with less than loopPause
+// between them, are no reader's that waits for the file to grow.
+const (
+	loopReads = 1000
+	loopPause = 5 * time.Millisecond
+)
+
+// read is told of a reply of n bytes, and reports whether it is one of a loop.
+func (l *endLoop) read(off uint64, n int, now func() time.Time) bool {
+	switch {
+	case n > 0:
+		l.n = 0
+		return false
+	case l.n == 0 || off != l.off:
+		*l = endLoop{off: off, n: 1, since: now()}
+		return false
+	}
+	if l.n++; l.n < loopReads {
+		return false
+	}
+	l.n = 0
+	return now().Sub(l.since) < loopReads*loopPause
+}
 
 // earlyEnd tells the read(2) that goes on from the one that is new, for
 // clients that fill the whole buffer of a read(2) before they give it to the

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"time"
 
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
@@ -73,6 +74,9 @@ func runRead(r *request) error {
 	}
 	if n >= maxBlocked {
 		f.fills = !f.node.isDir()
+	}
+	if s.isLinux() && f.end.read(r.offset, n, time.Now) {
+		return errEndLoop
 	}
 	e := enc{b.b}
 	e.begin(msgRread, r.tag)
@@ -150,6 +154,9 @@ func execRead(ctx context.Context, r *request) error {
 	n, err := f.reader.ReadContext(ctx, p, int64(r.offset))
 	if n, err = checkRead(p, n, err); err != nil {
 		return err
+	}
+	if s.isLinux() && f.end.read(r.offset, n, time.Now) {
+		return errEndLoop
 	}
 	r.written = uint32(n)
 	if s.fillsReads() {

@@ -87,6 +87,11 @@ func (w Files) Duplex(port int) (_ Stream, err error) {
 	if c.ctl, err = os.OpenFile(filepath.Join(dir, "clone"), os.O_RDWR, 0); err != nil {
 		return nil, err
 	}
+	// Linux 6.12 takes clone for as long as what another stream wrote to it, until
+	// it is asked.
+	if _, err = c.ctl.Stat(); err != nil {
+		return nil, err
+	}
 	name := make([]byte, 32)
 	n, err := c.ctl.Read(name)
 	if err != nil {
