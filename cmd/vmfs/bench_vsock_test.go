@@ -196,7 +196,7 @@ func fair(f bench.Figure) float64 { return f.Fair }
 func (b *vsockBench) tables() {
 	fmt.Printf("\n| throughput | streams | %s | 9P | ratio | slirp TCP | 9P to slirp | 9P: last to first |\n|---|---:|---:|---:|---:|---:|---:|---:|\n", wayDirect)
 	for _, what := range []string{bench.ToGuest, bench.FromGuest} {
-		for _, n := range vsockStreams {
+		for _, n := range vsockStreams { // NaN is a way that fails
 			fmt.Printf("| %s | %d | %.0f MiB/s | %.0f MiB/s | %.2f | %.0f MiB/s | %.2f | %.2f |\n", what, n,
 				b.value(what, wayDirect, n, rate), b.value(what, way9P, n, rate), b.ratio(what, way9P, wayDirect, n, rate),
 				b.value(what, waySlirp, n, rate), b.ratio(what, way9P, waySlirp, n, rate), b.value(what, way9P, n, fair))
@@ -207,7 +207,7 @@ func (b *vsockBench) tables() {
 	fmt.Printf("\n| p50 | streams | %s | 9P | more | ratio | slirp TCP | 9P to slirp |\n|---|---:|---:|---:|---:|---:|---:|---:|\n", wayDirect)
 	us := func(v float64) string {
 		if math.IsNaN(v) {
-			return "resets"
+			return "fails"
 		}
 		return show(time.Duration(v))
 	}

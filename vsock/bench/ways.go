@@ -10,7 +10,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
+
+// forwardPatience bounds a stream through a forwarded port: who forwards hundreds of
+// them may lose some.
+const forwardPatience = 90 * time.Second
 
 // TCP is the way to forwarded ports: by the guest's port.
 type TCP map[int]string
@@ -24,7 +29,7 @@ func (w TCP) Duplex(port int) (Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.(*net.TCPConn), nil
+	return c.(*net.TCPConn), c.SetDeadline(time.Now().Add(forwardPatience))
 }
 
 // Hybrid is the way through the socket of a device.
