@@ -87,7 +87,9 @@ func TestBenchVsock(t *testing.T) {
 		}
 		b.turn(turn, 1, single)
 	}
-	b.tables()
+	if vsockTurns > 0 {
+		b.tables()
+	}
 	b.resident(ways[0].way)
 	b.mounted()
 }

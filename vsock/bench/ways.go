@@ -15,7 +15,7 @@ import (
 
 // forwardPatience bounds a stream through a forwarded port: who forwards hundreds of
 // them may lose some.
-const forwardPatience = 90 * time.Second
+const forwardPatience = time.Minute
 
 // TCP is the way to forwarded ports: by the guest's port.
 type TCP map[int]string
