@@ -22,11 +22,11 @@
 //	  run/             the sockets of its VMM
 //	vms/.new-*         a VM being made; vms/.del-*: a VM being removed. Cleared at Open.
 //
-// Locks, in the order in which they may be taken together: VM.disk, VM.order,
-// VM.mu, Host.mu; VM.order is also taken before the locks of a Feed and then of
-// its Subscriptions, and consoleLog.mu and the notifier's are taken alone or in
+// Locks, in the order in which they may be taken together: Host.cids, VM.disk,
+// VM.order, VM.mu, Host.mu; VM.order is also taken before the locks of a Feed and
+// then of its Subscriptions, and consoleLog.mu and the notifier's are taken alone or in
 // that order. VM.mu and Host.mu are held for a few assignments only. Nothing
-// waits for a hypervisor under any lock, and only VM.disk, VM.order and
+// waits for a hypervisor under any lock, and only Host.cids, VM.disk, VM.order and
 // consoleLog.mu are held over disk access: to read a VM's state takes none of
 // them.
 //
