@@ -82,7 +82,8 @@ func (vm *VM) expectPaused(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if status == "paused" {
+		// QEMU keeps the state in which the VM was saved, which can be that of a reset.
+		if vm.meaning(status).state == hypervisor.StatePaused {
 			return nil
 		}
 		if status != "inmigrate" {
@@ -102,7 +103,7 @@ func (vm *VM) expectPaused(ctx context.Context) error {
 // settleRestore is for a VM whose server was killed after all of it had been
 // restored, and before it had put that down.
 func (vm *VM) settleRestore(status string) {
-	switch runStates[status].state {
+	switch vm.meaning(status).state {
 	case hypervisor.StatePaused, hypervisor.StateRunning, hypervisor.StateShutdown:
 	default:
 		return
