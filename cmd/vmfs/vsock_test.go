@@ -342,8 +342,10 @@ func TestVsockGuest(t *testing.T) {
 	t.Run("device killed", func(t *testing.T) {
 		k, idle := c.mustDial(t, "7"), c.mustDial(t, "9")
 		events := s.follow("web/events")
-		s.must("write", "web/memory", "256M") // so that there is an event to see
-		events.expect(t, " resize ")
+		require.Eventually(t, func() bool { // the events begin when they have been opened
+			s.must("write", "web/memory", "256M")
+			return strings.Contains(events.String(), " resize ")
+		}, patience, 200*time.Millisecond)
 		pid := s.device()
 		require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 		endsSoon(t, k)
