@@ -341,11 +341,7 @@ func TestVsockGuest(t *testing.T) {
 
 	t.Run("device killed", func(t *testing.T) {
 		k, idle := c.mustDial(t, "7"), c.mustDial(t, "9")
-		events := s.follow("web/events")
-		require.Eventually(t, func() bool { // the events begin when they have been opened
-			s.must("write", "web/memory", "256M")
-			return strings.Contains(events.String(), " resize ")
-		}, patience, 200*time.Millisecond)
+		events := s.hear("web")
 		pid := s.device()
 		require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 		endsSoon(t, k)
@@ -407,9 +403,7 @@ func TestVsockGuest(t *testing.T) {
 			ready := func() int { return strings.Count(console.String(), "vmfs guest ready") }
 			require.Eventually(t, func() bool { return ready() > 0 }, patience, 20*time.Millisecond)
 			before := ready()
-			events := s.follow("web/events")
-			s.must("write", "web/memory", "256M")
-			events.expect(t, " resize ")
+			events := s.hear("web")
 			k, waits := c.mustDial(t, "7"), c.mustDial(t, "9")
 			again()
 			endsSoon(t, k)
@@ -517,4 +511,15 @@ func (s *server) devices() []string {
 		}
 	}
 	return lines
+}
+
+// hear follows the events of a running VM of 256 MiB, which begin when they have
+// been opened: from when one was heard.
+func (s *server) hear(vm string) *logBuffer {
+	events := s.follow(vm + "/events")
+	for end := time.Now().Add(patience); !strings.Contains(events.String(), " resize "); time.Sleep(50 * time.Millisecond) {
+		require.True(s.t, time.Now().Before(end), "no event of %s comes", vm)
+		s.must("write", vm+"/memory", "256M")
+	}
+	return events
 }
