@@ -28,10 +28,15 @@ func (v *VM) pickedCID() int64 {
 func (v *VM) VsockCID() int64 {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.cfg.AutoCID() {
+	return v.cidIn(v.cfg)
+}
+
+// cidIn is VsockCID by a configuration. The caller holds v.mu.
+func (v *VM) cidIn(cfg config.Config) int64 {
+	if cfg.AutoCID() {
 		return v.rec.VsockCID
 	}
-	return v.cfg.VMConfig().VsockCID
+	return cfg.VMConfig().VsockCID
 }
 
 // pickCID gives the VM a CID that no other VM of the host has, by its

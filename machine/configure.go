@@ -85,9 +85,9 @@ func (v *VM) vmConfig(cfg config.Config) hypervisor.VMConfig {
 	c.Name, c.UUID = v.name, v.UUID()
 	c.LogPath = v.LogPath()
 	c.SerialLogPath, _ = v.consolePath()
-	if cfg.AutoCID() {
-		c.VsockCID = v.pickedCID()
-	}
+	v.mu.Lock()
+	c.VsockCID = v.cidIn(cfg)
+	v.mu.Unlock()
 	c.VsockSocket = v.vsockSocket(c)
 	return c
 }

@@ -47,11 +47,9 @@ func (v *VM) ListenVsock(ctx context.Context, port uint32) (net.Listener, error)
 // vsockDialer returns what leads into the guest of a VM that has a VMM.
 func (v *VM) vsockDialer() (hypervisor.VsockDialer, error) {
 	v.mu.Lock()
-	s, cfg, auto, picked := v.session, v.cfg.VMConfig(), v.cfg.AutoCID(), v.rec.VsockCID
+	s, cfg := v.session, v.cfg.VMConfig()
+	cfg.VsockCID = v.cidIn(v.cfg)
 	v.mu.Unlock()
-	if auto {
-		cfg.VsockCID = picked
-	}
 	if s == nil {
 		return nil, hypervisor.ErrHypervisorNotRunning
 	}

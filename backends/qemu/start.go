@@ -228,6 +228,9 @@ func (s *Starter) abandon(ctx context.Context, c *child, vm *VM, dir runDir, err
 	}
 	if vm != nil {
 		_ = vm.Close() // never fails
+		if rec := vm.record(); rec != nil && filepath.Dir(rec.Config.VsockSocket) == dir.dir {
+			_ = os.Remove(rec.Config.VsockSocket) // a vsock device that was killed has left it
+		}
 	}
 	if cerr := dir.clear(); cerr != nil {
 		s.log.Error("a failed start cannot be cleared away", "dir", dir.dir, "err", cerr)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -117,9 +116,6 @@ func (vm *VM) plugVsock(ctx context.Context) error {
 	}
 	if err != nil {
 		_ = device.Close() // the start failed already
-		if filepath.Dir(rec.Config.VsockSocket) == vm.dir.dir {
-			_ = os.Remove(rec.Config.VsockSocket) // one that was killed has left it
-		}
 		return fmt.Errorf("vsock device: %w", err)
 	}
 	return nil
