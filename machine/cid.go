@@ -42,7 +42,7 @@ func (v *VM) cidIn(cfg config.Config) int64 {
 // pickCID gives the VM a CID that no other VM of the host has, by its
 // configuration or because it was picked for it, and that is not in not. What it
 // had before it keeps if it can.
-func (v *VM) pickCID(not map[int64]bool) (int64, error) {
+func (v *VM) pickCID(not map[int64]bool) error {
 	h := v.host
 	h.cids.Lock()
 	defer h.cids.Unlock()
@@ -59,12 +59,12 @@ func (v *VM) pickCID(not map[int64]bool) (int64, error) {
 		}
 	}
 	if cid == v.pickedCID() {
-		return cid, nil
+		return nil
 	}
 	if err := v.saveRecord(func(r *record) { r.VsockCID = cid }); err != nil {
-		return 0, fmt.Errorf("no vsock CID picked: %w", err)
+		return fmt.Errorf("no vsock CID picked: %w", err)
 	}
-	return cid, nil
+	return nil
 }
 
 // withCID starts a VM by start, and again with another CID where somebody else on
@@ -77,7 +77,7 @@ func (v *VM) withCID(cfg config.Config, start func() (int, hypervisor.Hypervisor
 			return pid, hv, err
 		}
 		not[v.pickedCID()] = true
-		if _, perr := v.pickCID(not); perr != nil {
+		if perr := v.pickCID(not); perr != nil {
 			return 0, nil, perr
 		}
 	}

@@ -37,10 +37,8 @@ func (v *VM) Start(ctx context.Context) error {
 		if cfgErr != nil {
 			return cfgErr
 		}
-		var cid int64
 		if cfg.AutoCID() {
-			var err error
-			if cid, err = v.pickCID(nil); err != nil {
+			if err := v.pickCID(nil); err != nil {
 				return err
 			}
 		}
@@ -49,7 +47,6 @@ func (v *VM) Start(ctx context.Context) error {
 			phase:  phaseStarting,
 			state:  hypervisor.StateRunning,
 			memory: cfg.VMConfig().MemoryBytes,
-			cid:    cid,
 			spawn: func(ctx context.Context, starter hypervisor.VMStarter, socket string) (int, hypervisor.Hypervisor, error) {
 				return v.withCID(cfg, func() (int, hypervisor.Hypervisor, error) {
 					return starter.StartVM(ctx, v.host.opts.Paths, "", socket, v.vmConfig(cfg))
@@ -65,7 +62,7 @@ type launching struct {
 	phase  phase              // until it is there
 	state  hypervisor.VMState // once it is there
 	memory int64              // the guest's memory target
-	cid    int64              // the vsock CID picked for the guest, if one was
+	cid    int64              // the vsock CID that a snapshot's guest was picked, if one was
 	spawn  func(ctx context.Context, starter hypervisor.VMStarter, socket string) (int, hypervisor.Hypervisor, error)
 }
 
