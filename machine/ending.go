@@ -230,25 +230,28 @@ func (s *session) end(exit process.Exit) {
 	v.update(func() { v.session = nil })
 }
 
-// unserved tells whether nobody listens on a control socket, and so neither on those
-// beside it: a server that was killed before it could start the VMM leaves them so.
+// unserved tells whether nobody listens on a socket. A server that was killed before
+// it could start the VMM leaves the VMM's so. Asking by datagram puts no connection
+// into the queue of one who listens: a stream's socket that is alive refuses the type.
 func unserved(socket string) bool {
-	c, err := net.DialTimeout("unix", socket, time.Second)
+	c, err := net.DialTimeout("unixgram", socket, time.Second)
 	if err == nil {
 		c.Close()
 	}
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist)
 }
 
-// clearSockets removes the sockets that a dead VMM left in its directory.
+// clearSockets removes the sockets that a dead VMM left in its directory, but for
+// those that somebody serves: what belongs to the VMM may end a moment after it.
 func clearSockets(dir string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return
 	}
 	for _, e := range entries {
-		if e.Type() == os.ModeSocket {
-			os.Remove(filepath.Join(dir, e.Name()))
+		path := filepath.Join(dir, e.Name())
+		if e.Type() == os.ModeSocket && unserved(path) {
+			os.Remove(path)
 		}
 	}
 }

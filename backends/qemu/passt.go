@@ -81,12 +81,8 @@ func startPasst(ctx context.Context, command []string, log string) (end *os.File
 		if !forwards || !errors.Is(err, errPasstEnded) || time.Now().After(until) {
 			return end, c, err
 		}
-		timer := time.NewTimer(portWait / 10)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, nil, errors.Join(ctx.Err(), err)
+		if ended := pause(ctx, portWait/10); ended != nil {
+			return nil, nil, errors.Join(ended, err)
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"vmfs/backends/hypervisor"
 )
@@ -90,12 +89,8 @@ func (vm *VM) expectPaused(ctx context.Context) error {
 			return fmt.Errorf("the restored VM is %s instead of paused", status)
 		}
 		// The event that all was read may come a moment before the state changes.
-		timer := time.NewTimer(chardevPoll)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
+		if err := pause(ctx, chardevPoll); err != nil {
+			return err
 		}
 	}
 }

@@ -91,6 +91,11 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 	if err := pl.dir.prepare(ctx); err != nil {
 		return nil, err
 	}
+	if end := s.config.EndVsockDevice; end != nil && pl.config.VsockSocket != "" {
+		if err := end(ctx, pl.dir.vsockDevice(pl.config, false)); err != nil {
+			return nil, fmt.Errorf("vsock device: %w", err)
+		}
+	}
 	if !pl.incoming {
 		if err := pl.dir.takeBack(); err != nil {
 			return nil, err

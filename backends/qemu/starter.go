@@ -20,6 +20,9 @@ type Config struct {
 	// StartVsockDevice makes the virtio-vsock device of VMs with a VsockSocket;
 	// without it they are refused.
 	StartVsockDevice StartVsockDevice
+	// EndVsockDevice ends what an earlier QEMU of a VM has left of those; nil where
+	// nothing can be left.
+	EndVsockDevice EndVsockDevice
 	// VsockDialer is registered for dialing guests; nil registers none.
 	VsockDialer hypervisor.VsockDialerFactory
 }

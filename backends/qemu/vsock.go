@@ -40,12 +40,17 @@ type VsockDevice struct {
 	Running bool
 }
 
-// StartVsockDevice starts the device of one VM, or finds the one that runs. It
-// need not wait until that has connected to QEMUSocket. The device is to live
+// StartVsockDevice starts the device of one VM, or finds the one that runs if
+// Running is set. It need not wait until that has connected to QEMUSocket. The device is to live
 // until QEMU closes that connection. Closing what is returned ends it at once,
 // for a start that failed. Where that can be waited for (see keeper) a device
 // that dies is started anew.
 type StartVsockDevice func(ctx context.Context, d VsockDevice) (io.Closer, error)
+
+// EndVsockDevice ends the device that is left of an earlier QEMU of the VM, if there
+// is one, and waits for it. It is called before a QEMU is started, which the device
+// would take for the one that it has lost.
+type EndVsockDevice func(ctx context.Context, d VsockDevice) error
 
 // vsock makes what the vsock device needs: nothing but the device itself where
 // the host's kernel has one, and the socket and slot for one that comes from
@@ -104,7 +109,7 @@ func (vm *VM) plugVsock(ctx context.Context) error {
 	if rec == nil || !rec.Vsock {
 		return nil
 	}
-	device, err := vm.start(ctx, vm.vsockDevice(rec, false))
+	device, err := vm.start(ctx, vm.dir.vsockDevice(rec.Config, false))
 	if err != nil {
 		return fmt.Errorf("vsock device: %w", err)
 	}
@@ -149,18 +154,11 @@ func (vm *VM) awaitChardev(ctx context.Context, id string, want bool) error {
 				return nil
 			}
 		}
-		timer := time.NewTimer(chardevPoll)
-		select {
-		case <-timer.C:
-		case <-vm.conn.Done():
-			timer.Stop()
-			return vm.conn.Err()
-		case <-ctx.Done():
-			timer.Stop()
+		if err := pause(ctx, chardevPoll); err != nil {
 			if want {
-				return fmt.Errorf("nobody has connected to QEMU's %s: %w", id, ctx.Err())
+				return fmt.Errorf("nobody has connected to QEMU's %s: %w", id, err)
 			}
-			return fmt.Errorf("somebody else has QEMU's %s: %w", id, ctx.Err())
+			return fmt.Errorf("somebody else has QEMU's %s: %w", id, err)
 		}
 	}
 }
@@ -234,12 +232,8 @@ func (vm *VM) replugVsock(ctx context.Context) error {
 		if err == nil || !errors.As(err, &refused) || refused.Class != qmp.ClassGeneric || try == replugTries {
 			return err
 		}
-		timer := time.NewTimer(chardevPoll)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return fmt.Errorf("%w (%w)", err, ctx.Err())
+		if ended := pause(ctx, chardevPoll); ended != nil {
+			return fmt.Errorf("%w (%w)", err, ended)
 		}
 	}
 }

@@ -31,7 +31,8 @@ type keeper interface {
 const (
 	// reviveTimeout bounds one attempt to start a device anew.
 	reviveTimeout = 30 * time.Second
-	// reviveFirst and reviveMost bound the pause before another attempt.
+	// reviveFirst and reviveMost bound the pause before another attempt. There is
+	// none before the first, and before one for a device that has lived for longer.
 	reviveFirst = 100 * time.Millisecond
 	reviveMost  = 30 * time.Second
 	// ownEnd is how long a device may take to end after its QEMU. It then does so by
@@ -42,15 +43,15 @@ const (
 // busyDevice is what keeps other commands out while a new device takes the rings.
 const busyDevice = "new vsock device"
 
-// vsockDevice is what the device of this VM needs to know.
-func (vm *VM) vsockDevice(rec *record, running bool) VsockDevice {
-	log := rec.Config.LogPath
+// vsockDevice is what the device of the VM of this directory needs to know.
+func (d runDir) vsockDevice(c hypervisor.VMConfig, running bool) VsockDevice {
+	log := c.LogPath
 	if log == "" {
-		log = vm.dir.log()
+		log = d.log()
 	}
 	return VsockDevice{
-		QEMUSocket: vm.dir.vhost(), Socket: rec.Config.VsockSocket, CID: rec.Config.VsockCID,
-		Dir: vm.dir.dir, Log: log, Running: running,
+		QEMUSocket: d.vhost(), Socket: c.VsockSocket, CID: c.VsockCID,
+		Dir: d.dir, Log: log, Running: running,
 	}
 }
 
@@ -65,57 +66,60 @@ func (vm *VM) adoptVsock() {
 // there, and that the device ends with the VM. A nil device is to be found, or
 // started if it has ended. It runs beside the handle's callers.
 func (vm *VM) keepVsock(device io.Closer) {
+	ctx, cancel := vm.connected()
+	defer cancel()
 	adopt := device == nil
-	for pause := reviveFirst; ; {
+	for wait := time.Duration(0); ; {
 		if device != nil {
 			k, ok := device.(keeper)
 			if !ok {
 				return
 			}
 			began := time.Now()
-			if !vm.watchVsock(k) {
+			if !vm.watchVsock(ctx, k) {
 				return
 			}
-			vm.log.Warn("the vsock device has ended and is started anew; its log is the VM's", "vm", vm.name, "pid", k.PID())
-			if time.Since(began) > reviveMost {
-				pause = reviveFirst
-			}
 			device = nil
+			if time.Since(began) > reviveMost {
+				wait = 0
+			}
+			vm.log.Warn("the vsock device has ended and is started anew; its log is the VM's", "vm", vm.name, "pid", k.PID(), "in", wait)
+		} else {
+			var err error
+			if device, err = vm.reviveVsock(adopt); err == nil {
+				adopt = false
+				continue
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			vm.log.Error("the vsock device cannot be started; there will be another attempt", "vm", vm.name, "in", wait, "err", err)
 		}
-		d, err := vm.reviveVsock(adopt)
-		if err == nil {
-			device, adopt = d, false
-			continue
-		}
-		if vm.ctx.Err() != nil || vm.conn.Err() != nil {
+		if pause(ctx, wait) != nil {
 			return
 		}
-		vm.log.Error("the vsock device cannot be started; there will be another attempt", "vm", vm.name, "in", pause, "err", err)
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-vm.conn.Done():
-		case <-vm.ctx.Done():
-		}
-		timer.Stop()
-		pause = min(2*pause, reviveMost)
+		wait = min(max(2*wait, reviveFirst), reviveMost)
 	}
 }
 
-// watchVsock waits for the device's end, which is true, or that of QEMU or the
-// handle.
-func (vm *VM) watchVsock(k keeper) bool {
+// connected returns a context that ends with the connection to QEMU and the handle.
+func (vm *VM) connected() (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(vm.ctx)
-	defer cancel()
-	stop := make(chan struct{})
-	defer close(stop)
-	go func() { // ends with this call
+	over := make(chan struct{})
+	go func() { // ends with the context
+		defer close(over)
 		select {
 		case <-vm.conn.Done():
 			cancel()
-		case <-stop:
+		case <-ctx.Done():
 		}
 	}()
+	return ctx, func() { cancel(); <-over }
+}
+
+// watchVsock waits for the device's end, which is true, or that of QEMU or the
+// handle, with which ctx ends.
+func (vm *VM) watchVsock(ctx context.Context, k keeper) bool {
 	err := k.Wait(ctx)
 	if !vm.qemuGone() {
 		return err == nil && vm.ctx.Err() == nil
@@ -145,7 +149,7 @@ func (vm *VM) qemuGone() bool {
 func (vm *VM) reviveVsock(adopt bool) (io.Closer, error) {
 	ctx, cancel := context.WithTimeout(vm.ctx, reviveTimeout)
 	defer cancel()
-	device, err := vm.start(ctx, vm.vsockDevice(vm.record(), true))
+	device, err := vm.start(ctx, vm.dir.vsockDevice(vm.record().Config, true))
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,7 @@ import (
 func registerBackends(log *slog.Logger) {
 	c := qemu.Config{Log: log, VsockDialer: dialGuest}
 	if runtime.GOOS == "linux" {
-		c.StartVsockDevice = startVsockDevice
+		c.StartVsockDevice, c.EndVsockDevice = startVsockDevice, endVsockDevice
 	}
 	qemu.New(c).Register()
 	sim.Register()

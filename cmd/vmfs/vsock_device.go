@@ -75,8 +75,10 @@ func startVsockDevice(ctx context.Context, d qemu.VsockDevice) (io.Closer, error
 	if runtime.GOOS != "linux" {
 		return nil, fmt.Errorf("the device runs on Linux, this is %s: %w", runtime.GOOS, hypervisor.ErrNotSupported)
 	}
-	if found, err := findVsockDevice(ctx, d); found != nil || err != nil {
-		return found, err
+	if d.Running {
+		if found, err := findVsockDevice(ctx, d); found != nil || err != nil {
+			return found, err
+		}
 	}
 	log, err := os.OpenFile(d.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -99,12 +101,12 @@ func startVsockDevice(ctx context.Context, d qemu.VsockDevice) (io.Closer, error
 	return &vsockDevice{Process: p}, nil
 }
 
-// findVsockDevice returns the device that serves the VM's socket already, nil if
-// there is none. One that is left of a VM that has ended is ended, too.
+// findVsockDevice returns the device that runs already, nil if there is none. One
+// whose socket somebody has removed is of no use any more, and is ended.
 func findVsockDevice(ctx context.Context, d qemu.VsockDevice) (io.Closer, error) {
 	st, err := vhostuser.GetStatus(ctx, d.Socket)
 	if errors.Is(err, vsock.ErrUnavailable) {
-		return nil, nil
+		return nil, endVsockDevice(ctx, d)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("a process serves %s and does not answer: %w", d.Socket, err)
@@ -116,11 +118,23 @@ func findVsockDevice(ctx context.Context, d qemu.VsockDevice) (io.Closer, error)
 	if err != nil {
 		return nil, err
 	}
-	found := &vsockDevice{Process: p, adopted: true}
-	if !d.Running {
-		return nil, found.Close()
+	return &vsockDevice{Process: p, adopted: true}, nil
+}
+
+// endVsockDevice ends the device that there is, whether or not it can be reached.
+func endVsockDevice(_ context.Context, d qemu.VsockDevice) error {
+	pid, err := vhostuser.Holder(d.Socket)
+	if err != nil || pid == 0 {
+		return err
 	}
-	return found, nil
+	p, err := process.Find(pid)
+	if errors.Is(err, process.ErrEnded) {
+		return nil // it did so just now
+	}
+	if err != nil {
+		return err
+	}
+	return (&vsockDevice{Process: p}).Close()
 }
 
 // PID is the device's process.

@@ -81,7 +81,7 @@ func (cfg Config) withDefaults() (Config, error) {
 	def(&cfg.RequestTimeout, DefaultRequestTimeout)
 	def(&cfg.LingerTimeout, DefaultLingerTimeout)
 	if cfg.StatePath == "" {
-		cfg.StatePath = cfg.HostSocket + ".state"
+		cfg.StatePath = statePath(cfg.HostSocket)
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -110,6 +110,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	}
 	return cfg, errors.Join(errs...)
 }
+
+// statePath is the default of StatePath.
+func statePath(hostSocket string) string { return hostSocket + ".state" }
 
 func def[T int | time.Duration](v *T, d T) {
 	if *v == 0 {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
@@ -16,8 +17,8 @@ type key struct{ host, guest uint32 }
 
 // table is the file with the connections the guest knows of. It is mapped, so
 // that what is in it is there after a SIGKILL. It has a head of 32 bytes:
-// magic, CID, the next port for the host's end; then 8 bytes for each slot:
-// the ports of a connection, or zeros.
+// magic, CID, the next port for the host's end, the pid of who has locked the
+// file; then 8 bytes for each slot: the ports of a connection, or zeros.
 type table struct {
 	f    *os.File
 	mem  []byte
@@ -28,6 +29,7 @@ type table struct {
 const (
 	tableMagic = "vmfsvsk1"
 	tableHead  = 32
+	tablePID   = 20 // the pid's place in the head
 	tableEntry = 8
 
 	// The host's ends of connections have ports from firstHostPort on, out of
@@ -82,6 +84,7 @@ func openTable(ctx context.Context, path string, cid int64, slots int) (t *table
 		t.close()
 		return nil, nil, fmt.Errorf("%s is not a table of connections; remove it", path)
 	}
+	binary.LittleEndian.PutUint32(mem[tablePID:], uint32(os.Getpid()))
 	sameGuest := binary.LittleEndian.Uint64(mem[8:]) == uint64(cid)
 	binary.LittleEndian.PutUint64(mem[8:], uint64(cid))
 
@@ -129,6 +132,39 @@ func lockFile(ctx context.Context, path string) (*os.File, error) {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// Holder returns the pid of the process that is the device of the VM with this host
+// socket, be it that nobody can reach it there, and 0 if there is none.
+func Holder(hostSocket string) (int, error) {
+	fail := func(err error) (int, error) {
+		return 0, fmt.Errorf("vsock device: who serves %s: %w", hostSocket, err)
+	}
+	f, err := os.Open(statePath(hostSocket))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return fail(err)
+	}
+	defer f.Close()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+		if err == nil {
+			return 0, nil
+		}
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			break
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return fail(fmt.Errorf("lock %s: %w", f.Name(), err))
+		}
+	}
+	var pid [4]byte
+	if _, err := f.ReadAt(pid[:], tablePID); err != nil {
+		return fail(err)
+	}
+	return int(binary.LittleEndian.Uint32(pid[:])), nil
 }
 
 func (t *table) entry(i int32) []byte { return t.mem[tableHead+tableEntry*int(i):][:tableEntry] }
