@@ -54,7 +54,8 @@ type Device struct {
 	all                       map[*stream]struct{} // those, handshaking and draining
 	count                     int                  // of all but handshaking
 	granted                   int                  // credit of all streams
-	buffered                  int                  // bytes kept for all hosts
+	floor                     floor
+	buffered                  int // bytes kept for all hosts
 	control, data             list
 	greets, requests, lingers list
 	starved                   list // of streams with bytes for a guest that has no room
@@ -245,6 +246,9 @@ func (d *Device) idle() time.Duration {
 		}
 	}
 	sooner(d.acceptAt)
+	if d.floor.held {
+		sooner(d.floor.until)
+	}
 	if d.qemu == nil {
 		sooner(d.retryAt)
 	}
@@ -279,6 +283,9 @@ func (d *Device) timers() {
 			s.asked = true
 			s.control(wantCreditRequest)
 		}
+	}
+	if s := d.floor.over(d.now); s != nil {
+		s.control(wantCredit)
 	}
 	if !d.acceptAt.IsZero() && !d.acceptAt.After(d.now) {
 		d.acceptAt = time.Time{}

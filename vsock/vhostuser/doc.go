@@ -17,7 +17,9 @@
 // bytes (its credit) and a buffer on the ring, so a guest that stops reading
 // stops its host's writer, and nobody else. From the guest: what the host's
 // socket does not take at once is kept in pages of an arena of fixed size, and
-// each stream's credit is what may come to be kept for it. Streams take turns.
+// each stream's credit is what may come to be kept for it. Streams take turns: to
+// the guest by a list, from the guest as its writers do, of which one that would
+// go on for long is made to wait for the others (see floor).
 //
 // # Trust
 //

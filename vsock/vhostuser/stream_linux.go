@@ -67,6 +67,7 @@ type stream struct {
 	// To the host.
 	recv      recvCredit
 	kept      fifo
+	floorTurn int64  // in which many bytes last came, see floor
 	guestShut uint32 // flags of the guest's shutdown packets
 	wrShut    bool   // the host was told of the end
 	deaf      bool   // the host takes no more bytes
@@ -210,7 +211,7 @@ func (s *stream) tellCredit() {
 		// There are more streams now, and each gets less.
 		d.granted -= int(c.shrink(uint32(fair)))
 	}
-	if c.due() && s.guestShut&shutSend == 0 {
+	if c.due() && s.guestShut&shutSend == 0 && !d.floor.holds(s, d.now) {
 		s.control(wantCredit)
 	}
 }
@@ -300,6 +301,7 @@ func (s *stream) unlist() {
 	for kind := range kinds {
 		s.leave(kind)
 	}
+	s.dev.floor.forget(s)
 	s.want = 0
 	if s.dev.streams[s.key] == s {
 		delete(s.dev.streams, s.key)
