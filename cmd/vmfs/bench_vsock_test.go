@@ -203,37 +203,56 @@ func p50(f bench.Figure) float64 {
 	}
 	return float64(f.P50)
 }
-func fair(f bench.Figure) float64 { return f.Fair }
 
 // tables prints what came of the turns.
 func (b *vsockBench) tables() {
-	fmt.Printf("\n| throughput | streams | %s | 9P | ratio | slirp TCP | 9P to slirp | 9P: last to first |\n|---|---:|---:|---:|---:|---:|---:|---:|\n", wayDirect)
+	fmt.Printf("\n| throughput | streams | %s | 9P | ratio | slirp TCP | 9P to slirp | 9P: last to first, each turn |\n|---|---:|---:|---:|---:|---:|---:|---:|\n", wayDirect)
 	for _, what := range []string{bench.ToGuest, bench.FromGuest} {
-		for _, n := range vsockStreams { // NaN is a way that fails
-			fmt.Printf("| %s | %d | %.0f MiB/s | %.0f MiB/s | %.2f | %.0f MiB/s | %.2f | %.2f |\n", what, n,
+		for _, n := range vsockStreams {
+			fmt.Printf("| %s | %d | %.0f MiB/s | %.0f MiB/s | %.2f | %s | %s | %s |\n", what, n,
 				b.value(what, wayDirect, n, rate), b.value(what, way9P, n, rate), b.ratio(what, way9P, wayDirect, n, rate),
-				b.value(what, waySlirp, n, rate), b.ratio(what, way9P, waySlirp, n, rate), b.value(what, way9P, n, fair))
+				cell("%.0f MiB/s", b.value(what, waySlirp, n, rate), n), cell("%.2f", b.ratio(what, way9P, waySlirp, n, rate), n), b.fairness(what, n))
 		}
 		fmt.Printf("| %s, by processes | 1 | socat %.0f MiB/s | `vmfs rdwr` %.0f MiB/s | %.2f | | | |\n", what,
 			b.value(what, waySocat, 1, rate), b.value(what, wayRdwr, 1, rate), b.ratio(what, wayRdwr, waySocat, 1, rate))
 	}
 	fmt.Printf("\n| p50 | streams | %s | 9P | more | ratio | slirp TCP | 9P to slirp |\n|---|---:|---:|---:|---:|---:|---:|---:|\n", wayDirect)
-	us := func(v float64) string {
-		if math.IsNaN(v) {
-			return "fails"
-		}
-		return show(time.Duration(v))
-	}
+	us := func(v float64) string { return show(time.Duration(v)) }
 	for _, what := range []string{bench.RoundTrip, bench.Connect} {
 		for _, n := range vsockStreams {
 			d, p := b.value(what, wayDirect, n, p50), b.value(what, way9P, n, p50)
-			fmt.Printf("| %s | %d | %s | %s | %s | %.2f | %s | %.2f |\n", what, n, us(d), us(p), us(p-d),
-				b.ratio(what, way9P, wayDirect, n, p50), us(b.value(what, waySlirp, n, p50)), b.ratio(what, way9P, waySlirp, n, p50))
+			slirp := b.value(what, waySlirp, n, p50)
+			shown := cell("", slirp, n)
+			if !math.IsNaN(slirp) {
+				shown = us(slirp)
+			}
+			fmt.Printf("| %s | %d | %s | %s | %s | %.2f | %s | %s |\n", what, n, us(d), us(p), us(p-d),
+				b.ratio(what, way9P, wayDirect, n, p50), shown, cell("%.2f", b.ratio(what, way9P, waySlirp, n, p50), n))
 		}
 		d, p := b.value(what, waySocat, 1, p50), b.value(what, wayRdwr, 1, p50)
 		fmt.Printf("| %s, by processes | 1 | socat %s | `vmfs rdwr` %s | %s | %.2f | | |\n", what, us(d), us(p), us(p-d),
 			b.ratio(what, wayRdwr, waySocat, 1, p50))
 	}
+}
+
+// cell shows a figure of slirp's, which not every number of streams has.
+func cell(format string, v float64, streams int) string {
+	switch {
+	case !math.IsNaN(v):
+		return fmt.Sprintf(format, v)
+	case streams > slirpMost:
+		return "not measured"
+	}
+	return "fails"
+}
+
+// fairness is how much longer the last stream took than the first, in each turn.
+func (b *vsockBench) fairness(what string, streams int) string {
+	var turns []string
+	for _, f := range b.figures[figureKey(what, way9P, streams)] {
+		turns = append(turns, fmt.Sprintf("%.2f", f.Fair))
+	}
+	return strings.Join(turns, ", ")
 }
 
 // resident prints what the device has in memory while streams are busy both ways.
