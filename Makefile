@@ -121,7 +121,7 @@ SOAK ?= 10m
 soak: deps
 	CGO_ENABLED=1 VMFS_SOAK=$(SOAK) VMFS_SOAK_BACKEND=$(BACKEND) $(GO) test -race -count=1 -timeout 24h -run '^TestSoak$$' -v ./cmd/vmfs
 
-## soak-vsock: gigabytes, pauses and stalled readers, of the vsock device alone and through the tree (fifteen minutes)
+## soak-vsock: gigabytes, pauses and stalled readers, of the vsock device alone and through the tree (five minutes)
 soak-vsock: deps
 	VMFS_SOAK=1 $(GO) test -count=1 -timeout 60m -run '^TestSoak$$' -v ./vsock/vhostuser
 	VMFS_SOAK_VSOCK=1 $(GO) test -count=1 -timeout 60m -run '^TestVsockSoak$$' -v ./cmd/vmfs

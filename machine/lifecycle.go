@@ -212,24 +212,24 @@ func (v *VM) resizeLive(ctx context.Context, s *session, bytes int64, wait time.
 	if err != nil {
 		return err
 	}
+	begun, within := time.Now(), ctx
 	if wait > 0 {
-		err = hv.ResizeMemoryAndWait(ctx, bytes, wait)
-	} else {
-		err = hv.ResizeMemory(ctx, bytes)
+		var cancel context.CancelFunc
+		within, cancel = context.WithTimeout(ctx, wait)
+		defer cancel()
 	}
-	var late *hypervisor.ResizeError
-	if err != nil && !errors.As(err, &late) {
+	if err := hv.ResizeMemory(within, bytes); err != nil {
 		return lostHandle(err)
 	}
-	target := bytes
-	if late != nil {
-		target = late.Target
-	}
-	v.update(func() { v.status.MemoryTarget = target })
-	if err := v.saveRecord(func(r *record) { r.MemoryTarget = target }); err != nil {
+	// From here on it is the target, whatever becomes of the wait.
+	v.update(func() { v.status.MemoryTarget = bytes })
+	if err := v.saveRecord(func(r *record) { r.MemoryTarget = bytes }); err != nil {
 		v.host.log.Error("record not written", "vm", v.name, "err", err)
 	}
-	v.emit(Record{Kind: KindResize, Detail: []hypervisor.Detail{{Key: "target", Value: strconv.FormatInt(target, 10)}}})
+	v.emit(Record{Kind: KindResize, Detail: []hypervisor.Detail{{Key: "target", Value: strconv.FormatInt(bytes, 10)}}})
+	if wait > 0 {
+		err = lostHandle(hv.ResizeMemoryAndWait(ctx, bytes, max(wait-time.Since(begun), 0)))
+	}
 	if rerr := s.refresh(ctx, hv); rerr != nil && err == nil && ctx.Err() == nil {
 		v.host.log.Warn("memory size not read", "vm", v.name, "err", rerr)
 	}

@@ -99,7 +99,7 @@ func (c *conn) serve(ctx context.Context) error {
 	case c.out.failure() != nil:
 		err = c.out.failure()
 	case errors.Is(err, errFrameSize), errors.Is(err, errSlowFrame), errors.Is(err, errNoHello):
-		c.srv.warn(c.log, "hanging up", "err", err)
+		c.log.Warn("hanging up", "err", err)
 	}
 	if s := c.sess.Load(); s != nil {
 		if draining {
@@ -259,7 +259,7 @@ func (c *conn) cut() { _ = c.nc.Close() }
 // writeFailed ends a connection that replies cannot be written to.
 func (c *conn) writeFailed(err error) {
 	if errors.Is(err, errNoReader) {
-		c.srv.warn(c.log, "hanging up", "err", errNoReader, "limit", c.srv.limits.Write)
+		c.log.Warn("hanging up", "err", errNoReader, "limit", c.srv.limits.Write)
 	}
 	c.cut()
 }
@@ -272,7 +272,7 @@ func (c *conn) complain(msg string, args ...any) {
 	first := c.complained == 1
 	c.mu.Unlock()
 	if first {
-		c.srv.warn(c.log, msg, args...)
+		c.log.Warn(msg, args...)
 		return
 	}
 	c.log.Debug(msg, args...)

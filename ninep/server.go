@@ -21,7 +21,8 @@ type Server struct {
 	Attacher p9.Attacher
 
 	// Log gets a line for everything that an operator may ask about; nothing
-	// is logged if it is nil.
+	// is logged if it is nil. Each connection of a client that does wrong is good for
+	// a warning: who lets strangers connect limits them in the log's handler.
 	Log *slog.Logger
 
 	// Limits bound what clients can make the server hold.
@@ -35,7 +36,6 @@ type Server struct {
 	// and guards node.parent, node.name and node.deleted of every connection.
 	tree   sync.RWMutex
 	visits uint64 // guarded by tree: counts its changes, see node.visit
-	warned warnings
 
 	once   sync.Once
 	limits Limits // Limits with the defaults filled in
@@ -119,7 +119,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		pause = 0
 		c, err := s.newConn(nc, ln)
 		if err != nil {
-			s.warn(s.log, "connection refused", "addr", DialString(ln.Addr()), "peer", peerName(newCaller(nc, ln)), "err", err)
+			s.log.Warn("connection refused", "addr", DialString(ln.Addr()), "peer", peerName(newCaller(nc, ln)), "err", err)
 			nc.Close()
 			continue
 		}

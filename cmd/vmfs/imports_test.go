@@ -71,7 +71,7 @@ var layers = []layer{
 	},
 	{
 		part: "vmfs/backends/hypervisor/hypervisortest",
-		vmfs: []string{"vmfs/backends/hypervisor"},
+		vmfs: []string{"vmfs/backends/hypervisor", "vmfs/backends/process"},
 		any:  true,
 		reason: "the suite holds every back end to the contract, and so must know no back end " +
 			"and nothing that is built on them",

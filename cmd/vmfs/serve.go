@@ -222,13 +222,19 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 		return nil, usagef("serve: --log-level %q: it is debug, info, warn or error", level)
 	}
 	opt := &slog.HandlerOptions{Level: l}
+	var h slog.Handler
 	switch format {
 	case "text":
-		return slog.New(slog.NewTextHandler(w, opt)), nil
+		h = slog.NewTextHandler(w, opt)
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, opt)), nil
+		h = slog.NewJSONHandler(w, opt)
+	default:
+		return nil, usagef("serve: --log-format %q: it is text or json", format)
 	}
-	return nil, usagef("serve: --log-format %q: it is text or json", format)
+	if l > slog.LevelDebug { // who debugs wants all
+		h = limitWarnings(h)
+	}
+	return slog.New(h), nil
 }
 
 // lookupGroup finds the group of --create-group; nil is none.

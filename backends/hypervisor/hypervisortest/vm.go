@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/process"
 )
 
 // A VM is one that the suite has started.
@@ -225,21 +224,10 @@ func (vm *VM) discard(t testing.TB) {
 	vm.Handle = nil
 }
 
-// alive says whether a process runs; a zombie without other threads does not.
+// alive says whether a process runs.
 func alive(pid int) bool {
-	if syscall.Kill(pid, 0) != nil {
-		return false
-	}
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		// Where there is no /proc the signal's answer has to do.
-		_, err := os.Stat("/proc/self/stat")
-		return err != nil
-	}
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	const state, threads = 0, 20 - 3 // fields 3 and 20 of proc(5)
-	// While other threads of a killed process end it still has its files.
-	return fields[state] != "Z" && fields[state] != "X" || fields[threads] != "1" && fields[threads] != "0"
+	_, err := process.Find(pid)
+	return !errors.Is(err, process.ErrEnded)
 }
 
 // info asks how the VM is.

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hugelgupf/p9/p9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestLimitWarnings(t *testing.T) {
+	var out bytes.Buffer
+	h := limitWarnings(slog.NewTextHandler(&out, nil))
+	begin := time.Unix(1000, 0)
+	// say logs one message so often and returns the lines that come of it.
+	say := func(h slog.Handler, level slog.Level, message string, n int, at time.Duration) []string {
+		out.Reset()
+		for range n {
+			require.NoError(t, h.Handle(t.Context(), slog.NewRecord(begin.Add(at), level, message, 0)))
+		}
+		return strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	}
+	assert.Len(t, say(h, slog.LevelWarn, "command failed", warningBurst+7, 0), warningBurst)
+	assert.Len(t, say(h, slog.LevelWarn, "hanging up", 3, 0), 3, "another message")
+	assert.Len(t, say(h, slog.LevelError, "command failed", 3*warningBurst, 0), 3*warningBurst, "an error is not limited")
+	later := say(h.WithAttrs([]slog.Attr{slog.String("vm", "web")}).WithGroup("more"), slog.LevelWarn, "command failed", 2, 3*warningTime/2)
+	require.Len(t, later, 1, "the limit is that of all loggers made of one")
+	assert.Contains(t, later[0], `msg="command failed" vm=web more.unsaid=7`)
+	assert.Len(t, say(h, slog.LevelWarn, "command failed", 1, 0), 1, "a clock that goes back")
+	assert.Len(t, say(h, slog.LevelWarn, "command failed", 3*warningBurst, time.Hour), warningBurst, "a quiet hour is good for no more")
+}
+
+// TestLogFlood fails commands again and again: the log has some of it, and how much
+// more there was.
+func TestLogFlood(t *testing.T) {
+	s := newServer(t)
+	s.start()
+	s.must("mkdir", "web")
+	c := s.client()
+	for range 3 * warningBurst {
+		require.Error(t, c.write("web/ctl", p9.WriteOnly, []string{"pause"}, nil))
+	}
+	log := s.log.String()
+	assert.Contains(t, log, "command failed")
+	assert.Less(t, strings.Count(log, "command failed"), 2*warningBurst)
+}
