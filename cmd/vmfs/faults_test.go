@@ -218,7 +218,7 @@ func TestLongState(t *testing.T) {
 	s := newServer(t)
 	s.state = filepath.Join(s.dir, strings.Repeat("d", 120))
 	s.start()
-	assert.Contains(t, s.log.String(), "path is so long")
+	s.log.expect(t, "path is so long")
 	s.makeVM("web", "memory=64M\n")
 	assert.Contains(t, s.refused("write", "web/ctl", "start"), "use a shorter state directory")
 }
