@@ -102,18 +102,15 @@ func (vm *VM) DeleteVM(ctx context.Context) error {
 //
 // When the guest has ended the handle does so by itself. A caller whom GetVMInfo
 // has told of that end, and who orders it too, is not refused for being late:
-// the first such call returns nil though QEMU be gone already.
+// the first call returns nil then though QEMU be gone already.
 func (vm *VM) Shutdown(ctx context.Context) error {
 	err := vm.quit(ctx)
-	if errors.Is(err, qmp.ErrDisconnected) {
-		vm.mu.Lock()
-		late := vm.told
-		vm.told = false
-		vm.mu.Unlock()
-		if late {
-			return nil
-		}
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	if errors.Is(err, qmp.ErrDisconnected) && vm.told && !vm.ordered {
+		err = nil
 	}
+	vm.ordered = vm.ordered || err == nil
 	return vm.wrap("stop", err)
 }
 

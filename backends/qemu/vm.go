@@ -48,6 +48,7 @@ type VM struct {
 	held      bool            // a snapshot has stopped it, and will let it go on
 	endReason string          // why the guest ended, once it has
 	told      bool            // GetVMInfo has told of the guest's end, see Shutdown
+	ordered   bool            // Shutdown has been called, and returned nil
 	suspended bool            // the guest sleeps (ACPI S3)
 	unsaid    int             // the number of times it ran and stopped of which no event is to tell
 	console   bool            // there is a console connection
