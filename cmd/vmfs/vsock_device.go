@@ -122,8 +122,8 @@ func findVsockDevice(ctx context.Context, d qemu.VsockDevice) (io.Closer, error)
 }
 
 // endVsockDevice ends the device that there is, whether or not it can be reached.
-func endVsockDevice(_ context.Context, d qemu.VsockDevice) error {
-	pid, err := vhostuser.Holder(d.Socket)
+func endVsockDevice(ctx context.Context, d qemu.VsockDevice) error {
+	pid, err := vhostuser.Holder(ctx, d.Socket)
 	if err != nil || pid == 0 {
 		return err
 	}

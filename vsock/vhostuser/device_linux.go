@@ -284,9 +284,7 @@ func (d *Device) timers() {
 			s.control(wantCreditRequest)
 		}
 	}
-	if s := d.floor.over(d.now); s != nil {
-		s.control(wantCredit)
-	}
+	d.giveFloor(d.floor.over(d.now))
 	if !d.acceptAt.IsZero() && !d.acceptAt.After(d.now) {
 		d.acceptAt = time.Time{}
 		d.accept()

@@ -72,6 +72,14 @@ func (f *floor) over(now time.Time) *stream {
 	return f.speaker
 }
 
+// giveFloor lets the guest know of the room of a stream that has waited, if there is
+// one.
+func (d *Device) giveFloor(s *stream) {
+	if s != nil && s.state == open {
+		s.control(wantCredit)
+	}
+}
+
 // forget is for when s is no more.
 func (f *floor) forget(s *stream) {
 	if f.speaker == s {

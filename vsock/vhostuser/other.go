@@ -13,7 +13,7 @@ import (
 var ErrRunning = errors.New("another device process serves this VM")
 
 // Holder returns 0: there is no device.
-func Holder(string) (int, error) { return 0, nil }
+func Holder(context.Context, string) (int, error) { return 0, nil }
 
 // Device is the vsock device of one VM. It works on Linux only.
 type Device struct{}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -136,35 +138,66 @@ func lockFile(ctx context.Context, path string) (*os.File, error) {
 
 // Holder returns the pid of the process that is the device of the VM with this host
 // socket, be it that nobody can reach it there, and 0 if there is none.
-func Holder(hostSocket string) (int, error) {
-	fail := func(err error) (int, error) {
-		return 0, fmt.Errorf("vsock device: who serves %s: %w", hostSocket, err)
+func Holder(ctx context.Context, hostSocket string) (pid int, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, lockPatience, errors.New("somebody has locked it who does not say who it is"))
+	defer cancel()
+	path := statePath(hostSocket)
+	for {
+		pid, sure, err := holder(path)
+		if err == nil && !sure {
+			select {
+			case <-time.After(10 * time.Millisecond):
+				continue
+			case <-ctx.Done():
+				err = fmt.Errorf("%s: %w", path, context.Cause(ctx))
+			}
+		}
+		if err != nil {
+			return 0, fmt.Errorf("vsock device: who serves %s: %w", hostSocket, err)
+		}
+		return pid, nil
 	}
-	f, err := os.Open(statePath(hostSocket))
+}
+
+// holder returns who has locked the table at path, 0 for nobody. It is not sure of
+// one that has done so just now, and has not written its pid into the place of its
+// predecessor's, which may be anybody's by now.
+func holder(path string) (pid int, sure bool, err error) {
+	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+		return 0, true, nil
 	}
 	if err != nil {
-		return fail(err)
+		return 0, false, err
 	}
 	defer f.Close()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-		if err == nil {
-			return 0, nil
-		}
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			break
-		}
-		if !errors.Is(err, unix.EINTR) {
-			return fail(fmt.Errorf("lock %s: %w", f.Name(), err))
-		}
+	switch err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); {
+	case err == nil:
+		return 0, true, nil
+	case errors.Is(err, unix.EINTR):
+		return 0, false, nil
+	case !errors.Is(err, unix.EWOULDBLOCK):
+		return 0, false, fmt.Errorf("lock %s: %w", path, err)
 	}
-	var pid [4]byte
-	if _, err := f.ReadAt(pid[:], tablePID); err != nil {
-		return fail(err)
+	var b [4]byte
+	if _, err := f.ReadAt(b[:], tablePID); err != nil {
+		return 0, false, nil // it is not made yet
 	}
-	return int(binary.LittleEndian.Uint32(pid[:])), nil
+	pid = int(binary.LittleEndian.Uint32(b[:]))
+	return pid, pid > 0 && hasOpen(pid, f), nil
+}
+
+// hasOpen tells whether a process has a file open.
+func hasOpen(pid int, f *os.File) bool {
+	want, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is good
+	return slices.ContainsFunc(fds, func(fd string) bool {
+		fi, err := os.Stat(fd)
+		return err == nil && os.SameFile(fi, want)
+	})
 }
 
 func (t *table) entry(i int32) []byte { return t.mem[tableHead+tableEntry*int(i):][:tableEntry] }
