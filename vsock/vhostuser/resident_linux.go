@@ -11,7 +11,7 @@ const (
 	// pages of the guest that count as ours, residentMax how many bytes of
 	// these there may be.
 	residentEvery = 1 << 20
-	residentMax   = 2 << 20
+	residentMax   = 1 << 20
 )
 
 // resident keeps the device's resident memory small. Packets lie all over the
