@@ -54,8 +54,8 @@ type Device struct {
 	all                       map[*stream]struct{} // those, handshaking and draining
 	count                     int                  // of all but handshaking
 	granted                   int                  // credit of all streams
-	floor                     floor
-	buffered                  int // bytes kept for all hosts
+	buffered                  int                  // bytes kept for all hosts
+	floor                     floor                // of the streams that the guest sends
 	control, data             list
 	greets, requests, lingers list
 	starved                   list // of streams with bytes for a guest that has no room
@@ -246,9 +246,7 @@ func (d *Device) idle() time.Duration {
 		}
 	}
 	sooner(d.acceptAt)
-	if d.floor.held {
-		sooner(d.floor.until)
-	}
+	sooner(d.floor.until)
 	if d.qemu == nil {
 		sooner(d.retryAt)
 	}
@@ -284,7 +282,7 @@ func (d *Device) timers() {
 			s.control(wantCreditRequest)
 		}
 	}
-	d.giveFloor(d.floor.over(d.now))
+	d.tellRoom(d.floor.over(d.now))
 	if !d.acceptAt.IsZero() && !d.acceptAt.After(d.now) {
 		d.acceptAt = time.Time{}
 		d.accept()

@@ -22,8 +22,7 @@ const (
 type floor struct {
 	speaker *stream
 	said    int       // bytes since another stream sent
-	held    bool      // the speaker is to hear of its room
-	until   time.Time // at the latest, if held
+	until   time.Time // when the speaker hears of its room at the latest, zero if it does not wait
 
 	turn       int64 // the present one, in floorTurns since 1970
 	last, this int   // the streams that sent in the turn before and in this one
@@ -43,10 +42,10 @@ func (f *floor) take(s *stream, n int, now time.Time) (waited *stream) {
 		f.this++
 	}
 	if f.speaker != s {
-		if f.held {
+		if !f.until.IsZero() {
 			waited = f.speaker
 		}
-		f.speaker, f.said, f.held = s, 0, false
+		f.speaker, f.said, f.until = s, 0, time.Time{}
 	}
 	f.said += n
 	return waited
@@ -57,32 +56,32 @@ func (f *floor) holds(s *stream, now time.Time) bool {
 	if f.speaker != s || f.said < floorMost || max(f.last, f.this) < 2 {
 		return false
 	}
-	if !f.held {
-		f.held, f.until = true, now.Add(floorWait)
+	if f.until.IsZero() {
+		f.until = now.Add(floorWait)
 	}
 	return true
 }
 
 // over returns the stream that has waited for long enough, nil if none has.
 func (f *floor) over(now time.Time) *stream {
-	if !f.held || now.Before(f.until) {
+	if f.until.IsZero() || now.Before(f.until) {
 		return nil
 	}
-	f.said, f.held = 0, false
+	f.said, f.until = 0, time.Time{}
 	return f.speaker
-}
-
-// giveFloor lets the guest know of the room of a stream that has waited, if there is
-// one.
-func (d *Device) giveFloor(s *stream) {
-	if s != nil && s.state == open {
-		s.control(wantCredit)
-	}
 }
 
 // forget is for when s is no more.
 func (f *floor) forget(s *stream) {
 	if f.speaker == s {
-		f.speaker, f.said, f.held = nil, 0, false
+		f.speaker, f.said, f.until = nil, 0, time.Time{}
+	}
+}
+
+// tellRoom lets the guest know of the room of a stream that has waited, if there is
+// one.
+func (d *Device) tellRoom(s *stream) {
+	if s != nil && s.state == open {
+		s.control(wantCredit)
 	}
 }

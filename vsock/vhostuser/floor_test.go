@@ -32,7 +32,7 @@ func TestFloor(t *testing.T) {
 	assert.False(t, f.holds(b, now), "the other never waits")
 	assert.Nil(t, f.over(now.Add(floorWait-1)))
 	assert.Same(t, a, f.take(b, 1, now), "the other has sent")
-	assert.False(t, f.held)
+	assert.Zero(t, f.until)
 	assert.False(t, f.holds(a, now))
 
 	assert.Nil(t, f.take(a, floorMost, now))

@@ -108,29 +108,43 @@ func openTable(ctx context.Context, path string, cid int64, slots int) (t *table
 
 // lockFile opens path and takes its lock, and sees to it that the file is the
 // one at path after that.
-func lockFile(ctx context.Context, path string) (*os.File, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, lockPatience, fmt.Errorf("%s: %w", path, ErrRunning))
-	defer cancel()
-	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
-			return nil, err
+func lockFile(ctx context.Context, path string) (f *os.File, err error) {
+	err = patiently(ctx, fmt.Errorf("%s: %w", path, ErrRunning), func() (done bool, err error) {
+		if f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+			return false, err
 		}
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			mine, err1 := f.Stat()
 			there, err2 := os.Lstat(path)
 			if err1 == nil && err2 == nil && os.SameFile(mine, there) {
-				return f, nil
+				return true, nil
 			}
 		}
 		_ = f.Close()
 		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, fmt.Errorf("lock %s: %w", path, err)
+			return false, fmt.Errorf("lock %s: %w", path, err)
+		}
+		return false, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// patiently tries again until it is done or fails, for as long as lockPatience, after
+// which the error is late. No event tells of a lock.
+func patiently(ctx context.Context, late error, try func() (done bool, err error)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, lockPatience, late)
+	defer cancel()
+	for {
+		if done, err := try(); done || err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
@@ -139,24 +153,15 @@ func lockFile(ctx context.Context, path string) (*os.File, error) {
 // Holder returns the pid of the process that is the device of the VM with this host
 // socket, be it that nobody can reach it there, and 0 if there is none.
 func Holder(ctx context.Context, hostSocket string) (pid int, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, lockPatience, errors.New("somebody has locked it who does not say who it is"))
-	defer cancel()
 	path := statePath(hostSocket)
-	for {
-		pid, sure, err := holder(path)
-		if err == nil && !sure {
-			select {
-			case <-time.After(10 * time.Millisecond):
-				continue
-			case <-ctx.Done():
-				err = fmt.Errorf("%s: %w", path, context.Cause(ctx))
-			}
-		}
-		if err != nil {
-			return 0, fmt.Errorf("vsock device: who serves %s: %w", hostSocket, err)
-		}
-		return pid, nil
+	err = patiently(ctx, fmt.Errorf("%s: somebody has locked it who does not say who it is", path), func() (sure bool, err error) {
+		pid, sure, err = holder(path)
+		return sure, err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("vsock device: who serves %s: %w", hostSocket, err)
 	}
+	return pid, nil
 }
 
 // holder returns who has locked the table at path, 0 for nobody. It is not sure of

@@ -144,7 +144,7 @@ func (s *stream) fromGuest(h header, c virtq.Chain) {
 func (s *stream) toHost(segs [][]byte, n int) {
 	d := s.dev
 	d.stats.ToHost += uint64(n)
-	d.giveFloor(d.floor.take(s, n, d.now))
+	d.tellRoom(d.floor.take(s, n, d.now))
 	d.resident.count(n, d.mem)
 	done := 0
 	for !s.deaf && s.kept.len == 0 && done < n {
