@@ -93,7 +93,7 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 	}
 	if end := s.config.EndVsockDevice; end != nil && pl.config.VsockSocket != "" {
 		if err := end(ctx, pl.dir.vsockDevice(pl.config, false)); err != nil {
-			return nil, fmt.Errorf("vsock device: %w", err)
+			return nil, fmt.Errorf("what an earlier QEMU has left: %w", err)
 		}
 	}
 	if !pl.incoming {

@@ -41,10 +41,10 @@ type VsockDevice struct {
 }
 
 // StartVsockDevice starts the device of one VM, or finds the one that runs if
-// Running is set. It need not wait until that has connected to QEMUSocket. The device is to live
-// until QEMU closes that connection. Closing what is returned ends it at once,
-// for a start that failed. Where that can be waited for (see keeper) a device
-// that dies is started anew.
+// Running is set. It need not wait until that has connected to QEMUSocket. The
+// device is to live until QEMU closes that connection. Closing what is returned
+// ends it at once, for a start that failed. Where that can be waited for (see
+// keeper) a device that dies is started anew.
 type StartVsockDevice func(ctx context.Context, d VsockDevice) (io.Closer, error)
 
 // EndVsockDevice ends the device that is left of an earlier QEMU of the VM, if there

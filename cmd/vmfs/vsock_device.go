@@ -128,13 +128,10 @@ func endVsockDevice(ctx context.Context, d qemu.VsockDevice) error {
 		return err
 	}
 	p, err := process.Find(pid)
-	if errors.Is(err, process.ErrEnded) {
-		return nil // it did so just now
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, process.ErrEnded) {
 		return err
 	}
-	return (&vsockDevice{Process: p}).Close()
+	return (&vsockDevice{Process: p}).Close() // which is nil for one that has ended just now
 }
 
 // PID is the device's process.
