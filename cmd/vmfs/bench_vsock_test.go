@@ -211,7 +211,7 @@ func (b *vsockBench) tables() {
 		for _, n := range vsockStreams {
 			fmt.Printf("| %s | %d | %.0f MiB/s | %.0f MiB/s | %.2f | %s | %s | %s |\n", what, n,
 				b.value(what, wayDirect, n, rate), b.value(what, way9P, n, rate), b.ratio(what, way9P, wayDirect, n, rate),
-				cell("%.0f MiB/s", b.value(what, waySlirp, n, rate), n), cell("%.2f", b.ratio(what, way9P, waySlirp, n, rate), n), b.fairness(what, n))
+				cell(b.value(what, waySlirp, n, rate), n, printed("%.0f MiB/s")), cell(b.ratio(what, way9P, waySlirp, n, rate), n, printed("%.2f")), b.fairness(what, n))
 		}
 		fmt.Printf("| %s, by processes | 1 | socat %.0f MiB/s | `vmfs rdwr` %.0f MiB/s | %.2f | | | |\n", what,
 			b.value(what, waySocat, 1, rate), b.value(what, wayRdwr, 1, rate), b.ratio(what, wayRdwr, waySocat, 1, rate))
@@ -221,13 +221,8 @@ func (b *vsockBench) tables() {
 	for _, what := range []string{bench.RoundTrip, bench.Connect} {
 		for _, n := range vsockStreams {
 			d, p := b.value(what, wayDirect, n, p50), b.value(what, way9P, n, p50)
-			slirp := b.value(what, waySlirp, n, p50)
-			shown := cell("", slirp, n)
-			if !math.IsNaN(slirp) {
-				shown = us(slirp)
-			}
 			fmt.Printf("| %s | %d | %s | %s | %s | %.2f | %s | %s |\n", what, n, us(d), us(p), us(p-d),
-				b.ratio(what, way9P, wayDirect, n, p50), shown, cell("%.2f", b.ratio(what, way9P, waySlirp, n, p50), n))
+				b.ratio(what, way9P, wayDirect, n, p50), cell(b.value(what, waySlirp, n, p50), n, us), cell(b.ratio(what, way9P, waySlirp, n, p50), n, printed("%.2f")))
 		}
 		d, p := b.value(what, waySocat, 1, p50), b.value(what, wayRdwr, 1, p50)
 		fmt.Printf("| %s, by processes | 1 | socat %s | `vmfs rdwr` %s | %s | %.2f | | |\n", what, us(d), us(p), us(p-d),
@@ -236,14 +231,18 @@ func (b *vsockBench) tables() {
 }
 
 // cell shows a figure of slirp's, which not every number of streams has.
-func cell(format string, v float64, streams int) string {
+func cell(v float64, streams int, show func(float64) string) string {
 	switch {
 	case !math.IsNaN(v):
-		return fmt.Sprintf(format, v)
+		return show(v)
 	case streams > slirpMost:
 		return "not measured"
 	}
 	return "fails"
+}
+
+func printed(format string) func(float64) string {
+	return func(v float64) string { return fmt.Sprintf(format, v) }
 }
 
 // fairness is how much longer the last stream took than the first, in each turn.
