@@ -86,7 +86,7 @@ func (h *Host) search(t hypervisor.Type) Backend {
 		return b
 	}
 	if c, ok := s.(hypervisor.Capable); ok {
-		b.Capabilities = c.Capabilities()
+		b.Capabilities = c.Capabilities(hypervisor.VMConfig{})
 	}
 	if b.Binary, b.Err = s.GetBinaryPath(h.opts.Paths, ""); b.Err == nil {
 		b.Version, b.Err = s.GetVersion(h.opts.Paths)
@@ -104,18 +104,17 @@ func (c *backendCache) get(t hypervisor.Type) (Backend, bool) {
 	return b, ok
 }
 
-// capabilities returns what the back end said of itself. It does not wait for
-// the search for its program.
-func (c *backendCache) capabilities(t hypervisor.Type) hypervisor.Capabilities {
-	if b, ok := c.get(t); ok {
-		return b.Capabilities
-	}
+// capabilities returns what the back end says of a VM with this configuration, or
+// where it cannot, what one of its VMs could that has run. It does not wait for the
+// search for its program.
+func (c *backendCache) capabilities(t hypervisor.Type, config hypervisor.VMConfig) hypervisor.Capabilities {
 	if s, ok := hypervisor.StarterFor(t); ok {
 		if able, ok := s.(hypervisor.Capable); ok {
-			return able.Capabilities()
+			return able.Capabilities(config)
 		}
 	}
-	return hypervisor.Capabilities{}
+	b, _ := c.get(t)
+	return b.Capabilities
 }
 
 // learn keeps what a running VM of the back end can do, for back ends that

@@ -528,6 +528,15 @@ func TestCapabilitiesAtRest(t *testing.T) {
 	close(slow.may)
 	h.Backends()
 	assert.True(t, v.Capabilities().SupportsPause)
+
+	// They are this VM's, before it runs and while it does.
+	require.NoError(t, v.SetConfig("sim.without=snapshot", false))
+	assert.False(t, v.Capabilities().SupportsSnapshot)
+	assert.True(t, v.Capabilities().SupportsPause)
+	require.NoError(t, v.Start(within(t)))
+	assert.False(t, v.Capabilities().SupportsSnapshot)
+	require.ErrorIs(t, v.Snapshot(within(t), "one"), hypervisor.ErrNotSupported)
+	require.NoError(t, v.Kill(within(t)))
 }
 
 func TestKeepTail(t *testing.T) {

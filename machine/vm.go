@@ -279,16 +279,16 @@ func (v *VM) setState(s hypervisor.VMState, reason string) {
 	}
 }
 
-// Capabilities returns what the VMM can do for this VM, or the back end for any
-// before it runs.
+// Capabilities returns what the VMM can do for this VM, or before it runs, what
+// the back end could with the configuration that the VM has.
 func (v *VM) Capabilities() hypervisor.Capabilities {
 	v.mu.Lock()
-	live, caps, t := v.session != nil, v.caps, v.status.Backend
+	live, caps, t, cfg := v.session != nil, v.caps, v.status.Backend, v.cfg
 	v.mu.Unlock()
 	if live && caps != (hypervisor.Capabilities{}) {
 		return caps
 	}
-	return v.host.backends.capabilities(t)
+	return v.host.backends.capabilities(t, cfg.VMConfig())
 }
 
 // saveRecord changes the record on disk and then in memory, or neither.

@@ -121,10 +121,11 @@ type ExtraChecker interface {
 	CheckExtra(key, value string) error
 }
 
-// Capable is a VMStarter that can say what its VMs can do before one runs. What
-// a certain VM can do is said by its handle.
+// Capable is a VMStarter that can say what a VM with a certain configuration can
+// do, before it runs: the same as its handle says once it does. With the zero
+// VMConfig that is what a VM can do whose configuration takes nothing away.
 type Capable interface {
-	Capabilities() Capabilities
+	Capabilities(config VMConfig) Capabilities
 }
 
 // VsockListener is a VsockDialer that can also wait for streams that the guest

@@ -38,6 +38,9 @@ func (vm *VM) snapshot(ctx context.Context, destPath string) error {
 	if err := vm.conn.Err(); err != nil {
 		return err
 	}
+	if !vm.caps.SupportsSnapshot {
+		return fmt.Errorf("the VM has a PCI device of the host (pci=), whose state cannot be saved: %w", hypervisor.ErrNotSupported)
+	}
 	if err := vm.free(ctx); err != nil {
 		return err
 	}

@@ -102,12 +102,11 @@ func (s *Starter) CheckExtra(key, value string) error {
 	return nil
 }
 
-// Capabilities is what VMs can do on this host.
-func (s *Starter) Capabilities() hypervisor.Capabilities { return s.capabilities() }
-
-func (s *Starter) capabilities() hypervisor.Capabilities {
+// Capabilities is what a VM with this configuration can do on this host.
+func (s *Starter) Capabilities(config hypervisor.VMConfig) hypervisor.Capabilities {
 	return hypervisor.Capabilities{
-		SupportsSnapshot:       true,
+		// Nothing can read the state of a device that is the guest's alone.
+		SupportsSnapshot:       len(config.PCIDevices) == 0,
 		SupportsHotplugMemory:  true,
 		SupportsPause:          true,
 		SupportsVsock:          s.config.StartVsockDevice != nil || s.host.exists(vhostVsock),

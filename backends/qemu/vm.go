@@ -80,7 +80,7 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *child
 		child:    c,
 		log:      s.log,
 		start:    s.config.StartVsockDevice,
-		caps:     s.capabilities(),
+		caps:     s.Capabilities(recorded(rec)),
 		resizing: make(chan struct{}, 1),
 		rec:      rec,
 		waiters:  make(map[chan struct{}]struct{}),
@@ -98,6 +98,14 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *child
 	conn.Start()
 	vm.wg.Go(func() { vm.follow(sub) })
 	return vm, nil
+}
+
+// recorded is the configuration in a record that may be missing.
+func recorded(rec *record) hypervisor.VMConfig {
+	if rec == nil {
+		return hypervisor.VMConfig{}
+	}
+	return rec.Config
 }
 
 // dialError makes of "nobody is there" what the contract calls it.

@@ -11,9 +11,9 @@ var (
 	_ hypervisor.ExtraChecker = (*Starter)(nil)
 )
 
-// Capabilities returns what VMs can do whose own settings take nothing away.
-func (s *Starter) Capabilities() hypervisor.Capabilities {
-	set, err := settingsOf(s.config, nil)
+// Capabilities returns what a VM with this configuration can do.
+func (s *Starter) Capabilities(config hypervisor.VMConfig) hypervisor.Capabilities {
+	set, err := settingsOf(s.config, config.Extras)
 	if err != nil {
 		return hypervisor.Capabilities{} // no VM will start
 	}

@@ -39,6 +39,9 @@ func (s *suite) testCapabilities(t *testing.T) {
 	assert.Equal(t, before.State, vm.info(t).State, "the state after calls of every method")
 
 	caps := vm.Handle.Capabilities()
+	if c, ok := s.b.Starter.(hypervisor.Capable); ok {
+		assert.Equal(t, caps, c.Capabilities(vm.Config), "what the starter says of the VM's configuration, and its handle")
+	}
 	if !caps.SupportsSnapshot {
 		dir := s.dir(t)
 		pid, hv, err := s.b.Starter.RestoreVM(s.ctx(t), s.b.Paths, "", s.socket(dir), t.TempDir())
