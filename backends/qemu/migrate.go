@@ -14,11 +14,13 @@ import (
 // unlimited is a bandwidth that no file has.
 const unlimited = int64(1) << 50
 
-// A transfer is the VM's state on its way to or from a file. QEMU before 8.2 is
-// given the file itself (fd:); later ones open it as a member of an fd set (file:),
-// and from 9.0 on write the memory at fixed places (mapped-ram).
+// A transfer is the VM's state on its way to or from a file. QEMU before 9.0 is
+// given the file itself (fd:); later ones open it as a member of an fd set (file:)
+// and write the memory at fixed places (mapped-ram).
 type transfer struct {
-	conn   *qmp.Conn
+	conn *qmp.Conn
+	// file is open for writing only or for reading only: of an fd set QEMU takes the
+	// descriptor that has just the access it wants.
 	file   *os.File
 	mapped bool
 	out    bool
@@ -26,8 +28,7 @@ type transfer struct {
 
 const fdName = "snapshot"
 
-// byFile tells whether QEMU has file:, and mapsRAM whether it has mapped-ram.
-func byFile(v qmp.Version) bool  { return v.QEMU.Major > 8 || v.QEMU.Major == 8 && v.QEMU.Minor >= 2 }
+// mapsRAM tells whether QEMU has file: (8.2 has it too) and mapped-ram.
 func mapsRAM(v qmp.Version) bool { return v.QEMU.Major >= 9 }
 
 // prepare tells QEMU how, and hands it the file. It returns what QEMU is to call it.
@@ -46,7 +47,7 @@ func (t *transfer) prepare(ctx context.Context) (uri string, done func(context.C
 			return "", nil, err
 		}
 	}
-	if !byFile(v) {
+	if !mapsRAM(v) {
 		args := map[string]any{"fdname": fdName}
 		if err := t.conn.ExecuteFiles(ctx, "getfd", args, nil, t.file); err != nil {
 			return "", nil, err
@@ -97,7 +98,7 @@ func (t *transfer) run(ctx context.Context, progress func(context.Context)) erro
 	}
 	late, stop := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer stop()
-	if t.conn.Err() == nil && byFile(t.conn.Version()) {
+	if t.conn.Err() == nil && mapsRAM(t.conn.Version()) {
 		done(late)
 	}
 	if t.out {

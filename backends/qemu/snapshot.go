@@ -209,10 +209,10 @@ func (s *saving) describe(ctx context.Context) error {
 	return nil
 }
 
-// create makes a file of the snapshot.
+// create makes a file of the snapshot, to be written only (see transfer).
 func (s *saving) create(name string) (*os.File, error) {
 	path := filepath.Join(s.dir, name)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
 		s.made = append(s.made, path)
 	}

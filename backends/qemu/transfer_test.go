@@ -80,12 +80,6 @@ func TestTransfer(t *testing.T) {
 				`C: getfd {"fdname": "snapshot"}` + "\nF: 1" + ok +
 				`C: migrate-incoming {"uri": "fd:snapshot"}` + "\n" + setup + `S: {"return": {}, "id": ${}}` + "\n" + active + done,
 		},
-		"to a file, 8.2": {
-			script: greeting("8", "2") + oldCaps + params +
-				`C: add-fd {"opaque": "snapshot"}` + "\nF: 1\n" + `S: {"return": {"fdset-id": 3, "fd": 27}, "id": ${}}` + "\n" +
-				`C: migrate {"uri": "file:/dev/fdset/3"}` + ok + setup + active + done +
-				`C: remove-fd {"fdset-id": 3}` + ok + status("postmigrate"),
-		},
 		"to a file, 9.0": {
 			mapped: true,
 			script: greeting("9", "0") + newCaps + params +
@@ -162,11 +156,10 @@ func TestCancelledTransfer(t *testing.T) {
 func TestVersionsOfTransfers(t *testing.T) {
 	var v qmp.Version
 	for _, c := range []struct {
-		major, minor    int
-		byFile, mapsRAM bool
-	}{{7, 2, false, false}, {8, 1, false, false}, {8, 2, true, false}, {9, 0, true, true}, {10, 1, true, true}} {
+		major, minor int
+		mapsRAM      bool
+	}{{7, 2, false}, {8, 2, false}, {9, 0, true}, {10, 1, true}} {
 		v.QEMU.Major, v.QEMU.Minor = c.major, c.minor
-		assert.Equal(t, c.byFile, byFile(v), "%d.%d", c.major, c.minor)
 		assert.Equal(t, c.mapsRAM, mapsRAM(v), "%d.%d", c.major, c.minor)
 	}
 }
