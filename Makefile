@@ -69,7 +69,7 @@ unit:
 ## fuzz: decoders, parsers and whole sessions, a bounded number of inputs each (FUZZTIME=1m: so long each)
 # Go before 1.27 now and then takes the end of a -fuzztime that is a duration for a
 # failure, so it is a count unless told otherwise.
-FUZZ := ninep:FuzzDecoders:100000 ninep:FuzzSession:5000 ninep:FuzzModel:3000 ninep:FuzzParseAddr:80000 \
+FUZZ := ninep/wire:FuzzDecoders:100000 ninep:FuzzSession:5000 ninep:FuzzModel:3000 ninep/dial:FuzzParse:80000 \
 	ctl:FuzzParse:80000 machine/config:FuzzParse:80000 machine/rc:FuzzSplit:80000 backends/qemu/qmp:FuzzRead:80000
 fuzz:
 	@for f in $(FUZZ); do \

@@ -18,6 +18,7 @@ import (
 
 	"vmfs/machine"
 	"vmfs/ninep"
+	"vmfs/ninep/dial"
 )
 
 // manyVMs is a tree with a thousand VMs.
@@ -47,12 +48,12 @@ func dialWire(t testing.TB, tree *Tree) *wire {
 	dir, err := os.MkdirTemp("/tmp", "vmfs")
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	ln, err := ninep.Listen(context.Background(), "unix!"+dir+"/s")
+	ln, err := dial.Listen(context.Background(), "unix!"+dir+"/s")
 	require.NoError(t, err)
 	srv := &ninep.Server{Attacher: tree}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(context.Background(), ln) }()
-	conn, err := ninep.Dial(context.Background(), ninep.DialString(ln.Addr()))
+	conn, err := dial.Dial(context.Background(), dial.String(ln.Addr()))
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		conn.Close()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"runtime"
 	"time"
+
+	"vmfs/ninep/wire"
 )
 
 // lane is a queue of requests that go one after the other: the reads of a fid,
@@ -96,11 +98,11 @@ func (s *session) laterOr(r *request, ln *lane, exec func(context.Context, *requ
 func (s *session) detach(r *request, exec func(context.Context, *request) error) *request {
 	ar := new(request)
 	*ar = *r
-	ar.wide, ar.async = nil, async{exec: exec}
-	if len(r.data) > 0 {
-		ar.buf = getBuf(len(r.data))
-		ar.buf.b = append(ar.buf.b, r.data...)
-		ar.data = ar.buf.b
+	ar.Names, ar.QIDs, ar.Attr, ar.FSStat, ar.async = nil, nil, nil, nil, async{exec: exec}
+	if len(r.Data) > 0 {
+		ar.buf = getBuf(len(r.Data))
+		ar.buf.b = append(ar.buf.b, r.Data...)
+		ar.Data = ar.buf.b
 	}
 	ar.ctx, ar.cancel = context.WithCancelCause(s.ctx)
 	return ar
@@ -110,8 +112,8 @@ func (s *session) detach(r *request, exec func(context.Context, *request) error)
 func (s *session) admit(ar *request) error {
 	held := 0
 	switch {
-	case ar.typ == msgTread:
-		held = bufCost(readHeader + int(ar.length))
+	case ar.Type == wire.Tread:
+		held = bufCost(wire.DataHeader + int(ar.Length))
 	case ar.buf != nil:
 		held = cap(ar.buf.b)
 	}
@@ -120,7 +122,7 @@ func (s *session) admit(ar *request) error {
 	}
 	ar.held = held
 	s.running++
-	s.enter(ar.tag, ar)
+	s.enter(ar.Tag, ar)
 	return nil
 }
 
@@ -186,8 +188,8 @@ func (s *session) start(ar *request) {
 }
 
 func (s *session) runLater(ar *request) (err error) {
-	defer s.recovered(ar.m.name, &err)
-	if ar.ctx.Err() != nil && ar.typ != msgTclunk && ar.typ != msgTremove {
+	defer s.recovered(ar.kind(), &err)
+	if ar.ctx.Err() != nil && ar.Type != wire.Tclunk && ar.Type != wire.Tremove {
 		if ar.undo != nil {
 			ar.undo(ar)
 		}
@@ -211,15 +213,14 @@ func (s *session) finish(ar *request, err error) *request {
 	}
 	s.running--
 	s.letGoOf(ar.held)
-	s.leave(ar.tag, ar)
+	s.leave(ar.Tag, ar)
 	if len(ar.flushes) > 0 {
-		b = b.grow(len(ar.flushes) * headerSize)
-		e := enc{b.b}
+		b = b.grow(len(ar.flushes) * wire.HeaderSize)
 		for _, tag := range ar.flushes {
 			s.leave(tag, ar)
-			e.end(e.begin(msgRflush, tag))
+			b.b = b.b[:len(b.b)+wire.HeaderSize]
+			wire.PutHeader(b.b[len(b.b)-wire.HeaderSize:], wire.Rflush, tag)
 		}
-		b.b = e.b
 	}
 	next := s.letGo(ar)
 	others := s.running > 0
@@ -263,35 +264,17 @@ func (s *session) letGo(ar *request) (next *request) {
 
 // answer writes a request's results, or its error.
 func (s *session) answer(ar *request, err error) *buf {
-	if err == nil && ar.typ == msgTread && ar.buf != nil {
+	if err == nil && ar.Type == wire.Tread && ar.buf != nil {
 		b := ar.buf // the data is where it belongs
 		ar.buf = nil
-		e := enc{b.b[:0]}
-		e.begin(msgRread, ar.tag)
-		e.u32(ar.written)
-		e.b = e.b[:readHeader+int(ar.written)]
-		e.end(0)
-		b.b = e.b
+		b.b = b.b[:wire.DataHeader+ar.got]
+		wire.PutDataHeader(b.b, wire.Rread, ar.Tag)
 		return b
 	}
 	ar.buf.free()
 	ar.buf = nil
 	b := getBuf(512)
-	e := enc{b.b}
-	if err != nil {
-		s.encodeError(&e, ar.tag, err)
-	} else {
-		e.begin(ar.typ+1, ar.tag)
-		if ar.m.encode != nil {
-			ar.m.encode(ar, &e)
-		}
-		e.end(0)
-		if uint32(len(e.b)) > s.msize {
-			e.b = e.b[:0]
-			s.encodeError(&e, ar.tag, errReplySize)
-		}
-	}
-	b.b = e.b
+	b.b = ar.appendReply(&wire.Codec{Dialect: s.dialect}, b.b, err)
 	return b
 }
 
@@ -300,17 +283,17 @@ func (s *session) answer(ar *request, err error) *buf {
 func runFlush(r *request) error {
 	s := r.s
 	s.mu.Lock()
-	ar := s.tags[uint16(r.count)]
+	ar := s.tags[uint16(r.Count)]
 	if ar == nil || len(ar.flushes) >= maxFlushes {
 		s.mu.Unlock()
 		return nil
 	}
-	ar.flushes = append(ar.flushes, r.tag)
-	if s.tags[r.tag] == nil {
-		s.enter(r.tag, ar)
+	ar.flushes = append(ar.flushes, r.Tag)
+	if s.tags[r.Tag] == nil {
+		s.enter(r.Tag, ar)
 	}
 	if ar.late == nil {
-		ar.late = s.complainLate("flushed", ar.m.name, ar.fid)
+		ar.late = s.complainLate("flushed", ar.kind(), ar.Fid)
 	}
 	waiting := !ar.started && ar.lane != nil
 	if waiting {

@@ -12,6 +12,8 @@ import (
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
 	"github.com/stretchr/testify/require"
+
+	"vmfs/ninep/wire/wiretest"
 )
 
 // flatFS is a tree that allocates nothing: a directory of small files. What
@@ -136,7 +138,7 @@ func benchFrames(list [][2]any) (b []byte) {
 		for k, v := range f[1].(kv) {
 			args[k] = v
 		}
-		b = append(b, wireEncode("9P2000.L", f[0].(string), uint16(i), args)...)
+		b = append(b, wiretest.Encode("9P2000.L", f[0].(string), uint16(i), args)...)
 	}
 	return b
 }
@@ -216,7 +218,7 @@ func TestNoAllocationsOfStat(t *testing.T) {
 	}
 	for _, dialect := range []string{"9P2000", "9P2000.u"} {
 		c := benchDialAs(t, newFlatFS(), dialect)
-		batch := wireEncode(dialect, "Tstat", 1, kv{"fid": "0"})
+		batch := wiretest.Encode(dialect, "Tstat", 1, kv{"fid": "0"})
 		for range 200 {
 			c.exchange(t, batch, 1)
 		}

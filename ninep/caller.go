@@ -1,6 +1,10 @@
 package ninep
 
-import "net"
+import (
+	"net"
+
+	"vmfs/ninep/dial"
+)
 
 // caller is what the server knows of a connection's other end.
 type caller struct {
@@ -33,10 +37,10 @@ func newCaller(conn net.Conn, ln net.Listener) *caller {
 	}
 	if local != nil {
 		c.network = local.Network()
-		c.listener = DialString(local)
+		c.listener = dial.String(local)
 	}
 	if ra := conn.RemoteAddr(); ra != nil && c.network != "unix" {
-		c.remote = DialString(ra)
+		c.remote = dial.String(ra)
 	}
 	c.cred, c.known = credOf(conn)
 	return c
@@ -49,4 +53,15 @@ func (c *caller) FixedUser() (string, bool) { return c.user, c.fixed }
 
 func (c *caller) PeerCred() (uid, gid uint32, groups []uint32, pid int, ok bool) {
 	return c.cred.uid, c.cred.gid, c.cred.groups, c.cred.pid, c.known
+}
+
+// WithUser names the user that clients of a listener act for, whatever they
+// say: the way to give users to a network that knows none, such as TCP.
+func WithUser(ln net.Listener, user string) net.Listener {
+	return &userListener{Listener: ln, user: user}
+}
+
+type userListener struct {
+	net.Listener
+	user string
 }

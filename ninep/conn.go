@@ -13,6 +13,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hugelgupf/p9/linux"
+	"github.com/hugelgupf/p9/p9"
+
+	"vmfs/ninep/dial"
+	"vmfs/ninep/wire"
 )
 
 // conn is one connection. One goroutine reads its requests and answers those
@@ -37,12 +43,11 @@ type conn struct {
 	pos     int
 	replies *buf // not handed to out yet
 	req     request
-	wide    wide // of req
-	dec     dec  // of req: what is given to a message's functions would else be on the heap
-	enc     enc
+	codec   wire.Codec
 	one     [1]string
-	stat    stat // of a Tstat's reply
-	names   map[string]string
+	attr    p9.Attr // of replies, as the two that follow
+	fsstat  p9.FSStat
+	stat    wire.Stat
 	timed   bool      // a read deadline is set
 	armed   time.Time // when it was
 	whole   bool      // a message was completed since
@@ -51,7 +56,7 @@ type conn struct {
 func makeConn(s *Server, nc net.Conn, cl *caller) *conn {
 	c := &conn{srv: s, nc: nc, caller: cl, user: peerName(cl), log: s.log}
 	c.log = s.log.With("listener", cl.listener, "peer", c.user)
-	c.req.wide = &c.wide
+	c.codec.Dialect = wire.Plan9 // until there is a session
 	c.out.init(nc, s.limits.Write, c.writeFailed)
 	return c
 }
@@ -64,7 +69,7 @@ func peerName(c *caller) string {
 	case c.remote == "":
 		return c.network
 	}
-	if a, err := ParseAddr(c.remote); err == nil && a.Net != "unix" {
+	if a, err := dial.Parse(c.remote); err == nil && a.Net != "unix" {
 		return a.Net + "!" + a.Host
 	}
 	return c.remote
@@ -145,8 +150,8 @@ func (c *conn) frame() ([]byte, error) {
 		need := 4
 		if have >= 4 {
 			size := binary.LittleEndian.Uint32(c.in.b[c.pos:])
-			if limit := c.msize(); size < headerSize || size > limit {
-				return nil, fmt.Errorf("%w: %d is not within %d to %d", errFrameSize, size, headerSize, limit)
+			if limit := c.msize(); size < wire.HeaderSize || size > limit {
+				return nil, fmt.Errorf("%w: %d is not within %d to %d", errFrameSize, size, wire.HeaderSize, limit)
 			}
 			need = int(size)
 			if have >= need {
@@ -278,22 +283,6 @@ func (c *conn) complain(msg string, args ...any) {
 	c.log.Debug(msg, args...)
 }
 
-// intern gives a name as a string, the same one as last time if it is one that
-// the client uses often.
-func (c *conn) intern(b []byte) string {
-	if s, ok := c.names[string(b)]; ok {
-		return s
-	}
-	s := string(b)
-	if len(s) <= 64 {
-		if c.names == nil || len(c.names) >= 128 {
-			c.names = make(map[string]string)
-		}
-		c.names[s] = s
-	}
-	return s
-}
-
 // room gives the buffer of replies with space for n more bytes.
 func (c *conn) room(n int) *buf {
 	switch {
@@ -328,22 +317,19 @@ func (c *conn) hand() {
 
 // handle carries out one message.
 func (c *conn) handle(frame []byte) {
-	r := &c.req
-	r.typ = msgType(frame[4])
-	r.tag = binary.LittleEndian.Uint16(frame[5:])
-	c.dec = dec{b: frame[headerSize:]}
-	if r.typ == msgTversion {
-		c.version(r, &c.dec)
-		return
-	}
 	s := c.sess.Load()
-	r.s = s
-	if s == nil {
-		c.complain("request before Tversion", "type", r.typ)
+	r := &c.req
+	if t, tag := wire.Header(frame); t == wire.Tversion || s == nil {
+		r.Type, r.Tag, r.s = t, tag, s
+		if t == wire.Tversion {
+			c.version(r, frame)
+			return
+		}
+		c.complain("request before Tversion", "type", t)
 		c.replyError(r, errNoVersion)
 		return
 	}
-	if err := s.handle(r, &c.dec); err != nil && err != errLater && err != errReplied {
+	if err := s.handle(r, frame); err != nil && err != errLater && err != errReplied {
 		c.replyError(r, err)
 	}
 }
@@ -351,23 +337,56 @@ func (c *conn) handle(frame []byte) {
 // reply writes the results of a request that the reading goroutine answers.
 func (c *conn) reply(r *request) {
 	b := c.room(512)
-	e := &c.enc
-	e.b = b.b
-	start := e.begin(r.typ+1, r.tag)
-	if r.m.encode != nil {
-		r.m.encode(r, e)
-	}
-	e.end(start)
-	if uint32(len(e.b)-start) > r.s.msize {
-		e.b = e.b[:start]
-		r.s.encodeError(e, r.tag, errReplySize)
-	}
-	b.b, e.b = e.b, nil
+	b.b = r.appendReply(&c.codec, b.b, nil)
 }
 
 func (c *conn) replyError(r *request, err error) {
 	b := c.room(512)
-	e := enc{b.b}
-	r.s.encodeError(&e, r.tag, err)
-	b.b = e.b
+	b.b = r.s.appendError(&c.codec, b.b, &r.Msg, err)
+}
+
+// version answers a Tversion. It ends the session there was, and begins
+// another if the client's version is one we know.
+func (c *conn) version(r *request, frame []byte) {
+	err := c.codec.Decode(frame, &r.Msg)
+	old := c.sess.Load()
+	r.s = old
+	if err != nil {
+		c.complain("malformed message", "type", "Tversion")
+		c.replyError(r, fault(linux.EBADMSG, "malformed Tversion"))
+		return
+	}
+	if old != nil {
+		c.hand() // what was answered before stays answered
+		old.end(errReset, false)
+		c.sess.Store(nil)
+		c.codec.Dialect = wire.Plan9
+		r.s = nil
+		c.setReadDeadline(c.srv.limits.Handshake)
+	}
+	dialect, answer, ok := wire.Negotiate(r.Name)
+	msize := min(r.Count, c.srv.limits.Msize)
+	if ok && msize < minMsize {
+		c.complain("message size too small", "msize", msize)
+		r.s = &session{dialect: dialect, msize: minMsize} // for the form of the error alone
+		c.codec.Dialect = dialect
+		c.replyError(r, errMsize)
+		r.s, c.codec.Dialect = nil, wire.Plan9
+		return
+	}
+	if ok {
+		s := newSession(c, dialect, msize)
+		c.codec.Dialect = dialect
+		c.sess.Store(s)
+		if c.isDraining() {
+			s.cancel(errStopping)
+		}
+		c.setReadDeadline(0)
+		c.log.Debug("session", "version", answer, "msize", msize)
+	} else {
+		c.complain("unknown version", "version", r.Name)
+	}
+	r.Count, r.Name = msize, answer
+	b := c.room(64)
+	b.b = c.codec.Append(b.b, wire.Rversion, &r.Msg)
 }

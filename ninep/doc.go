@@ -23,6 +23,6 @@
 // method is never called with any of them held; a plain method is called with
 // Server.tree alone, save Renamed, for which session.mu is held too.
 //
-// The package imports the standard library, p9 (p9 and linux), x/sys and
-// mdlayher/vsock.
+// The messages are those of ninep/wire, the addresses those of ninep/dial. Beside
+// these the package imports the standard library, p9 (p9 and linux) and x/sys.
 package ninep

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+
+	"vmfs/ninep/wire/wiretest"
 )
 
 // TestEndLoop frees a client that reads the end of a file at full speed, and leaves
@@ -25,7 +27,7 @@ func TestEndLoop(t *testing.T) {
 		for range 100 * loopReads {
 			c.send("Tread", 7, "fid", fid, "offset", "4", "count", "100")
 			if reply, _, vals := c.recv(); reply == "Rlerror" {
-				assert.True(t, wireEqual(vals["ecode"], "EIO"), "%v", vals)
+				assert.True(t, wiretest.Equal(vals["ecode"], "EIO"), "%v", vals)
 				freed = true
 				break
 			}

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/hugelgupf/p9/p9"
+
+	"vmfs/ninep/wire"
 )
 
 // fid is what a client knows a file by.
@@ -157,7 +159,7 @@ func (s *session) anyFid(num uint32) (*fid, error) {
 func (s *session) checkNew(num uint32) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if num == noFid {
+	if num == wire.NoFid {
 		return errUnknownFid
 	}
 	if s.fids.get(num) != nil {
@@ -174,8 +176,6 @@ func (s *session) insert(f *fid) {
 	s.fids.put(f)
 	s.mu.Unlock()
 }
-
-const noFid = ^uint32(0)
 
 // endLoop tells a client that has been caught in a loop at the end of a file. Linux
 // 6.12 is where the file seems longer to it than it is, because somebody else has

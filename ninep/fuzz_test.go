@@ -1,7 +1,6 @@
 package ninep
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -17,6 +16,8 @@ import (
 
 	"github.com/hugelgupf/p9/p9"
 	"github.com/stretchr/testify/require"
+
+	"vmfs/ninep/wire/wiretest"
 )
 
 // pipeServer serves one end of a pipe and gives the other. The function it
@@ -93,7 +94,7 @@ func drainReplies(c *rawClient) error {
 		}
 		ok := false
 		for _, d := range []string{"9P2000.L", "9P2000", "9P2000.u"} {
-			if _, _, _, err = wireDecode(d, frame); err == nil {
+			if _, _, _, err = wiretest.Decode(d, frame); err == nil {
 				ok = true
 			}
 		}
@@ -117,56 +118,10 @@ func traceBytes(f testing.TB, file string) (b []byte) {
 		case len(words) > 2 && words[0] == "T":
 			args, err := traceArgs(words[3:])
 			require.NoError(f, err)
-			b = append(b, wireEncode(dialect, words[2], uint16(wireNumber(words[1])), args)...)
+			b = append(b, wiretest.Encode(dialect, words[2], uint16(wiretest.Number(words[1])), args)...)
 		}
 	}
 	return b
-}
-
-// FuzzDecoders decodes bytes as every message of every dialect, which must not
-// panic, nor read what is not there.
-func FuzzDecoders(f *testing.F) {
-	for _, d := range []string{"9P2000.L", "9P2000", "9P2000.u"} {
-		for name := range wireFormats {
-			if name[0] == 'T' {
-				f.Add(wireEncode(d, name, 1, map[string]string{})[7:])
-			}
-		}
-	}
-	f.Add(bytes.Repeat([]byte{0xff}, 100))
-	srv := &Server{}
-	srv.init()
-	c := makeConn(srv, &net.TCPConn{}, &caller{})
-	f.Fuzz(func(t *testing.T, body []byte) {
-		for _, dia := range []dialect{dialect9P, dialectU, dialectL, dialectL | dialectG2 | dialectG3} {
-			s := &session{c: c, srv: srv, dialect: dia, table: &tableL}
-			if dia&dialectLegacy != 0 {
-				s.table = &tableLegacy
-			}
-			for typ := range s.table {
-				m := &s.table[typ]
-				if m.in&dia == 0 {
-					continue
-				}
-				d := dec{b: bytes.Clone(body)}
-				r := &request{s: s, m: m, wide: new(wide)}
-				m.decode(r, &d)
-				if !d.ok() {
-					continue
-				}
-				if len(r.data) > len(body) || r.nnames > len(body) {
-					t.Fatalf("%s: more than there is", m.name)
-				}
-				if r.stat != nil {
-					e := new(enc)
-					s.encodeStat(e, r.stat)
-					if !bytes.Equal(e.b, body[6:]) {
-						t.Fatalf("stat changes on the way:\n% x\n% x", body[6:], e.b)
-					}
-				}
-			}
-		}
-	})
 }
 
 // FuzzModel runs random requests, valid and not, against a model of what a
@@ -302,7 +257,7 @@ func (m *model) step() {
 	case 5:
 		ok := f != nil && f.open && f.mode != 1 && !f.n.dir
 		vals := m.ask("Tread", outcome("Tread", ok), "fid", num, "count", "100")
-		if ok && wireString(vals["data"]) != string(f.n.data[:min(len(f.n.data), 100)]) {
+		if ok && wiretest.String(vals["data"]) != string(f.n.data[:min(len(f.n.data), 100)]) {
 			m.t.Fatalf("read %s, want %q", vals["data"], f.n.data)
 		}
 	case 6:
@@ -362,7 +317,7 @@ func (m *model) step() {
 			}
 			slices.Sort(want)
 			var got []string
-			for _, e := range wireList(vals["entries"]) {
+			for _, e := range wiretest.List(vals["entries"]) {
 				got = append(got, strings.Split(e, ":")[0])
 			}
 			if !slices.Equal(got, want) {
@@ -425,7 +380,7 @@ func (m *model) walk(fid int, f *modelFid) {
 		return
 	}
 	vals := m.ask("Twalk", "Rwalk", args...)
-	if n := len(wireList(vals["qids"])); n != got {
+	if n := len(wiretest.List(vals["qids"])); n != got {
 		m.t.Fatalf("walked %d names, want %d", n, got)
 	}
 	if got == len(names) {

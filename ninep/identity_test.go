@@ -10,6 +10,8 @@ import (
 	"github.com/hugelgupf/p9/p9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"vmfs/ninep/dial"
 )
 
 // userFS notes who attaches. It declares the interfaces as a package would
@@ -114,11 +116,11 @@ func TestFixedUser(t *testing.T) {
 	checkLeaks(t)
 	fs := &userFS{memFS: basicTree(), seen: make(chan attached, 10)}
 	srv := &Server{Attacher: fs}
-	ln, err := Listen(t.Context(), "tcp!127.0.0.1!0")
+	ln, err := dial.Listen(t.Context(), "tcp!127.0.0.1!0")
 	require.NoError(t, err)
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(context.Background(), WithUser(ln, "glenda")) }()
-	conn, err := Dial(t.Context(), DialString(ln.Addr()))
+	conn, err := dial.Dial(t.Context(), dial.String(ln.Addr()))
 	require.NoError(t, err)
 	defer conn.Close()
 	c := &rawClient{t: t, Conn: conn, dialect: "9P2000.L"}
@@ -129,7 +131,7 @@ func TestFixedUser(t *testing.T) {
 	assert.True(t, ok)
 	assert.Equal(t, "glenda", name)
 	assert.Equal(t, "tcp", a.caller.Network())
-	assert.Equal(t, DialString(conn.LocalAddr()), a.caller.Remote())
+	assert.Equal(t, dial.String(conn.LocalAddr()), a.caller.Remote())
 	_, _, _, _, ok = a.caller.PeerCred()
 	assert.False(t, ok)
 	require.NoError(t, srv.Shutdown(t.Context()))

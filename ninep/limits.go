@@ -47,7 +47,6 @@ type Limits struct {
 }
 
 const (
-	headerSize   = 7
 	ioHeader     = 24 // what Linux keeps free of a message beside the data
 	minMsize     = 256
 	defaultMsize = 1<<20 + ioHeader

@@ -16,6 +16,10 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"vmfs/ninep/dial"
+	"vmfs/ninep/wire"
+	"vmfs/ninep/wire/wiretest"
 )
 
 func openFds(t testing.TB) int {
@@ -83,38 +87,36 @@ func TestMalformedFrames(t *testing.T) {
 // badFrame makes a frame that is wrong in one of many ways.
 func badFrame(rnd *rand.Rand) []byte {
 	types := []uint8{8, 12, 14, 16, 18, 20, 22, 24, 26, 30, 32, 40, 50, 52, 54, 70, 72, 74, 76, 102, 104, 108, 110, 112, 114, 116, 118, 120, 122, 124, 126, 128, 130, 132, 134}
-	n := rnd.IntN(60)
-	e := new(enc)
-	e.begin(msgType(types[rnd.IntN(len(types))]), uint16(rnd.Uint32()))
-	for range n {
-		e.u8(uint8(rnd.Uint32()))
+	b := make([]byte, wire.HeaderSize+rnd.IntN(60))
+	for i := range b {
+		b[i] = uint8(rnd.Uint32())
 	}
-	e.end(0)
+	wire.PutHeader(b, wire.Type(types[rnd.IntN(len(types))]), uint16(rnd.Uint32()))
 	switch rnd.IntN(8) {
 	case 0: // a type that there is not
-		e.b[4] = uint8(rnd.Uint32())
-		if e.b[4] == 100 {
-			e.b[4]++
+		b[4] = uint8(rnd.Uint32())
+		if b[4] == 100 {
+			b[4]++
 		}
 	case 1: // a reply
-		e.b[4] |= 1
+		b[4] |= 1
 	case 2: // counts and lengths that run over
-		for i := 7; i < len(e.b); i++ {
-			e.b[i] = 0xff
+		for i := 7; i < len(b); i++ {
+			b[i] = 0xff
 		}
 	case 3: // nothing in it
-		e.b = e.b[:7]
-		e.end(0)
+		b = b[:7]
+		b[0] = 7
 	case 4: // a length that cannot be
 		if rnd.IntN(20) == 0 {
-			e.b[0], e.b[1], e.b[2], e.b[3] = uint8(rnd.IntN(7)), 0, 0, 0
+			b[0], b[1], b[2], b[3] = uint8(rnd.IntN(7)), 0, 0, 0
 		}
 	case 5:
 		if rnd.IntN(20) == 0 {
-			e.b[3] = 0xff
+			b[3] = 0xff
 		}
 	}
-	return e.b
+	return b
 }
 
 // TestHangup sees that the files of a client that is gone are closed and what
@@ -173,7 +175,7 @@ func TestUnreadReplies(t *testing.T) {
 	c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1", "names", "big")
 	c.rpc("Tlopen", "Rlopen", "fid", "1")
 	other := ts.raw("9P2000.L").attach()
-	frame := wireEncode("9P2000.L", "Tread", 9, map[string]string{"fid": "1", "count": "60000"})
+	frame := wiretest.Encode("9P2000.L", "Tread", 9, map[string]string{"fid": "1", "count": "60000"})
 	var sent int
 	for {
 		_ = c.SetWriteDeadline(time.Now().Add(patience))
@@ -214,7 +216,7 @@ func TestUserFids(t *testing.T) {
 	for _, fid := range []string{"1", "2", "3"} {
 		one.rpc("Twalk", "Rwalk", "fid", "0", "newfid", fid)
 	}
-	assert.True(t, wireEqual(two.rpc("Twalk", "Rlerror", "fid", "0", "newfid", "1")["ecode"], "ENFILE"))
+	assert.True(t, wiretest.Equal(two.rpc("Twalk", "Rlerror", "fid", "0", "newfid", "1")["ecode"], "ENFILE"))
 	one.rpc("Tclunk", "Rclunk", "fid", "3")
 	two.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1")
 	one.rpc("Tversion", "Rversion", "msize", "8192", "version", "9P2000.L")
@@ -244,7 +246,7 @@ func TestConnLimits(t *testing.T) {
 	cs[1].Close()
 	eventually(t, "room again", func() bool {
 		c := &rawClient{t: t, Conn: ts.dial(), dialect: "9P2000.L"}
-		if _, err := c.Write(wireEncode("9P2000.L", "Tversion", 1, map[string]string{"msize": "8192", "version": "9P2000.L"})); err != nil {
+		if _, err := c.Write(wiretest.Encode("9P2000.L", "Tversion", 1, map[string]string{"msize": "8192", "version": "9P2000.L"})); err != nil {
 			return false
 		}
 		_, err := c.recvFrame()
@@ -272,7 +274,7 @@ func TestShutdown(t *testing.T) {
 	assert.ErrorIs(t, err, io.EOF)
 	assert.Zero(t, fs.open.Load())
 	assert.NoFileExists(t, strings.TrimPrefix(ts.addr, "unix!"))
-	ln, err := Listen(t.Context(), ts.addr)
+	ln, err := dial.Listen(t.Context(), ts.addr)
 	require.NoError(t, err)
 	assert.ErrorIs(t, ts.Serve(t.Context(), ln), ErrShutdown)
 }
@@ -301,12 +303,12 @@ func TestServeContext(t *testing.T) {
 	checkLeaks(t)
 	fs := basicTree()
 	srv := &Server{Attacher: fs}
-	ln, err := Listen(t.Context(), "tcp!127.0.0.1!0")
+	ln, err := dial.Listen(t.Context(), "tcp!127.0.0.1!0")
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(ctx, ln) }()
-	conn, err := Dial(t.Context(), DialString(ln.Addr()))
+	conn, err := dial.Dial(t.Context(), dial.String(ln.Addr()))
 	require.NoError(t, err)
 	defer conn.Close()
 	c := &rawClient{t: t, Conn: conn, dialect: "9P2000.L"}
@@ -324,7 +326,7 @@ func TestServeContext(t *testing.T) {
 func TestBusyIsNotSlow(t *testing.T) {
 	ts := serve(t, basicTree(), func(s *Server) { s.Limits.Frame = 600 * time.Millisecond })
 	c := ts.raw("9P2000.L").attach()
-	frame := wireEncode("9P2000.L", "Tgetattr", 9, map[string]string{"fid": "0"})
+	frame := wiretest.Encode("9P2000.L", "Tgetattr", 9, map[string]string{"fid": "0"})
 	_, err := c.Write(frame[:5])
 	require.NoError(t, err)
 	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); {
@@ -531,7 +533,7 @@ func TestNeverClunks(t *testing.T) {
 		num := strconv.Itoa(fid)
 		c.send("Twalk", 1, "fid", "0", "newfid", num, "names", "a")
 		if name, _, vals := c.recv(); name == "Rlerror" {
-			assert.True(t, wireEqual(vals["ecode"], "ENFILE"), "%v", vals)
+			assert.True(t, wiretest.Equal(vals["ecode"], "ENFILE"), "%v", vals)
 			break
 		}
 		c.rpc("Tlopen", "Rlopen", "fid", num)
@@ -574,7 +576,7 @@ func TestUserHeld(t *testing.T) {
 	}
 	one.rpc("Twrite", "Rlerror", "fid", "2", "data", strings.Repeat("x", 35000))
 	one.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "3", "names", "a")
-	assert.True(t, wireEqual(one.rpc("Txattrcreate", "Rlerror", "fid", "3", "name", "user.x", "size", "35000")["ecode"], "ENOBUFS"))
+	assert.True(t, wiretest.Equal(one.rpc("Txattrcreate", "Rlerror", "fid", "3", "name", "user.x", "size", "35000")["ecode"], "ENOBUFS"))
 	one.rpc("Txattrcreate", "Rxattrcreate", "fid", "3", "name", "user.x", "size", "20000")
 	assert.EqualValues(t, 2*bufSizes[2]+20000, share.held.Load())
 	two.Close()
@@ -636,7 +638,7 @@ func TestReplyPile(t *testing.T) {
 	var batch []byte
 	const asked = 150 // they fit the buffer that the server reads into
 	for range asked {
-		batch = append(batch, wireEncode("9P2000.L", "Tread", 2, map[string]string{"fid": "2", "count": "60000"})...)
+		batch = append(batch, wiretest.Encode("9P2000.L", "Tread", 2, map[string]string{"fid": "2", "count": "60000"})...)
 	}
 	_, err := c.Write(batch)
 	require.NoError(t, err)

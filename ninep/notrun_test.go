@@ -6,6 +6,8 @@ import (
 
 	"github.com/hugelgupf/p9/p9"
 	"github.com/stretchr/testify/require"
+
+	"vmfs/ninep/wire/wiretest"
 )
 
 // quickUsers lets every user in at once.
@@ -33,8 +35,8 @@ func TestNeverRun(t *testing.T) {
 		for i := 0; i < len(args); i += 2 {
 			m[args[i]] = args[i+1]
 		}
-		b := wireEncode("9P2000.L", name, 1, m)
-		_, err := c.Write(append(b, wireEncode("9P2000.L", "Tflush", 2, map[string]string{"oldtag": "1"})...))
+		b := wiretest.Encode("9P2000.L", name, 1, m)
+		_, err := c.Write(append(b, wiretest.Encode("9P2000.L", "Tflush", 2, map[string]string{"oldtag": "1"})...))
 		require.NoError(t, err)
 		got, tag, _ := c.recv()
 		if tag == 2 {
@@ -76,8 +78,8 @@ func TestVersionBeforeAttach(t *testing.T) {
 	c := ts.raw("9P2000.L")
 	var b []byte
 	for range 50 {
-		b = append(b, wireEncode("9P2000.L", "Tattach", 1, map[string]string{"fid": "0", "afid": "NOFID"})...)
-		b = append(b, wireEncode("9P2000.L", "Tversion", 0xffff, map[string]string{"msize": "8192", "version": "9P2000.L"})...)
+		b = append(b, wiretest.Encode("9P2000.L", "Tattach", 1, map[string]string{"fid": "0", "afid": "NOFID"})...)
+		b = append(b, wiretest.Encode("9P2000.L", "Tversion", 0xffff, map[string]string{"msize": "8192", "version": "9P2000.L"})...)
 	}
 	for range 20 {
 		_, err := c.Write(b)

@@ -8,6 +8,8 @@ import (
 
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
+
+	"vmfs/ninep/wire"
 )
 
 // Modes of open(5).
@@ -25,7 +27,7 @@ const (
 // openFlags makes open(2)'s flags of open(5)'s mode.
 func (s *session) openFlags(mode uint8) (flags uint32, rclose bool, err error) {
 	known := uint8(3 | oTrunc9 | oCexec | oRclose)
-	if s.is(dialectU) {
+	if s.is(wire.Unix) {
 		known |= oAppend
 	}
 	if mode&^known != 0 {
@@ -46,21 +48,21 @@ func (s *session) openFlags(mode uint8) (flags uint32, rclose bool, err error) {
 // runOpen9P is Topen.
 func runOpen9P(r *request) error {
 	s := r.s
-	flags, rclose, err := s.openFlags(uint8(r.mode))
+	flags, rclose, err := s.openFlags(uint8(r.Mode))
 	if err != nil {
 		return err
 	}
-	f, err := s.fileOf(r.fid)
+	f, err := s.fileOf(r.Fid)
 	if err != nil {
 		return err
 	}
 	if rclose && f.node.isDir() {
 		return errIsDir
 	}
-	if err := s.checkOpen9P(f.node, r.mode&3 == oExec, rclose); err != nil {
+	if err := s.checkOpen9P(f.node, r.Mode&3 == oExec, rclose); err != nil {
 		return err
 	}
-	r.flags = flags
+	r.Flags = flags
 	err = runOpen(r)
 	if err == nil || err == errLater {
 		f.rclose = rclose
@@ -95,26 +97,26 @@ func (s *session) checkOpen9P(n *node, exec, rclose bool) error {
 // open.
 func runCreate9P(r *request) error {
 	s := r.s
-	f, err := s.dirOf(r.fid, r.name)
+	f, err := s.dirOf(r.Fid, r.Name)
 	if err != nil {
 		return err
 	}
 	var rclose bool
-	if r.flags, rclose, err = s.openFlags(uint8(r.flags)); err != nil {
+	if r.Flags, rclose, err = s.openFlags(uint8(r.Flags)); err != nil {
 		return err
 	}
-	kinds := uint32(dmDir)
-	if s.is(dialectU) {
-		kinds |= dmSpecial | dmSetuid | dmSetgid | dmSetvtx
+	kinds := uint32(wire.DMDIR)
+	if s.is(wire.Unix) {
+		kinds |= dmSpecial | wire.DMSETUID | wire.DMSETGID | wire.DMSETVTX
 	}
-	if r.mode&^(kinds|dmTmp|0o777) != 0 {
+	if r.Mode&^(kinds|wire.DMTMP|0o777) != 0 {
 		return fault(linux.EOPNOTSUPP, "files of that mode cannot be created here")
 	}
-	if r.mode&dmDir != 0 && (r.flags != oRead || rclose) {
+	if r.Mode&wire.DMDIR != 0 && (r.Flags != oRead || rclose) {
 		return errIsDir
 	}
-	if r.mode&dmLink != 0 {
-		if r.f2, err = s.linkTarget(r.name2); err != nil {
+	if r.Mode&wire.DMLINK != 0 {
+		if r.f2, err = s.linkTarget(r.Name2); err != nil {
 			return err
 		}
 	}
@@ -123,7 +125,7 @@ func runCreate9P(r *request) error {
 	}
 	r.f = f
 	f.rclose = rclose
-	if makesSlowly(f.node, r.mode) {
+	if makesSlowly(f.node, r.Mode) {
 		return s.laterOr(r, nil, execCreate9P, undoOpen)
 	}
 	return execCreate9P(atOnce, r)
@@ -133,7 +135,7 @@ func runCreate9P(r *request) error {
 // block.
 func makesSlowly(n *node, kind uint32) (ok bool) {
 	switch {
-	case kind&dmDir != 0:
+	case kind&wire.DMDIR != 0:
 		_, ok = n.file.(MkdirerContext)
 	case kind&dmSpecial == 0:
 		_, ok = n.file.(CreatorContext)
@@ -143,16 +145,16 @@ func makesSlowly(n *node, kind uint32) (ok bool) {
 
 func execCreate9P(ctx context.Context, r *request) (err error) {
 	s, f := r.s, r.f
-	special := r.mode&(dmDir|dmSpecial) != 0
-	perm := r.mode & 0o777
-	if s.is(dialect9P) {
-		if perm, err = s.inherit(f.node, perm, r.mode&dmDir != 0); err != nil {
+	special := r.Mode&(wire.DMDIR|dmSpecial) != 0
+	perm := r.Mode & 0o777
+	if s.is(wire.Plan9) {
+		if perm, err = s.inherit(f.node, perm, r.Mode&wire.DMDIR != 0); err != nil {
 			s.endOpen(f, fidClosed)
 			return err
 		}
 	}
-	kind := r.mode
-	r.mode = perm | unixBits(kind)
+	kind := r.Mode
+	r.Mode = perm | unixBits(kind)
 	if !special {
 		return execCreate(ctx, r)
 	}
@@ -161,23 +163,23 @@ func execCreate9P(ctx context.Context, r *request) (err error) {
 	if err := s.makeSpecial(ctx, r, kind); err != nil {
 		return err
 	}
-	dir, err := s.stepInto(f, r.name)
+	dir, err := s.stepInto(f, r.Name)
 	if err != nil {
 		return err
 	}
-	r.qid, r.count = f.node.qid, 0
-	if kind&dmDir != 0 {
+	r.QID, r.Count = f.node.qid, 0
+	if kind&wire.DMDIR != 0 {
 		// It is made, and open(5) does not ask if its permissions let it be
 		// read: who may not will be told so by what he reads.
-		made := r.qid
-		if r.qid, r.count, err = s.openNode(ctx, f.node); err != nil && errnoOf(err) == linux.EACCES {
-			r.qid, r.count, err = made, 0, nil
+		made := r.QID
+		if r.QID, r.Count, err = s.openNode(ctx, f.node); err != nil && errnoOf(err) == linux.EACCES {
+			r.QID, r.Count, err = made, 0, nil
 		}
 		if err != nil {
 			_ = s.release(atOnce, s.replace(f, dir))
 			return err
 		}
-		s.opened(f, p9.ReadOnly)
+		s.opened(r, f, p9.ReadOnly)
 		state = fidOpen
 	}
 	_ = s.release(atOnce, dir)
@@ -220,21 +222,21 @@ func (s *session) inherit(dir *node, perm uint32, isDir bool) (uint32, error) {
 
 // makeSpecial makes what is not a regular file.
 func (s *session) makeSpecial(ctx context.Context, r *request, kind uint32) error {
-	if kind&dmDir != 0 {
+	if kind&wire.DMDIR != 0 {
 		if m, ok := r.f.node.file.(MkdirerContext); ok {
-			_, err := m.MkdirContext(ctx, r.name, p9.FileMode(r.mode), p9.NoUID, p9.NoGID)
+			_, err := m.MkdirContext(ctx, r.Name, p9.FileMode(r.Mode), p9.NoUID, p9.NoGID)
 			return err
 		}
 	}
 	return s.changeDir(r.f.node, func(dir p9.File) (err error) {
 		switch {
-		case kind&dmDir != 0:
-			_, err = dir.Mkdir(r.name, p9.FileMode(r.mode), p9.NoUID, p9.NoGID)
-		case kind&dmSymlink != 0:
-			_, err = dir.Symlink(r.name2, r.name, p9.NoUID, p9.NoGID)
-		case kind&dmLink != 0:
+		case kind&wire.DMDIR != 0:
+			_, err = dir.Mkdir(r.Name, p9.FileMode(r.Mode), p9.NoUID, p9.NoGID)
+		case kind&wire.DMSYMLINK != 0:
+			_, err = dir.Symlink(r.Name2, r.Name, p9.NoUID, p9.NoGID)
+		case kind&wire.DMLINK != 0:
 			if err = r.f2.node.canChange(); err == nil {
-				err = dir.Link(r.f2.node.file, r.name)
+				err = dir.Link(r.f2.node.file, r.Name)
 			}
 		default:
 			err = mknod(dir, r, kind)
@@ -253,17 +255,17 @@ func (s *session) linkTarget(extension string) (*fid, error) {
 }
 
 func mknod(dir p9.File, r *request, kind uint32) error {
-	mode := p9.FileMode(r.mode)
+	mode := p9.FileMode(r.Mode)
 	var major, minor uint32
 	switch {
-	case kind&dmNamedPipe != 0:
+	case kind&wire.DMNAMEDPIPE != 0:
 		mode |= p9.ModeNamedPipe
-	case kind&dmSocket != 0:
+	case kind&wire.DMSOCKET != 0:
 		mode |= p9.ModeSocket
 	default:
 		var c byte
-		if _, err := fmt.Sscanf(r.name2, "%c %d %d", &c, &major, &minor); err != nil || c != 'c' && c != 'b' {
-			return fault(linux.EINVAL, "no device: "+strconv.Quote(r.name2))
+		if _, err := fmt.Sscanf(r.Name2, "%c %d %d", &c, &major, &minor); err != nil || c != 'c' && c != 'b' {
+			return fault(linux.EINVAL, "no device: "+strconv.Quote(r.Name2))
 		}
 		kind := p9.ModeCharacterDevice
 		if c == 'b' {
@@ -271,6 +273,6 @@ func mknod(dir p9.File, r *request, kind uint32) error {
 		}
 		mode |= kind
 	}
-	_, err := dir.Mknod(r.name, mode, major, minor, p9.NoUID, p9.NoGID)
+	_, err := dir.Mknod(r.Name, mode, major, minor, p9.NoUID, p9.NoGID)
 	return err
 }

@@ -6,6 +6,8 @@ import (
 
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
+
+	"vmfs/ninep/wire"
 )
 
 // dirReader is where reading a directory is. What the file gave and did not
@@ -78,13 +80,10 @@ func (s *session) doneDir(d *dirReader) {
 	}
 }
 
-// direntFixed is an Rreaddir's entry without its name.
-const direntFixed = 13 + 8 + 1 + 2
-
 // runReaddir reads a directory into the reply.
 func runReaddir(r *request) error {
 	s := r.s
-	f, err := s.openFor(r.fid, p9.WriteOnly, errNotReadable)
+	f, err := s.openFor(r.Fid, p9.WriteOnly, errNotReadable)
 	if err != nil {
 		return err
 	}
@@ -94,14 +93,14 @@ func runReaddir(r *request) error {
 	if !f.node.isDir() {
 		return errNotDir
 	}
-	count := int(min(r.count, s.msize-readHeader))
-	ents, err := s.entries(f, r.offset, uint32(count))
+	count := int(min(r.Count, s.msize-wire.DataHeader))
+	ents, err := s.entries(f, r.Offset, uint32(count))
 	if err != nil {
 		return err
 	}
 	n, size := 0, 0
 	for i := range ents {
-		next := size + direntFixed + len(ents[i].Name)
+		next := size + wire.DirentSize(&ents[i])
 		if next > count {
 			break
 		}
@@ -110,19 +109,15 @@ func runReaddir(r *request) error {
 	if n == 0 && len(ents) > 0 && !s.google {
 		return fault(linux.EINVAL, "count is too small for a directory entry")
 	}
-	b := s.c.room(readHeader + size)
-	e := enc{b.b}
-	start := e.begin(r.typ+1, r.tag)
-	e.u32(uint32(size))
-	for i := range n {
-		ent := &ents[i]
-		e.qid(s.sent(ent.QID))
-		e.u64(ent.Offset)
-		e.u8(s.direntType(ent))
-		e.str(ent.Name)
+	b := s.c.room(wire.DataHeader + size)
+	start := len(b.b)
+	b.b = b.b[:start+wire.DataHeader]
+	for _, ent := range ents[:n] {
+		ent.Type = s.direntType(&ent)
+		ent.QID = s.sent(ent.QID)
+		b.b = s.c.codec.AppendDirent(b.b, &ent)
 	}
-	e.end(start)
-	b.b = e.b
+	wire.PutDataHeader(b.b[start:], wire.Rreaddir, r.Tag)
 	f.dir.used(n)
 	s.doneDir(&f.dir)
 	return errReplied
@@ -130,11 +125,11 @@ func runReaddir(r *request) error {
 
 // direntType is the type of readdir(3), as far as a QID tells; p9's client
 // wants the QID's.
-func (s *session) direntType(ent *p9.Dirent) uint8 {
+func (s *session) direntType(ent *p9.Dirent) p9.QIDType {
 	const dtUnknown, dtDir, dtReg, dtLnk = 0, 4, 8, 10
 	switch {
 	case s.google:
-		return uint8(ent.Type)
+		return ent.Type
 	case ent.QID.Type&p9.TypeDir != 0:
 		return dtDir
 	case ent.QID.Type&p9.TypeSymlink != 0:
@@ -160,23 +155,23 @@ func (s *session) readDir(f *fid, p []byte, off uint64) (int, error) {
 		return 0, nil
 	}
 	defer s.doneDir(d)
-	e := enc{p[:0:len(p)]}
+	b := p[:0:len(p)]
 	for {
 		before := d.at
 		ents, err := s.entries(f, before, uint32(len(p)))
 		if err != nil || len(ents) == 0 {
-			if len(e.b) > 0 {
+			if len(b) > 0 {
 				err = nil // it comes again with the next read
 			}
-			d.bytes += uint64(len(e.b))
-			return len(e.b), err
+			d.bytes += uint64(len(b))
+			return len(b), err
 		}
 		for i := range ents {
-			was := len(e.b)
-			if err := s.encodeEntry(&e, f.node, ents[i].Name); err != nil {
+			was := len(b)
+			if b, err = s.appendEntry(b, f.node, ents[i].Name); err != nil {
 				return 0, err
 			}
-			if len(e.b) > len(p) {
+			if len(b) > len(p) {
 				if was == 0 {
 					return 0, fault(linux.EINVAL, "count is too small for a directory entry")
 				}
@@ -191,24 +186,23 @@ func (s *session) readDir(f *fid, p []byte, off uint64) (int, error) {
 	}
 }
 
-// encodeEntry writes the record of a file in a directory; nothing if it is gone
+// appendEntry writes the record of a file in a directory; nothing if it is gone
 // by now.
-func (s *session) encodeEntry(e *enc, dir *node, name string) error {
+func (s *session) appendEntry(b []byte, dir *node, name string) ([]byte, error) {
 	if name == "." || name == ".." {
-		return nil
+		return b, nil
 	}
 	s.srv.tree.RLock()
 	defer s.srv.tree.RUnlock()
 	n, err := s.step(dir, name, new([1]string))
 	if err == nil {
-		var st stat
-		if err = s.statOf(n, &st); err == nil {
-			s.encodeStat(e, &st)
+		if err = s.statOf(n, &s.c.stat); err == nil {
+			b = s.c.codec.AppendStat(b, &s.c.stat)
 		}
 		_ = s.release(atOnce, n)
 	}
 	if err != nil && errnoOf(err) == linux.ENOENT {
-		return nil
+		return b, nil
 	}
-	return err
+	return b, err
 }

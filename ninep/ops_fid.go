@@ -7,6 +7,8 @@ import (
 
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
+
+	"vmfs/ninep/wire"
 )
 
 // runAuth refuses: there is nothing to prove. Any error but ENOENT keeps
@@ -17,13 +19,13 @@ func runAuth(*request) error { return errNoAuth }
 // they get a goroutine.
 func runAttach(r *request) error {
 	s := r.s
-	if r.fid2 != noFid {
+	if r.Fid2 != wire.NoFid {
 		return errNoAuth
 	}
-	if err := s.checkNew(r.fid); err != nil {
+	if err := s.checkNew(r.Fid); err != nil {
 		return err
 	}
-	f := newFid(r.fid, nil, &attachment{uname: r.name, uid: r.uid})
+	f := newFid(r.Fid, nil, &attachment{uname: r.Name, uid: r.UID})
 	f.state = fidAttaching
 	if _, ok := s.srv.Attacher.(UserAttacher); !ok {
 		if err := execAttachTo(atOnce, r, f); err != nil {
@@ -59,9 +61,9 @@ func execAttachTo(ctx context.Context, r *request, f *fid) error {
 		file p9.File
 		err  error
 	)
-	names := splitAname(r.name2)
+	names := splitAname(r.Name2)
 	if ua, ok := s.srv.Attacher.(UserAttacher); ok {
-		file, err = ua.AttachUser(ctx, s.c.caller, r.name, r.uid, r.name2)
+		file, err = ua.AttachUser(ctx, s.c.caller, r.Name, r.UID, r.Name2)
 		names = nil
 	} else {
 		file, err = s.srv.Attacher.Attach()
@@ -84,7 +86,7 @@ func execAttachTo(ctx context.Context, r *request, f *fid) error {
 		n = next
 	}
 	n.top = true
-	r.qid = n.qid
+	r.QID = n.qid
 	s.mu.Lock()
 	f.node, f.state = n, fidClosed
 	s.mu.Unlock()
@@ -116,19 +118,19 @@ func splitAname(aname string) []string {
 // runWalk makes fid2 a file that is reached from fid by the names.
 func runWalk(r *request) error {
 	s := r.s
-	if r.nnames > maxNames {
+	if len(r.Names) > wire.MaxNames {
 		return errWalkNames
 	}
-	f, err := s.fid(r.fid)
+	f, err := s.fid(r.Fid)
 	if err != nil {
 		return err
 	}
 	if f.xattr != nil {
 		return errXattrFid
 	}
-	same := r.fid == r.fid2
+	same := r.Fid == r.Fid2
 	if !same {
-		if err := s.checkNew(r.fid2); err != nil {
+		if err := s.checkNew(r.Fid2); err != nil {
 			return err
 		}
 	}
@@ -139,7 +141,7 @@ func runWalk(r *request) error {
 	if old != nil {
 		_ = s.release(atOnce, old)
 	}
-	if err != nil && s.is(dialect9P) && errnoOf(err) == linux.ENOENT {
+	if err != nil && s.is(wire.Plan9) && errnoOf(err) == linux.ENOENT {
 		return errGone // the words that clients know: a lookup that fails is not an error to them
 	}
 	return err
@@ -155,8 +157,8 @@ func (s *session) walkTo(f *fid, r *request) (old *node, err error) {
 	if err != nil || n == nil {
 		return nil, err
 	}
-	if r.fid != r.fid2 {
-		s.insert(newFid(r.fid2, n, f.user))
+	if r.Fid != r.Fid2 {
+		s.insert(newFid(r.Fid2, n, f.user))
 		return nil, nil
 	}
 	return s.replace(f, n), nil
@@ -181,7 +183,7 @@ func (s *session) checkWalk(f *fid, same bool) error {
 			return errBusyFid
 		}
 		return nil
-	case same || s.is(dialect9P):
+	case same || s.is(wire.Plan9):
 		return errWalkOpen
 	}
 	return nil
@@ -191,22 +193,20 @@ func (s *session) checkWalk(f *fid, same bool) error {
 // nil, without an error, if only some of them could be walked. Server.tree must
 // be held.
 func (s *session) walk(n *node, r *request) (*node, error) {
-	r.nqids = 0
-	if r.nnames == 0 {
+	if len(r.Names) == 0 {
 		return s.clone(n)
 	}
 	n.refs.Add(1)
-	for _, name := range r.names[:r.nnames] {
+	for _, name := range r.Names {
 		next, err := s.step(n, name, &s.c.one)
 		_ = s.release(atOnce, n) // the next one holds it now
 		if err != nil {
-			if r.nqids > 0 && !s.google {
+			if len(r.QIDs) > 0 && !s.google {
 				return nil, nil
 			}
 			return nil, err
 		}
-		r.qids[r.nqids] = s.sent(next.qid)
-		r.nqids++
+		r.QIDs = append(r.QIDs, s.sent(next.qid))
 		n = next
 	}
 	return n, nil
@@ -245,28 +245,28 @@ func execClunk(ctx context.Context, r *request) error {
 // errLater.
 func (s *session) take(r *request) (*fid, error) {
 	s.mu.Lock()
-	f, err := s.anyFid(r.fid)
+	f, err := s.anyFid(r.Fid)
 	if err != nil {
 		s.mu.Unlock()
 		return nil, err
 	}
-	s.fids.del(r.fid)
+	s.fids.del(r.Fid)
 	r.f = f
 	if f.busy == 0 {
 		s.mu.Unlock()
 		return f, nil
 	}
 	exec := execClunk
-	if r.typ == msgTremove {
+	if r.Type == wire.Tremove {
 		exec = execRemove
 	}
 	ar := s.detach(r, exec)
 	f.closing = ar
 	// It holds nothing that the limit is for: the requests it waits for do.
 	s.running++
-	s.enter(ar.tag, ar)
+	s.enter(ar.Tag, ar)
 	for _, q := range s.tags {
-		if q.f == f && q.typ != msgTwrite && q != ar {
+		if q.f == f && q.Type != wire.Twrite && q != ar {
 			defer q.cancel(errClunked)
 		}
 	}

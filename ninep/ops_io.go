@@ -9,10 +9,9 @@ import (
 
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
-)
 
-// readHeader is what comes before the data in an Rread.
-const readHeader = headerSize + 4
+	"vmfs/ninep/wire"
+)
 
 // openFor gives a fid that is open, and not for the other direction alone.
 func (s *session) openFor(num uint32, other p9.OpenFlags, wrong error) (*fid, error) {
@@ -37,18 +36,18 @@ func (s *session) openFor(num uint32, other p9.OpenFlags, wrong error) (*fid, er
 // runRead reads into the reply.
 func runRead(r *request) error {
 	s := r.s
-	f, err := s.openFor(r.fid, p9.WriteOnly, errNotReadable)
+	f, err := s.openFor(r.Fid, p9.WriteOnly, errNotReadable)
 	if err != nil {
 		return err
 	}
-	count := min(r.count, s.msize-readHeader)
+	count := min(r.Count, s.msize-wire.DataHeader)
 	switch {
 	case f.xattr != nil:
 	case f.node.isDir():
-		if s.is(dialectL) {
+		if s.is(wire.Linux) {
 			return errIsDir
 		}
-	case r.offset > math.MaxInt64:
+	case r.Offset > math.MaxInt64:
 		return errOffset
 	case f.reader != nil:
 		return s.readLater(f, r, count)
@@ -57,17 +56,17 @@ func runRead(r *request) error {
 	if !f.fills {
 		count = min(count, maxBlocked)
 	}
-	b := s.c.room(readHeader + int(count))
+	b := s.c.room(wire.DataHeader + int(count))
 	start := len(b.b)
-	data := b.b[start+readHeader : start+readHeader+int(count)]
+	data := b.b[start+wire.DataHeader : start+wire.DataHeader+int(count)]
 	var n int
 	switch {
 	case f.xattr != nil:
-		n, err = f.xattr.read(data, r.offset)
+		n, err = f.xattr.read(data, r.Offset)
 	case f.node.isDir():
-		n, err = s.readDir(f, data, r.offset)
+		n, err = s.readDir(f, data, r.Offset)
 	default:
-		n, err = s.readPlain(f.node.file, data, int64(r.offset))
+		n, err = s.readPlain(f.node.file, data, int64(r.Offset))
 	}
 	if err != nil {
 		return err
@@ -75,15 +74,11 @@ func runRead(r *request) error {
 	if n >= maxBlocked {
 		f.fills = !f.node.isDir()
 	}
-	if s.isLinux() && f.end.read(r.offset, n, time.Now) {
+	if s.isLinux() && f.end.read(r.Offset, n, time.Now) {
 		return errEndLoop
 	}
-	e := enc{b.b}
-	e.begin(msgRread, r.tag)
-	e.u32(uint32(n))
-	e.b = e.b[:start+readHeader+n]
-	e.end(start)
-	b.b = e.b
+	b.b = b.b[:start+wire.DataHeader+n]
+	wire.PutDataHeader(b.b[start:], wire.Rread, r.Tag)
 	return errReplied
 }
 
@@ -110,58 +105,45 @@ func checkRead(p []byte, n int, err error) (int, error) {
 
 // maxBlocked is the most that a read that can block gets at a time: its buffer,
 // which is there for as long as it waits, is one of 64 KiB with the header.
-const maxBlocked = 64<<10 - readHeader
+const maxBlocked = 64<<10 - wire.DataHeader
 
 func (s *session) readLater(f *fid, r *request, count uint32) error {
 	s.mu.Lock()
-	over := !f.reads.busy && s.fillsReads() && f.early.ends(r.offset, r.count)
+	over := !f.reads.busy && s.fillsReads() && f.early.ends(r.Offset, r.Count)
 	s.mu.Unlock()
 	if over || count == 0 {
-		return s.c.replyData(r, nil)
+		return nil
 	}
 	r.f = f
-	r.length = uint64(min(count, maxBlocked, uint32(s.share()-readHeader)))
+	r.Length = uint64(min(count, maxBlocked, uint32(s.share()-wire.DataHeader)))
 	return s.later(r, &f.reads, execRead)
-}
-
-// replyData answers a Tread.
-func (c *conn) replyData(r *request, data []byte) error {
-	b := c.room(readHeader + len(data))
-	e := enc{b.b}
-	start := e.begin(msgRread, r.tag)
-	e.u32(uint32(len(data)))
-	e.b = append(e.b, data...)
-	e.end(start)
-	b.b = e.b
-	return errReplied
 }
 
 func execRead(ctx context.Context, r *request) error {
 	s, f := r.s, r.f
-	count := int(r.length)
-	r.buf = getBuf(readHeader + count)
+	count := int(r.Length)
+	r.buf = getBuf(wire.DataHeader + count)
 	if s.fillsReads() {
 		// Requests that waited in the lane are judged when their turn comes.
 		s.mu.Lock()
-		over := f.early.ends(r.offset, r.count)
+		over := f.early.ends(r.Offset, r.Count)
 		s.mu.Unlock()
 		if over {
-			r.written = 0
 			return nil
 		}
 	}
-	p := r.buf.b[readHeader : readHeader+count]
-	n, err := f.reader.ReadContext(ctx, p, int64(r.offset))
+	p := r.buf.b[wire.DataHeader : wire.DataHeader+count]
+	n, err := f.reader.ReadContext(ctx, p, int64(r.Offset))
 	if n, err = checkRead(p, n, err); err != nil {
 		return err
 	}
-	if s.isLinux() && f.end.read(r.offset, n, time.Now) {
+	if s.isLinux() && f.end.read(r.Offset, n, time.Now) {
 		return errEndLoop
 	}
-	r.written = uint32(n)
+	r.got = n
 	if s.fillsReads() {
 		s.mu.Lock()
-		f.early.done(r.offset, r.count, r.written, s.msize)
+		f.early.done(r.Offset, r.Count, uint32(n), s.msize)
 		s.mu.Unlock()
 	}
 	return nil
@@ -170,27 +152,27 @@ func execRead(ctx context.Context, r *request) error {
 // runWrite writes what came with the request.
 func runWrite(r *request) error {
 	s := r.s
-	f, err := s.openFor(r.fid, p9.ReadOnly, errNotWritable)
+	f, err := s.openFor(r.Fid, p9.ReadOnly, errNotWritable)
 	switch {
 	case err != nil:
 		return err
 	case f.xattr != nil:
-		r.written, err = f.xattr.write(r.data, r.offset)
+		r.Count, err = f.xattr.write(r.Data, r.Offset)
 		return err
-	case r.offset > math.MaxInt64:
+	case r.Offset > math.MaxInt64:
 		return errOffset
 	case f.writer != nil:
 		r.f = f
 		if w, ok := f.writer.(PartWriterContext); ok && w.WritesInParts() {
-			r.data = r.data[:min(len(r.data), s.share())]
+			r.Data = r.Data[:min(len(r.Data), s.share())]
 		}
 		return s.later(r, &f.writes, execWrite)
 	}
-	n, err := s.writePlain(f.node.file, r.data, int64(r.offset))
-	if err != nil && (n <= 0 || n >= len(r.data)) {
+	n, err := s.writePlain(f.node.file, r.Data, int64(r.Offset))
+	if err != nil && (n <= 0 || n >= len(r.Data)) {
 		return err
 	}
-	r.written = uint32(n) // the client sees why when it writes the rest
+	r.Count = uint32(n) // the client sees why when it writes the rest
 	return nil
 }
 
@@ -209,18 +191,18 @@ func checkWrite(p []byte, n int, err error) (int, error) {
 }
 
 func execWrite(ctx context.Context, r *request) error {
-	n, err := r.f.writer.WriteContext(ctx, r.data, int64(r.offset))
-	if n, err = checkWrite(r.data, n, err); err != nil {
+	n, err := r.f.writer.WriteContext(ctx, r.Data, int64(r.Offset))
+	if n, err = checkWrite(r.Data, n, err); err != nil {
 		return err
 	}
-	r.written = uint32(n)
+	r.Count = uint32(n)
 	return nil
 }
 
 // runFsync syncs an open file.
 func runFsync(r *request) error {
 	s := r.s
-	f, err := s.openFor(r.fid, p9.OpenFlagsModeMask, nil)
+	f, err := s.openFor(r.Fid, p9.OpenFlagsModeMask, nil)
 	if err != nil {
 		return err
 	}
@@ -250,7 +232,7 @@ func execFsync(ctx context.Context, r *request) error {
 // runLock sets or clears a lock.
 func runLock(r *request) error {
 	s := r.s
-	f, err := s.openFor(r.fid, p9.OpenFlagsModeMask, nil)
+	f, err := s.openFor(r.Fid, p9.OpenFlagsModeMask, nil)
 	if err != nil {
 		return err
 	}
@@ -261,21 +243,21 @@ func runLock(r *request) error {
 		r.f = f
 		return s.later(r, nil, execLock)
 	}
-	st, err := f.node.file.Lock(int(int32(r.count)), p9.LockType(r.mode), p9.LockFlags(r.flags), r.offset, r.length, r.name)
-	r.status = uint8(st)
+	st, err := f.node.file.Lock(int(int32(r.Count)), p9.LockType(r.Mode), p9.LockFlags(r.Flags), r.Offset, r.Length, r.Name)
+	r.Mode = uint32(st)
 	return err
 }
 
 func execLock(ctx context.Context, r *request) error {
-	st, err := r.f.node.file.(LockerContext).LockContext(ctx, int(int32(r.count)), p9.LockType(r.mode), p9.LockFlags(r.flags), r.offset, r.length, r.name)
-	r.status = uint8(st)
+	st, err := r.f.node.file.(LockerContext).LockContext(ctx, int(int32(r.Count)), p9.LockType(r.Mode), p9.LockFlags(r.Flags), r.Offset, r.Length, r.Name)
+	r.Mode = uint32(st)
 	return err
 }
 
 // runGetLock asks for the lock that is in the way of another.
 func runGetLock(r *request) error {
 	s := r.s
-	f, err := s.openFor(r.fid, p9.OpenFlagsModeMask, nil)
+	f, err := s.openFor(r.Fid, p9.OpenFlagsModeMask, nil)
 	if err != nil {
 		return err
 	}
@@ -283,10 +265,10 @@ func runGetLock(r *request) error {
 	if !ok || f.xattr != nil {
 		return errNoGetLock
 	}
-	typ, start, length, pid, client, err := g.GetLock(int(int32(r.count)), p9.LockType(r.mode), r.offset, r.length, r.name)
+	typ, start, length, pid, client, err := g.GetLock(int(int32(r.Count)), p9.LockType(r.Mode), r.Offset, r.Length, r.Name)
 	if err != nil {
 		return err
 	}
-	r.mode, r.offset, r.length, r.count, r.name = uint32(typ), start, length, uint32(int32(pid)), client
+	r.Mode, r.Offset, r.Length, r.Count, r.Name = uint32(typ), start, length, uint32(int32(pid)), client
 	return nil
 }

@@ -19,23 +19,28 @@ func (s *session) fileOf(num uint32) (*fid, error) {
 // runGetAttr also serves fids whose file is gone: it is how a client learns.
 func runGetAttr(r *request) error {
 	s := r.s
-	f, err := s.fileOf(r.fid)
+	f, err := s.fileOf(r.Fid)
 	if err != nil {
 		return err
 	}
 	s.srv.tree.RLock()
 	defer s.srv.tree.RUnlock()
-	r.qid, r.attrMask, r.attr, err = f.node.file.GetAttr(r.attrMask)
+	r.Attr = &s.c.attr
+	r.QID, r.Mask, *r.Attr, err = f.node.file.GetAttr(r.Mask)
 	return err
 }
+
+// permissions are the bits of a mode that a client may choose.
+const permissions = 0o7777
 
 // runSetAttr changes attributes.
 func runSetAttr(r *request) error {
 	s := r.s
-	f, err := s.fileOf(r.fid)
+	f, err := s.fileOf(r.Fid)
 	if err != nil {
 		return err
 	}
+	r.SetAttr.Permissions &= permissions
 	if _, ok := f.node.file.(AttrSetterContext); ok {
 		r.f = f
 		return s.later(r, nil, execSetAttr)
@@ -45,34 +50,49 @@ func runSetAttr(r *request) error {
 	if err := f.node.canChange(); err != nil {
 		return err
 	}
-	return f.node.file.SetAttr(r.setMask, r.setAttr)
+	return f.node.file.SetAttr(r.SetMask, r.SetAttr)
 }
 
 func execSetAttr(ctx context.Context, r *request) error {
-	return r.f.node.file.(AttrSetterContext).SetAttrContext(ctx, r.setMask, r.setAttr)
+	return r.f.node.file.(AttrSetterContext).SetAttrContext(ctx, r.SetMask, r.SetAttr)
+}
+
+// runWalkGetAttr is a Twalk and a Tgetattr in one, all or nothing.
+func runWalkGetAttr(r *request) error {
+	if err := runWalk(r); err != nil {
+		return err
+	}
+	walked := r.Fid
+	r.Fid, r.Mask = r.Fid2, p9.AttrMaskAll
+	err := runGetAttr(r)
+	if err != nil && walked != r.Fid2 {
+		_ = runClunk(r)
+	}
+	return err
 }
 
 // runStatFS tells of the file system.
 func runStatFS(r *request) error {
-	f, err := r.s.fileOf(r.fid)
+	f, err := r.s.fileOf(r.Fid)
 	if err != nil {
 		return err
 	}
-	r.fsstat, err = f.node.file.StatFS()
+	r.FSStat = &r.s.c.fsstat
+	*r.FSStat, err = f.node.file.StatFS()
 	return err
 }
 
 // runReadlink reads a symbolic link.
 func runReadlink(r *request) error {
 	s := r.s
-	f, err := s.fileOf(r.fid)
+	f, err := s.fileOf(r.Fid)
 	if err != nil {
 		return err
 	}
 	if !f.node.isSymlink() {
 		return linux.EINVAL
 	}
-	r.name, err = s.readlink(f.node)
+	r.Name2, err = s.readlink(f.node)
 	return err
 }
 
@@ -105,22 +125,23 @@ func (s *session) dirOf(num uint32, names ...string) (*fid, error) {
 // runMkdir makes a directory.
 func runMkdir(r *request) error {
 	s := r.s
-	f, err := s.dirOf(r.fid, r.name)
+	f, err := s.dirOf(r.Fid, r.Name)
 	if err != nil {
 		return err
 	}
+	r.Mode &= permissions
 	if _, ok := f.node.file.(MkdirerContext); ok {
 		r.f = f
 		return s.later(r, nil, execMkdir)
 	}
 	return s.changeDir(f.node, func(dir p9.File) (err error) {
-		r.qid, err = dir.Mkdir(r.name, p9.FileMode(r.mode), p9.UID(r.uid), p9.GID(r.gid))
+		r.QID, err = dir.Mkdir(r.Name, p9.FileMode(r.Mode), p9.UID(r.UID), p9.GID(r.GID))
 		return err
 	})
 }
 
 func execMkdir(ctx context.Context, r *request) (err error) {
-	r.qid, err = r.f.node.file.(MkdirerContext).MkdirContext(ctx, r.name, p9.FileMode(r.mode), p9.UID(r.uid), p9.GID(r.gid))
+	r.QID, err = r.f.node.file.(MkdirerContext).MkdirContext(ctx, r.Name, p9.FileMode(r.Mode), p9.UID(r.UID), p9.GID(r.GID))
 	return err
 }
 
@@ -135,33 +156,33 @@ func (s *session) changeDir(n *node, fn func(dir p9.File) error) error {
 }
 
 func runSymlink(r *request) error {
-	f, err := r.s.dirOf(r.fid, r.name)
+	f, err := r.s.dirOf(r.Fid, r.Name)
 	if err != nil {
 		return err
 	}
 	return r.s.changeDir(f.node, func(dir p9.File) (err error) {
-		r.qid, err = dir.Symlink(r.name2, r.name, p9.UID(r.uid), p9.GID(r.gid))
+		r.QID, err = dir.Symlink(r.Name2, r.Name, p9.UID(r.UID), p9.GID(r.GID))
 		return err
 	})
 }
 
 func runMknod(r *request) error {
-	f, err := r.s.dirOf(r.fid, r.name)
+	f, err := r.s.dirOf(r.Fid, r.Name)
 	if err != nil {
 		return err
 	}
 	return r.s.changeDir(f.node, func(dir p9.File) (err error) {
-		r.qid, err = dir.Mknod(r.name, p9.FileMode(r.mode), r.major, r.minor, p9.UID(r.uid), p9.GID(r.gid))
+		r.QID, err = dir.Mknod(r.Name, p9.FileMode(r.Mode), r.Major, r.Minor, p9.UID(r.UID), p9.GID(r.GID))
 		return err
 	})
 }
 
 func runLink(r *request) error {
-	f, err := r.s.dirOf(r.fid, r.name)
+	f, err := r.s.dirOf(r.Fid, r.Name)
 	if err != nil {
 		return err
 	}
-	target, err := r.s.fileOf(r.fid2)
+	target, err := r.s.fileOf(r.Fid2)
 	if err != nil {
 		return err
 	}
@@ -169,14 +190,14 @@ func runLink(r *request) error {
 		if err := target.node.canChange(); err != nil {
 			return err
 		}
-		return dir.Link(target.node.file, r.name)
+		return dir.Link(target.node.file, r.Name)
 	})
 }
 
 // runUnlinkAt removes a name.
 func runUnlinkAt(r *request) error {
 	s := r.s
-	f, err := s.dirOf(r.fid, r.name)
+	f, err := s.dirOf(r.Fid, r.Name)
 	if err != nil {
 		return err
 	}
@@ -185,16 +206,16 @@ func runUnlinkAt(r *request) error {
 		return s.later(r, nil, execUnlinkAt)
 	}
 	return s.changeDir(f.node, func(dir p9.File) error {
-		if err := dir.UnlinkAt(r.name, r.flags); err != nil {
+		if err := dir.UnlinkAt(r.Name, r.Flags); err != nil {
 			return err
 		}
-		s.srv.unlinked(f.node, r.name, fileID{})
+		s.srv.unlinked(f.node, r.Name, fileID{})
 		return nil
 	})
 }
 
 func execUnlinkAt(ctx context.Context, r *request) error {
-	return r.s.unlinkLater(ctx, r.f.node, r.name, r.flags, r.s.lookUp(r.f.node, r.name))
+	return r.s.unlinkLater(ctx, r.f.node, r.Name, r.Flags, r.s.lookUp(r.f.node, r.Name))
 }
 
 // unlinkLater removes a name in a way that can block.
@@ -211,11 +232,11 @@ func (s *session) unlinkLater(ctx context.Context, dir *node, name string, flags
 // runRenameAt moves a name from one directory to another.
 func runRenameAt(r *request) error {
 	s := r.s
-	from, err := s.dirOf(r.fid, r.name)
+	from, err := s.dirOf(r.Fid, r.Name)
 	if err != nil {
 		return err
 	}
-	to, err := s.dirOf(r.fid2, r.name2)
+	to, err := s.dirOf(r.Fid2, r.Name2)
 	if err != nil {
 		return err
 	}
@@ -225,17 +246,17 @@ func runRenameAt(r *request) error {
 	}
 	s.srv.tree.Lock()
 	defer s.srv.tree.Unlock()
-	return s.rename(atOnce, from.node, r.name, to.node, r.name2)
+	return s.rename(atOnce, from.node, r.Name, to.node, r.Name2)
 }
 
 // runRename moves a file to another directory.
 func runRename(r *request) error {
 	s := r.s
-	f, err := s.fileOf(r.fid)
+	f, err := s.fileOf(r.Fid)
 	if err != nil {
 		return err
 	}
-	to, err := s.dirOf(r.fid2, r.name)
+	to, err := s.dirOf(r.Fid2, r.Name)
 	if err != nil {
 		return err
 	}
@@ -244,9 +265,9 @@ func runRename(r *request) error {
 		return errRenameRoot
 	}
 	defer func() { _ = s.release(atOnce, parent) }()
-	r.name2 = r.name
+	r.Name2 = r.Name
 	if _, ok := parent.file.(RenamerContext); ok {
-		if r.name, err = s.nameOf(f.node); err != nil {
+		if r.Name, err = s.nameOf(f.node); err != nil {
 			return err
 		}
 		r.f, r.f2 = f, to
@@ -257,7 +278,7 @@ func runRename(r *request) error {
 	if err := f.node.canChange(); err != nil {
 		return err
 	}
-	return s.rename(atOnce, f.node.parent, f.node.name, to.node, r.name2)
+	return s.rename(atOnce, f.node.parent, f.node.name, to.node, r.Name2)
 }
 
 // renameLater renames in a goroutine, which keeps the directories alive.
@@ -270,7 +291,7 @@ func (s *session) renameLater(r *request, from, to *node) error {
 	}
 	return s.laterOr(r, nil, func(ctx context.Context, r *request) error {
 		defer drop(r)
-		return s.rename(ctx, from, r.name, to, r.name2)
+		return s.rename(ctx, from, r.Name, to, r.Name2)
 	}, drop)
 }
 

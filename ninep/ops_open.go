@@ -13,14 +13,14 @@ const (
 	oDirectory = 0o200000
 )
 
-// runOpen opens a fid. r.flags are those of open(2).
+// runOpen opens a fid. r.Flags are those of open(2).
 func runOpen(r *request) error {
 	s := r.s
-	f, err := s.fid(r.fid)
+	f, err := s.fid(r.Fid)
 	if err != nil {
 		return err
 	}
-	flags := p9.OpenFlags(r.flags)
+	flags := p9.OpenFlags(r.Flags)
 	if err := s.beginOpen(f, flags); err != nil {
 		return err
 	}
@@ -34,11 +34,11 @@ func runOpen(r *request) error {
 			s.endOpen(f, fidClosed)
 		}
 	}()
-	if r.qid, r.count, err = s.openPlain(f.node, flags); err != nil {
+	if r.QID, r.Count, err = s.openPlain(f.node, flags); err != nil {
 		return err
 	}
 	ok = true
-	s.opened(f, flags)
+	s.opened(r, f, flags)
 	return nil
 }
 
@@ -96,8 +96,10 @@ func (s *session) endOpen(f *fid, state fidState) {
 	s.mu.Unlock()
 }
 
-// opened readies a fid for reading and writing.
-func (s *session) opened(f *fid, flags p9.OpenFlags) {
+// opened readies a fid for reading and writing. The client is never told of an I/O
+// unit that does not fit a message.
+func (s *session) opened(r *request, f *fid, flags p9.OpenFlags) {
+	r.Count = min(r.Count, s.msize-ioHeader)
 	n := f.node
 	n.opened = true
 	f.flags = flags
@@ -126,29 +128,26 @@ func execOpen(ctx context.Context, r *request) (err error) {
 	if _, err := s.nameOf(f.node); err != nil {
 		return err
 	}
-	r.qid, r.count, err = f.node.file.(OpenerContext).OpenContext(ctx, p9.OpenFlags(r.flags))
+	r.QID, r.Count, err = f.node.file.(OpenerContext).OpenContext(ctx, p9.OpenFlags(r.Flags))
 	if err != nil {
 		return err
 	}
 	ok = true
-	s.opened(f, p9.OpenFlags(r.flags))
+	s.opened(r, f, p9.OpenFlags(r.Flags))
 	return nil
 }
-
-// ioUnit is what a client is told of a file's: never more than fits a message.
-func (s *session) ioUnit(n uint32) uint32 { return min(n, s.msize-ioHeader) }
 
 // runCreate makes a file in the fid's directory and makes the fid it, open.
 func runCreate(r *request) error {
 	s := r.s
-	f, err := s.dirOf(r.fid, r.name)
+	f, err := s.dirOf(r.Fid, r.Name)
 	if err != nil {
 		return err
 	}
 	if err := s.beginCreate(f); err != nil {
 		return err
 	}
-	r.f = f
+	r.f, r.Mode = f, r.Mode&permissions
 	if _, ok := f.node.file.(CreatorContext); ok {
 		return s.laterOr(r, nil, execCreate, undoOpen)
 	}
@@ -169,7 +168,7 @@ func execCreate(ctx context.Context, r *request) error {
 	}
 	ok = true
 	_ = s.release(atOnce, dir)
-	s.opened(f, p9.OpenFlags(r.flags))
+	s.opened(r, f, p9.OpenFlags(r.Flags))
 	return nil
 }
 
@@ -177,12 +176,12 @@ func execCreate(ctx context.Context, r *request) error {
 // anything else can happen to the name. It gives the directory.
 func (s *session) create(ctx context.Context, f *fid, r *request) (dir *node, err error) {
 	var (
-		flags, perm = p9.OpenFlags(r.flags), p9.FileMode(r.mode)
+		flags, perm = p9.OpenFlags(r.Flags), p9.FileMode(r.Mode)
 		file        p9.File
 	)
 	dir = f.node
 	if c, ok := dir.file.(CreatorContext); ok {
-		file, r.qid, r.count, err = c.CreateContext(ctx, r.name, flags, perm, p9.UID(r.uid), p9.GID(r.gid))
+		file, r.QID, r.Count, err = c.CreateContext(ctx, r.Name, flags, perm, p9.UID(r.UID), p9.GID(r.GID))
 		s.srv.tree.RLock()
 		defer s.srv.tree.RUnlock()
 	} else {
@@ -191,10 +190,10 @@ func (s *session) create(ctx context.Context, f *fid, r *request) (dir *node, er
 		if err := dir.canHold(); err != nil {
 			return nil, err
 		}
-		file, r.qid, r.count, err = dir.file.Create(r.name, flags, perm, p9.UID(r.uid), p9.GID(r.gid))
+		file, r.QID, r.Count, err = dir.file.Create(r.Name, flags, perm, p9.UID(r.UID), p9.GID(r.GID))
 	}
 	if err != nil {
 		return nil, err
 	}
-	return s.replace(f, newNode(file, r.qid, dir, r.name)), nil
+	return s.replace(f, newNode(file, r.QID, dir, r.Name)), nil
 }

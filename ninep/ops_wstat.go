@@ -5,6 +5,8 @@ import (
 
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
+
+	"vmfs/ninep/wire"
 )
 
 // wstatError refuses a change that stat(5) does not allow.
@@ -13,32 +15,32 @@ func wstatError(text string) error { return fault(linux.EPERM, "wstat: cannot ch
 // runStat describes a file.
 func runStat(r *request) error {
 	s := r.s
-	f, err := s.fileOf(r.fid)
+	f, err := s.fileOf(r.Fid)
 	if err != nil {
 		return err
 	}
-	r.stat = &s.c.stat
+	r.Stat = &s.c.stat
 	s.srv.tree.RLock()
 	defer s.srv.tree.RUnlock()
-	return s.statOf(f.node, r.stat)
+	return s.statOf(f.node, r.Stat)
 }
 
 // runWstat changes a file's name and attributes: all that is asked for, or
 // nothing.
 func runWstat(r *request) error {
 	s := r.s
-	f, err := s.fileOf(r.fid)
+	f, err := s.fileOf(r.Fid)
 	if err != nil {
 		return err
 	}
 	r.f = f
-	if r.stat.unspecified {
+	if *r.Stat == wire.Untouched {
 		return s.syncFor(f, r)
 	}
 	_, slow := f.node.file.(AttrSetterContext)
 	if parent := s.parentOf(f.node); parent != nil {
 		_, renames := parent.file.(RenamerContext)
-		slow = slow || renames && r.stat.name != ""
+		slow = slow || renames && r.Stat.Name != ""
 		_ = s.release(atOnce, parent)
 	}
 	if slow {
@@ -72,7 +74,7 @@ type wstat struct {
 
 func execWstat(ctx context.Context, r *request) error {
 	s, n := r.s, r.f.node
-	w, err := s.planWstat(n, r.stat)
+	w, err := s.planWstat(n, r.Stat)
 	if err != nil {
 		return err
 	}
@@ -130,13 +132,13 @@ func (s *session) renameHere(ctx context.Context, n *node, oldName, newName stri
 }
 
 // planWstat checks a Twstat against what is, before anything is changed.
-func (s *session) planWstat(n *node, st *stat) (w wstat, err error) {
+func (s *session) planWstat(n *node, st *wire.Stat) (w wstat, err error) {
 	s.srv.tree.RLock()
 	defer s.srv.tree.RUnlock()
 	if err := n.canChange(); err != nil {
 		return w, err
 	}
-	var now stat
+	var now wire.Stat
 	if err := s.statOf(n, &now); err != nil {
 		return w, err
 	}
@@ -150,100 +152,100 @@ func (s *session) planWstat(n *node, st *stat) (w wstat, err error) {
 		return w, err
 	}
 	switch {
-	case st.length == untouched.length:
-	case now.mode&dmDir == 0:
-		w.mask.Size, w.attr.Size = true, st.length
-	case st.length != 0:
+	case st.Length == wire.Untouched.Length:
+	case now.Mode&wire.DMDIR == 0:
+		w.mask.Size, w.attr.Size = true, st.Length
+	case st.Length != 0:
 		return w, wstatError("the length of a directory")
 	}
-	if st.atime != dontTouch {
-		w.mask.ATime, w.mask.ATimeNotSystemTime, w.attr.ATimeSeconds = true, true, uint64(st.atime)
+	if st.Atime != wire.DontTouch {
+		w.mask.ATime, w.mask.ATimeNotSystemTime, w.attr.ATimeSeconds = true, true, uint64(st.Atime)
 	}
-	if st.mtime != dontTouch {
-		w.mask.MTime, w.mask.MTimeNotSystemTime, w.attr.MTimeSeconds = true, true, uint64(st.mtime)
+	if st.Mtime != wire.DontTouch {
+		w.mask.MTime, w.mask.MTimeNotSystemTime, w.attr.MTimeSeconds = true, true, uint64(st.Mtime)
 	}
 	return w, s.planName(&w, n, st, &now)
 }
 
 // unchangeable refuses changes of what the server alone decides.
-func unchangeable(st, now *stat) error {
+func unchangeable(st, now *wire.Stat) error {
 	switch {
-	case st.typ != untouched.typ && st.typ != now.typ:
+	case st.Type != wire.Untouched.Type && st.Type != now.Type:
 		return wstatError("type")
-	case st.dev != untouched.dev && st.dev != now.dev:
+	case st.Dev != wire.Untouched.Dev && st.Dev != now.Dev:
 		return wstatError("dev")
-	case st.qid.Type != untouched.qid.Type && st.qid.Type != now.qid.Type,
-		st.qid.Version != untouched.qid.Version && st.qid.Version != now.qid.Version,
-		st.qid.Path != untouched.qid.Path && st.qid.Path != now.qid.Path:
+	case st.QID.Type != wire.Untouched.QID.Type && st.QID.Type != now.QID.Type,
+		st.QID.Version != wire.Untouched.QID.Version && st.QID.Version != now.QID.Version,
+		st.QID.Path != wire.Untouched.QID.Path && st.QID.Path != now.QID.Path:
 		return wstatError("qid")
-	case st.muid != "" && st.muid != now.muid, st.nmuid != dontTouch && st.nmuid != now.nmuid:
+	case st.MUID != "" && st.MUID != now.MUID, st.NMUID != wire.DontTouch && st.NMUID != now.NMUID:
 		return wstatError("muid")
-	case st.ext != "" && st.ext != now.ext:
+	case st.Extension != "" && st.Extension != now.Extension:
 		return wstatError("extension")
 	}
 	return nil
 }
 
-func (s *session) planMode(w *wstat, st, now *stat) error {
-	if st.mode == dontTouch || st.mode == now.mode {
+func (s *session) planMode(w *wstat, st, now *wire.Stat) error {
+	if st.Mode == wire.DontTouch || st.Mode == now.Mode {
 		return nil
 	}
 	perm := uint32(0o777)
-	if s.is(dialectU) {
-		perm |= dmSetuid | dmSetgid | dmSetvtx
+	if s.is(wire.Unix) {
+		perm |= wire.DMSETUID | wire.DMSETGID | wire.DMSETVTX
 	}
-	if st.mode&^perm != now.mode&^perm {
-		if (st.mode^now.mode)&dmDir != 0 {
+	if st.Mode&^perm != now.Mode&^perm {
+		if (st.Mode^now.Mode)&wire.DMDIR != 0 {
 			return wstatError("the directory bit")
 		}
 		return wstatError("those mode bits")
 	}
-	mode := st.mode & 0o777
-	if s.is(dialectU) {
-		mode |= unixBits(st.mode)
+	mode := st.Mode & 0o777
+	if s.is(wire.Unix) {
+		mode |= unixBits(st.Mode)
 	}
 	w.mask.Permissions, w.attr.Permissions = true, p9.FileMode(mode)
 	return nil
 }
 
 // planOwner: groups change in every dialect, users in 9P2000.u alone.
-func (s *session) planOwner(w *wstat, st, now *stat) (err error) {
-	gid := st.ngid
-	if gid == dontTouch && st.gid != "" && st.gid != now.gid {
-		if gid, err = s.srv.groupID(st.gid); err != nil {
+func (s *session) planOwner(w *wstat, st, now *wire.Stat) (err error) {
+	gid := st.NGID
+	if gid == wire.DontTouch && st.GID != "" && st.GID != now.GID {
+		if gid, err = s.srv.groupID(st.GID); err != nil {
 			return err
 		}
 	}
-	if gid != dontTouch && gid != now.ngid {
+	if gid != wire.DontTouch && gid != now.NGID {
 		w.mask.GID, w.attr.GID = true, p9.GID(gid)
 	}
-	uid := st.nuid
-	if uid == dontTouch && st.uid != "" && st.uid != now.uid {
-		if !s.is(dialectU) {
+	uid := st.NUID
+	if uid == wire.DontTouch && st.UID != "" && st.UID != now.UID {
+		if !s.is(wire.Unix) {
 			return wstatError("the owner")
 		}
-		if uid, err = s.srv.userID(st.uid); err != nil {
+		if uid, err = s.srv.userID(st.UID); err != nil {
 			return err
 		}
 	}
-	if uid != dontTouch && uid != now.nuid {
+	if uid != wire.DontTouch && uid != now.NUID {
 		w.mask.UID, w.attr.UID = true, p9.UID(uid)
 	}
 	return nil
 }
 
 // planName: a name may change to one that the directory does not have.
-func (s *session) planName(w *wstat, n *node, st, now *stat) error {
-	if st.name == "" || st.name == now.name {
+func (s *session) planName(w *wstat, n *node, st, now *wire.Stat) error {
+	if st.Name == "" || st.Name == now.Name {
 		return nil
 	}
 	if n.isRoot() {
 		return errRenameRoot
 	}
-	if err := checkName(st.name); err != nil {
+	if err := checkName(st.Name); err != nil {
 		return err
 	}
-	other, err := s.step(n.parent, st.name, new([1]string))
+	other, err := s.step(n.parent, st.Name, new([1]string))
 	if err == nil {
 		_ = s.release(atOnce, other)
 		return linux.EEXIST
@@ -251,6 +253,6 @@ func (s *session) planName(w *wstat, n *node, st, now *stat) error {
 	if errnoOf(err) != linux.ENOENT {
 		return err
 	}
-	w.oldName, w.newName = n.name, st.name
+	w.oldName, w.newName = n.name, st.Name
 	return nil
 }

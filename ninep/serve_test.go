@@ -16,6 +16,8 @@ import (
 
 	"github.com/hugelgupf/p9/p9"
 	"github.com/stretchr/testify/require"
+
+	"vmfs/ninep/dial"
 )
 
 // patience is how long a test waits for what must come.
@@ -61,7 +63,7 @@ func serve(t testing.TB, a p9.Attacher, set ...func(*Server)) *testServer {
 		fn(ts.Server)
 	}
 	ts.mem, _ = a.(*memFS)
-	ln, err := Listen(context.Background(), ts.addr)
+	ln, err := dial.Listen(context.Background(), ts.addr)
 	require.NoError(t, err)
 	done := make(chan error, 1)
 	go func() { done <- ts.Serve(context.Background(), ln) }()
@@ -79,7 +81,7 @@ func serve(t testing.TB, a p9.Attacher, set ...func(*Server)) *testServer {
 
 func (ts *testServer) dial() net.Conn {
 	ts.t.Helper()
-	conn, err := Dial(context.Background(), ts.addr)
+	conn, err := dial.Dial(context.Background(), ts.addr)
 	require.NoError(ts.t, err)
 	ts.t.Cleanup(func() { conn.Close() })
 	return conn

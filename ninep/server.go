@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/hugelgupf/p9/p9"
+
+	"vmfs/ninep/dial"
 )
 
 // Server serves one tree to any number of clients. Set the fields before the
@@ -93,7 +95,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
 
-	s.log.Info("listening", "addr", DialString(ln.Addr()))
+	s.log.Info("listening", "addr", dial.String(ln.Addr()))
 	var pause time.Duration
 	for {
 		nc, err := ln.Accept()
@@ -104,12 +106,12 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			case s.isDown():
 				return nil
 			case errors.Is(err, net.ErrClosed):
-				return fmt.Errorf("accept on %s: %w", DialString(ln.Addr()), err)
+				return fmt.Errorf("accept on %s: %w", dial.String(ln.Addr()), err)
 			}
 			// Out of descriptors, or a client that left again: neither is a
 			// reason to stop serving the others.
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			s.log.Error("accept failed; will try again", "addr", DialString(ln.Addr()), "err", err, "pause", pause)
+			s.log.Error("accept failed; will try again", "addr", dial.String(ln.Addr()), "err", err, "pause", pause)
 			select {
 			case <-ctx.Done():
 			case <-time.After(pause):
@@ -119,7 +121,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		pause = 0
 		c, err := s.newConn(nc, ln)
 		if err != nil {
-			s.log.Warn("connection refused", "addr", DialString(ln.Addr()), "peer", peerName(newCaller(nc, ln)), "err", err)
+			s.log.Warn("connection refused", "addr", dial.String(ln.Addr()), "peer", peerName(newCaller(nc, ln)), "err", err)
 			nc.Close()
 			continue
 		}

@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"vmfs/ninep/wire/wiretest"
 )
 
 // TestTraces plays the conversations in testdata/*.trace.
@@ -92,7 +94,7 @@ func playLine(ts *testServer, c *rawClient, streams map[string]*stream, words []
 		if err != nil {
 			return err
 		}
-		_, err = c.Write(wireEncode(c.dialect, words[2], uint16(wireNumber(words[1])), args))
+		_, err = c.Write(wiretest.Encode(c.dialect, words[2], uint16(wiretest.Number(words[1])), args))
 		return err
 	case "raw":
 		b, err := hex.DecodeString(strings.Join(words[1:], ""))
@@ -112,9 +114,9 @@ func playLine(ts *testServer, c *rawClient, streams map[string]*stream, words []
 	case "waits":
 		wait(ts.t, "request on "+words[1], arg().waiting)
 	case "feed":
-		give(ts.t, "record for "+words[1], arg().in, wireString(words[2]))
+		give(ts.t, "record for "+words[1], arg().in, wiretest.String(words[2]))
 	case "takes":
-		if got := wait(ts.t, "write to "+words[1], arg().out); got != wireString(words[2]) {
+		if got := wait(ts.t, "write to "+words[1], arg().out); got != wiretest.String(words[2]) {
 			return fmt.Errorf("written was %q", got)
 		}
 	case "closed":
@@ -138,17 +140,17 @@ func traceReply(c *rawClient, words []string) error {
 	if err != nil {
 		return err
 	}
-	name, tag, vals, err := wireDecode(c.dialect, frame)
+	name, tag, vals, err := wiretest.Decode(c.dialect, frame)
 	if err != nil {
 		return err
 	}
 	got := fmt.Sprintf("R %d %s %v", tag, name, vals)
-	if name != words[2] || uint64(tag) != wireNumber(words[1]) {
+	if name != words[2] || uint64(tag) != wiretest.Number(words[1]) {
 		return fmt.Errorf("got %s", got)
 	}
 	for k, v := range want {
 		have, ok := vals[k]
-		if !ok || !wireEqual(have, v) {
+		if !ok || !wiretest.Equal(have, v) {
 			return fmt.Errorf("%s is %s, want %s, in %s", k, have, v, got)
 		}
 	}
@@ -168,7 +170,7 @@ func traceArgs(words []string) (map[string]string, error) {
 			if err != nil {
 				return nil, err
 			}
-			v = strconv.Quote(strings.Repeat(wireString(s), count))
+			v = strconv.Quote(strings.Repeat(wiretest.String(s), count))
 		}
 		m[k] = v
 	}

@@ -16,6 +16,8 @@ import (
 	"github.com/hugelgupf/p9/p9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"vmfs/ninep/wire/wiretest"
 )
 
 // TestRenameFollows renames a directory under the feet of fids in it, on the
@@ -114,7 +116,7 @@ func TestRemoveIsOfTheFile(t *testing.T) {
 		c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1", "names", dir+",f")
 		c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "2", "names", dir)
 		fs.file(dir+"/f", "new")
-		assert.True(t, wireEqual(c.rpc("Tremove", "Rlerror", "fid", "1")["ecode"], "ENOENT"), dir)
+		assert.True(t, wiretest.Equal(c.rpc("Tremove", "Rlerror", "fid", "1")["ecode"], "ENOENT"), dir)
 		c.rpc("Twalk", "Rwalk", "fid", "2", "newfid", "1", "names", "f")
 		c.rpc("Tremove", "Rremove", "fid", "1")
 		c.rpc("Twalk", "Rlerror", "fid", "2", "newfid", "1", "names", "f")
@@ -326,7 +328,7 @@ func TestLongReads(t *testing.T) {
 			break
 		}
 		counts = append(counts, vals["count"])
-		got.WriteString(wireString(vals["data"]))
+		got.WriteString(wiretest.String(vals["data"]))
 	}
 	assert.True(t, text == got.String())
 	assert.Equal(t, []string{strconv.Itoa(maxBlocked), "200000", "200000", strconv.Itoa(480000 - 400000 - maxBlocked)}, counts)

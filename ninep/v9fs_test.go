@@ -14,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/guest/guesttest"
+
+	"vmfs/ninep/dial"
 )
 
 // v9fsScript is what a guest does with each dialect.
@@ -65,7 +67,7 @@ func v9fsRing(t *testing.T, series string) {
 	lines := fs.streamFile("t")
 	log := new(logBuf)
 	srv := &Server{Attacher: fs, Log: slog.New(slog.NewTextHandler(log, nil))}
-	ln, err := Listen(t.Context(), "tcp!127.0.0.1!0")
+	ln, err := dial.Listen(t.Context(), "tcp!127.0.0.1!0")
 	require.NoError(t, err)
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(context.Background(), ln) }()

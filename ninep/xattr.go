@@ -33,23 +33,23 @@ func xattrErr(err error) error {
 // runXattrWalk makes fid2 an attribute's value, or the list of names.
 func runXattrWalk(r *request) error {
 	s := r.s
-	f, err := s.fileOf(r.fid)
+	f, err := s.fileOf(r.Fid)
 	if err != nil {
 		return err
 	}
-	if err := s.checkNew(r.fid2); err != nil {
+	if err := s.checkNew(r.Fid2); err != nil {
 		return err
 	}
-	x := &xattr{name: r.name}
-	if x.data, err = s.getXattr(f.node, r.name); err != nil {
+	x := &xattr{name: r.Name}
+	if x.data, err = s.getXattr(f.node, r.Name); err != nil {
 		return xattrErr(err)
 	}
 	if err := s.holdXattr(x, len(x.data)); err != nil {
 		return err
 	}
-	r.length = uint64(len(x.data))
+	r.Length = uint64(len(x.data))
 	f.node.refs.Add(1)
-	nf := newFid(r.fid2, f.node, f.user)
+	nf := newFid(r.Fid2, f.node, f.user)
 	nf.xattr = x
 	s.insert(nf)
 	return nil
@@ -92,11 +92,11 @@ func (s *session) getXattr(n *node, name string) ([]byte, error) {
 // runXattrCreate makes a fid an attribute's value to come.
 func runXattrCreate(r *request) error {
 	s := r.s
-	f, err := s.fileOf(r.fid)
+	f, err := s.fileOf(r.Fid)
 	if err != nil {
 		return err
 	}
-	if r.length > maxXattr {
+	if r.Length > maxXattr {
 		return linux.E2BIG
 	}
 	s.mu.Lock()
@@ -106,10 +106,10 @@ func runXattrCreate(r *request) error {
 		return errBusyFid
 	case f.state != fidClosed:
 		return errOpen
-	case !s.hold(int(r.length)):
+	case !s.hold(int(r.Length)):
 		return errRequests
 	}
-	f.xattr = &xattr{name: r.name, store: true, flags: p9.XattrFlags(r.flags), size: r.length, held: int(r.length)}
+	f.xattr = &xattr{name: r.Name, store: true, flags: p9.XattrFlags(r.Flags), size: r.Length, held: int(r.Length)}
 	return nil
 }
 

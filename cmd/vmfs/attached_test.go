@@ -16,7 +16,7 @@ type attached struct{ *session }
 // attach connects to the server, which must be there.
 func (s *server) attach() attached {
 	s.t.Helper()
-	sess, err := dial(context.Background(), s.addr)
+	sess, err := attachTo(context.Background(), s.addr)
 	require.NoError(s.t, err)
 	return attached{sess}
 }

@@ -76,7 +76,7 @@ func TestBenchVsock(t *testing.T) {
 	fmt.Printf("\nvsock: a guest of 512 MiB under TCG, %s, %d CPUs, %s; %d turns, %d MiB a transfer\n",
 		strings.TrimSpace(hostKernel()), runtime.NumCPU(), runtime.Version(), vsockTurns, vsockMiB)
 
-	client, err := dialSize(t.Context(), s.addr, vsockMsize)
+	client, err := attachSize(t.Context(), s.addr, vsockMsize)
 	require.NoError(t, err)
 	defer client.close()
 	ways := []namedWay{

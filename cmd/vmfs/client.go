@@ -17,7 +17,7 @@ import (
 	"github.com/hugelgupf/p9/p9"
 	"github.com/spf13/cobra"
 
-	"vmfs/ninep"
+	"vmfs/ninep/dial"
 )
 
 const (
@@ -86,18 +86,18 @@ type session struct {
 func connect(cmd *cobra.Command) (*session, error) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), connectTimeout)
 	defer cancel()
-	return dial(ctx, serverAddr(cmd))
+	return attachTo(ctx, serverAddr(cmd))
 }
 
-// dial attaches to the server at addr. The end of ctx ends it.
-func dial(ctx context.Context, addr string) (*session, error) {
-	return dialSize(ctx, addr, msize)
+// attachTo attaches to the server at addr. The end of ctx ends it.
+func attachTo(ctx context.Context, addr string) (*session, error) {
+	return attachSize(ctx, addr, msize)
 }
 
-// dialSize is dial with messages of another size, which the server must be known
+// attachSize is attachTo with messages of another size, which the server must be known
 // to take.
-func dialSize(ctx context.Context, addr string, size uint32) (*session, error) {
-	if _, err := ninep.ParseAddr(addr); err != nil {
+func attachSize(ctx context.Context, addr string, size uint32) (*session, error) {
+	if _, err := dial.Parse(addr); err != nil {
 		return nil, usagef("%w", err)
 	}
 	fail := func(err error) error {
@@ -114,7 +114,7 @@ func dialSize(ctx context.Context, addr string, size uint32) (*session, error) {
 		}
 		return fmt.Errorf("connect to %s: %w: %s (--addr or $VMFS_ADDR names another server)", addr, rootCause(err), hint)
 	}
-	conn, err := ninep.Dial(ctx, addr)
+	conn, err := dial.Dial(ctx, addr)
 	if err != nil {
 		return nil, fail(err)
 	}

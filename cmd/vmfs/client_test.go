@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"vmfs/ninep"
+	"vmfs/ninep/dial"
 )
 
 // chunks is a Reader that gives one string a read, and a Writer that keeps each
@@ -158,11 +158,11 @@ func TestParseListen(t *testing.T) {
 	require.NoError(t, err)
 	gid := func(n uint32) *uint32 { return &n }
 	assert.Equal(t, []endpoint{
-		{addr: ninep.Addr{Net: "unix", Host: "/s,with,commas"}},
-		{addr: ninep.Addr{Net: "tcp", Host: "127.0.0.1", Port: "0"}, user: "0"},
-		{addr: ninep.Addr{Net: "unix", Host: "/s"}, group: gid(7), mode: 0o660},
-		{addr: ninep.Addr{Net: "unix", Host: "/s,a=b"}, mode: 0o666},
-		{addr: ninep.Addr{Net: "unix", Host: "/s"}, group: gid(0), mode: 0o620, user: "5"},
+		{addr: dial.Addr{Net: "unix", Host: "/s,with,commas"}},
+		{addr: dial.Addr{Net: "tcp", Host: "127.0.0.1", Port: "0"}, user: "0"},
+		{addr: dial.Addr{Net: "unix", Host: "/s"}, group: gid(7), mode: 0o660},
+		{addr: dial.Addr{Net: "unix", Host: "/s,a=b"}, mode: 0o666},
+		{addr: dial.Addr{Net: "unix", Host: "/s"}, group: gid(0), mode: 0o620, user: "5"},
 	}, all)
 
 	for in, want := range map[string]string{
@@ -201,7 +201,7 @@ func TestWarnOpen(t *testing.T) {
 		{"IPv6 loopback", &net.TCPAddr{IP: net.IPv6loopback, Port: 564}, "", []string{"INFO", "read all that is readable"}},
 		{"every address", &net.TCPAddr{IP: net.IPv6unspecified, Port: 564}, "ann", []string{"WARN", "OPEN TO THE NETWORK", "act as user ann", "tcp!*!564"}},
 		{"one address", &net.TCPAddr{IP: net.IPv4(10, 0, 0, 7), Port: 564}, "", []string{"WARN", "OPEN TO THE NETWORK", "read all that is readable", "tcp!10.0.0.7!564"}},
-		{"guests", ninep.Addr{Net: "vsock", Host: "2", Port: "564"}, "ann", []string{"WARN", "OPEN TO GUESTS", "vsock!2!564"}},
+		{"guests", dial.Addr{Net: "vsock", Host: "2", Port: "564"}, "ann", []string{"WARN", "OPEN TO GUESTS", "vsock!2!564"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var out strings.Builder

@@ -25,7 +25,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"vmfs/ninep"
+	"vmfs/ninep/dial"
 )
 
 // A foreign9p is a 9P client that others wrote, on a connection of its own.
@@ -54,7 +54,7 @@ func TestForeignClients(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			connect := func() (net.Conn, foreign9p) {
-				conn, err := ninep.Dial(t.Context(), s.addr)
+				conn, err := dial.Dial(t.Context(), s.addr)
 				require.NoError(t, err)
 				t.Cleanup(func() { conn.Close() })
 				return conn, c.dial(t, conn)

@@ -152,7 +152,7 @@ func serverNames(cmd *cobra.Command, prefix string) []string {
 func withServer(cmd *cobra.Command, fn func(*session)) {
 	ctx, cancel := context.WithTimeout(context.Background(), completionTimeout)
 	defer cancel()
-	s, err := dial(ctx, serverAddr(cmd))
+	s, err := attachTo(ctx, serverAddr(cmd))
 	if err != nil {
 		return
 	}

@@ -25,7 +25,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"vmfs/ninep"
+	"vmfs/ninep/dial"
 )
 
 // A person is a user of the host who connects to a server's socket.
@@ -299,7 +299,7 @@ func TestManyUsers(t *testing.T) {
 
 	// The listeners on TCP: nobody, and a fixed user.
 	tcp := func(i int) net.Conn {
-		conn, err := ninep.Dial(t.Context(), s.tcps[i])
+		conn, err := dial.Dial(t.Context(), s.tcps[i])
 		require.NoError(t, err)
 		t.Cleanup(func() { conn.Close() })
 		return conn

@@ -37,14 +37,26 @@ var layers = []layer{
 	},
 	{
 		part: "vmfs/ninep/bench",
-		vmfs: []string{"vmfs/ninep"},
+		vmfs: []string{"vmfs/ninep", "vmfs/ninep/dial"},
 		any:  true,
 		reason: "the load generator speaks to servers by their sockets alone, so that ours has no advantage: " +
 			"it links ninep only to serve p9's own trees with it",
 	},
 	{
+		part:    "vmfs/ninep/wire",
+		foreign: []string{"github.com/hugelgupf/p9/p9", "github.com/hugelgupf/p9/linux"},
+		reason: "wire is 9P's messages and nothing else: a client and a server are built on it alike, " +
+			"so it knows neither, and no connection",
+	},
+	{
+		part:    "vmfs/ninep/dial",
+		foreign: []string{"golang.org/x/sys", "github.com/mdlayher/vsock"},
+		reason:  "dial is how a client and a server find each other: it knows neither, and no message",
+	},
+	{
 		part:    "vmfs/ninep",
-		foreign: []string{"github.com/hugelgupf/p9/p9", "github.com/hugelgupf/p9/linux", "golang.org/x/sys", "github.com/mdlayher/vsock"},
+		vmfs:    []string{"vmfs/ninep/wire", "vmfs/ninep/dial"},
+		foreign: []string{"github.com/hugelgupf/p9/p9", "github.com/hugelgupf/p9/linux", "golang.org/x/sys"},
 		reason: "ninep is a 9P server for any p9.Attacher: knowing nothing of VMs keeps it testable with " +
 			"other trees and usable by other programs",
 	},
@@ -238,6 +250,10 @@ func TestCheck(t *testing.T) {
 		{"vmfs/fs", "vmfs/ninep", false},
 		{"vmfs/ninep", "github.com/hugelgupf/p9/p9", true},
 		{"vmfs/ninep", "github.com/spf13/cobra", false},
+		{"vmfs/ninep", "vmfs/ninep/wire", true},
+		{"vmfs/ninep/wire", "vmfs/ninep", false},
+		{"vmfs/ninep/wire", "vmfs/ninep/dial", false},
+		{"vmfs/ninep/dial", "vmfs/ninep/wire", false},
 		{"vmfs/ninep", "vmfs/machine", false},
 		{"vmfs/ninep", "net", true},
 		{"vmfs/backends/qemu", "vmfs/backends/qemu/qmp", true},

@@ -13,11 +13,12 @@ import (
 	"strings"
 
 	"vmfs/ninep"
+	"vmfs/ninep/dial"
 )
 
 // An endpoint is one --listen.
 type endpoint struct {
-	addr ninep.Addr
+	addr dial.Addr
 	user string // for whom its clients act, if they are not known otherwise
 	own  bool   // the default one, whose directory is ours to make
 
@@ -29,7 +30,7 @@ type endpoint struct {
 // parseListen reads the values of --listen.
 func parseListen(values []string) ([]endpoint, error) {
 	if len(values) == 0 {
-		a, err := ninep.ParseAddr("unix!" + defaultSocket())
+		a, err := dial.Parse("unix!" + defaultSocket())
 		if err != nil {
 			return nil, fmt.Errorf("serve: the default listener: %w", err)
 		}
@@ -62,7 +63,7 @@ func parseEndpoint(v string) (e endpoint, err error) {
 		words = append(words, s[i+1:])
 		s = s[:i]
 	}
-	if e.addr, err = ninep.ParseAddr(s); err != nil {
+	if e.addr, err = dial.Parse(s); err != nil {
 		return e, usagef("serve: --listen: %w", err)
 	}
 	for _, w := range words {
@@ -121,7 +122,7 @@ func listenAll(ctx context.Context, endpoints []endpoint, log *slog.Logger) (lis
 				return listeners, fmt.Errorf("directory of the default socket: %w: set $XDG_RUNTIME_DIR, or name a socket with --listen", err)
 			}
 		}
-		ln, err := ninep.Listen(ctx, e.addr.String())
+		ln, err := dial.Listen(ctx, e.addr.String())
 		if err != nil {
 			return listeners, err
 		}
@@ -171,16 +172,16 @@ func warnOpen(log *slog.Logger, ln net.Listener, e endpoint) {
 	switch a := ln.Addr().(type) {
 	case *net.UnixAddr:
 		if e.user != "" && e.mode&0o066 != 0 {
-			log.Warn("whoever may connect to this socket may "+does, "listener", ninep.DialString(a), "mode", e.mode)
+			log.Warn("whoever may connect to this socket may "+does, "listener", dial.String(a), "mode", e.mode)
 		}
 	case *net.TCPAddr:
 		if a.IP.IsLoopback() {
-			log.Info("every local user and program may "+does+" here", "listener", ninep.DialString(a))
+			log.Info("every local user and program may "+does+" here", "listener", dial.String(a))
 			return
 		}
 		log.Warn("OPEN TO THE NETWORK: whoever reaches this address may "+does+", and whoever is on the way may read and change it all: "+
-			"9P has no encryption and this listener no authentication; listen on tcp!127.0.0.1 and use a tunnel, or a firewall", "listener", ninep.DialString(a))
+			"9P has no encryption and this listener no authentication; listen on tcp!127.0.0.1 and use a tunnel, or a firewall", "listener", dial.String(a))
 	default:
-		log.Warn("OPEN TO GUESTS: whatever program reaches this address, from within a VM too, may "+does, "listener", ninep.DialString(a))
+		log.Warn("OPEN TO GUESTS: whatever program reaches this address, from within a VM too, may "+does, "listener", dial.String(a))
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"vmfs/ninep"
+	"vmfs/ninep/dial"
 )
 
 // mountMsize is the message size that the kernel proposes: its own default over
@@ -93,7 +93,7 @@ which user each operation is for; access=any makes them all the mounter's.`,
 
 // mountLine returns the command that mounts the server at addr on dir.
 func mountLine(ctx context.Context, addr, dir, access, uname string) ([]string, error) {
-	a, err := ninep.ParseAddr(addr)
+	a, err := dial.Parse(addr)
 	if err != nil {
 		return nil, usagef("mount: %w", err)
 	}
@@ -123,7 +123,7 @@ func mountLine(ctx context.Context, addr, dir, access, uname string) ([]string, 
 }
 
 // lookup4 returns a's IPv4 address and its port in numbers, all that v9fs takes.
-func lookup4(ctx context.Context, a ninep.Addr) (string, int, error) {
+func lookup4(ctx context.Context, a dial.Addr) (string, int, error) {
 	host := a.Host
 	if host == "*" {
 		host = "localhost"

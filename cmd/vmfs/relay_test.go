@@ -8,7 +8,7 @@ import (
 	"net"
 	"sync"
 
-	"vmfs/ninep"
+	"vmfs/ninep/dial"
 )
 
 // A relay stands between a client and a server and knows what the client waits
@@ -39,7 +39,7 @@ func newRelay(path, to string) (*relay, error) {
 			if err != nil {
 				return
 			}
-			s, err := ninep.Dial(context.Background(), to)
+			s, err := dial.Dial(context.Background(), to)
 			if err != nil || !r.keep(c, s) {
 				c.Close()
 				continue

@@ -20,6 +20,7 @@ import (
 	"vmfs/fs"
 	"vmfs/machine"
 	"vmfs/ninep"
+	"vmfs/ninep/dial"
 )
 
 // shutdownTimeout is how long requests may take to end when the server does.
@@ -162,7 +163,7 @@ func serveListeners(out io.Writer, srv *ninep.Server, listeners []net.Listener, 
 
 	line := "listening"
 	for _, ln := range listeners {
-		line += " " + ninep.DialString(ln.Addr())
+		line += " " + dial.String(ln.Addr())
 	}
 	if _, err := fmt.Fprintln(out, line); err != nil {
 		log.Warn("nobody was told that the server is listening", "error", err)

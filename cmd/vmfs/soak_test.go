@@ -268,7 +268,7 @@ func (c *soakClient) connected() (attached, error) {
 		defer c.up.RUnlock()
 		ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
 		defer cancel()
-		s, err := dial(ctx, c.addr)
+		s, err := attachTo(ctx, c.addr)
 		if err != nil {
 			return attached{}, err
 		}
@@ -388,7 +388,7 @@ var errHungUp = errors.New("hung up")
 func (c *soakClient) apart(most time.Duration, f func(attached) error) error {
 	c.up.RLock()
 	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
-	s, err := dial(ctx, c.addr)
+	s, err := attachTo(ctx, c.addr)
 	cancel()
 	c.up.RUnlock()
 	if err != nil {

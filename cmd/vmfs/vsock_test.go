@@ -56,7 +56,7 @@ func (s *server) awaitVsock() {
 // client connects to the server.
 func (s *server) client() *session {
 	s.t.Helper()
-	c, err := dial(s.t.Context(), s.addr)
+	c, err := attachTo(s.t.Context(), s.addr)
 	require.NoError(s.t, err)
 	s.t.Cleanup(c.close)
 	return c

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/ninep"
+	"vmfs/ninep/dial"
 )
 
 // TestLoad drives a server in this process with every operation, and reads the
@@ -25,7 +26,7 @@ func TestLoad(t *testing.T) {
 	}
 	srv := &ninep.Server{Attacher: localfs.Attacher(dir)}
 	addr := "unix!" + filepath.Join(dir, "s")
-	ln, err := ninep.Listen(t.Context(), addr)
+	ln, err := dial.Listen(t.Context(), addr)
 	require.NoError(t, err)
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(t.Context(), ln) }()

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"vmfs/ninep"
+	"vmfs/ninep/dial"
 )
 
 // load is one measurement: an operation, on so many connections, so many at a
@@ -91,7 +91,7 @@ type worker struct {
 const msize = 65536
 
 func newWorker(ctx context.Context, s *server, l load) (*worker, error) {
-	conn, err := ninep.Dial(ctx, s.addr)
+	conn, err := dial.Dial(ctx, s.addr)
 	if err != nil {
 		return nil, err
 	}

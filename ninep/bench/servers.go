@@ -20,6 +20,7 @@ import (
 	"github.com/hugelgupf/p9/fsimpl/localfs"
 
 	"vmfs/ninep"
+	"vmfs/ninep/dial"
 )
 
 // server is one that is measured.
@@ -131,7 +132,7 @@ func (s *server) start(ctx context.Context, name string, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	for {
-		conn, err := ninep.Dial(ctx, s.addr)
+		conn, err := dial.Dial(ctx, s.addr)
 		if err == nil {
 			return conn.Close()
 		}
@@ -222,7 +223,7 @@ func serveNinep(ctx context.Context, addr, dir, profile string) error {
 		}
 		defer pprof.StopCPUProfile()
 	}
-	ln, err := ninep.Listen(ctx, addr)
+	ln, err := dial.Listen(ctx, addr)
 	if err != nil {
 		return err
 	}
@@ -232,7 +233,7 @@ func serveNinep(ctx context.Context, addr, dir, profile string) error {
 
 // serveEcho sends back what it gets: the least that a server can do.
 func serveEcho(ctx context.Context, addr string) error {
-	ln, err := ninep.Listen(ctx, addr)
+	ln, err := dial.Listen(ctx, addr)
 	if err != nil {
 		return err
 	}

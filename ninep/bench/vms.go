@@ -7,7 +7,7 @@ import (
 
 	"github.com/hugelgupf/p9/p9"
 
-	"vmfs/ninep"
+	"vmfs/ninep/dial"
 )
 
 // vms is how many VMs vmfs has, and running how many of them run.
@@ -24,7 +24,7 @@ const comment = "# fifteen bytes\n"
 
 // makeVMs makes simulated VMs and starts some of them.
 func makeVMs(ctx context.Context, addr string) error {
-	conn, err := ninep.Dial(ctx, addr)
+	conn, err := dial.Dial(ctx, addr)
 	if err != nil {
 		return err
 	}

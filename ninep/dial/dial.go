@@ -1,4 +1,4 @@
-package ninep
+package dial
 
 import (
 	"context"
@@ -19,7 +19,7 @@ var ErrInUse = errors.New("address in use by another server")
 // that answers is ErrInUse. Closing the listener removes the socket if it is
 // still the one that Listen made.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
-	a, err := ParseAddr(addr)
+	a, err := Parse(addr)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func listenVsock(cid, port uint32) (net.Listener, error) {
 
 // Dial connects to a dial string: unix!/path, tcp!host!port, vsock!cid!port.
 func Dial(ctx context.Context, addr string) (net.Conn, error) {
-	a, err := ParseAddr(addr)
+	a, err := Parse(addr)
 	if err != nil {
 		return nil, err
 	}
@@ -92,15 +92,4 @@ func dialVsock(ctx context.Context, cid, port uint32) (net.Conn, error) {
 		return nil, err
 	}
 	return conn, nil
-}
-
-// WithUser names the user that clients of a listener act for, whatever they
-// say: the way to give users to a network that knows none, such as TCP.
-func WithUser(ln net.Listener, user string) net.Listener {
-	return &userListener{Listener: ln, user: user}
-}
-
-type userListener struct {
-	net.Listener
-	user string
 }

@@ -1,4 +1,9 @@
-package ninep
+// Package dial listens on and connects to addresses in the form of Plan 9's
+// dial(2): unix!/path, tcp!host!port and vsock!cid!port.
+//
+// It knows nothing of 9P beside the port that is 9P's. It imports the standard
+// library, x/sys and mdlayher/vsock.
+package dial
 
 import (
 	"context"
@@ -49,10 +54,10 @@ func badAddr(s, format string, args ...any) error {
 
 const addrForms = "want unix!/path, tcp!host!port or vsock!cid!port"
 
-// ParseAddr takes a dial string apart: unix!/path, tcp!host!port or
+// Parse takes a dial string apart: unix!/path, tcp!host!port or
 // vsock!cid!port. The port may be left out for 564, and may be a name; the
 // host may be "*" for any, the context id "*", "hypervisor", "local" or "host".
-func ParseAddr(s string) (Addr, error) {
+func Parse(s string) (Addr, error) {
 	network, rest, ok := strings.Cut(s, "!")
 	if !ok {
 		if strings.HasPrefix(s, "/") {
@@ -148,8 +153,8 @@ func (a Addr) hostPort(ctx context.Context) (string, error) {
 	return net.JoinHostPort(host, strconv.Itoa(n)), nil
 }
 
-// DialString writes a network address in dial form.
-func DialString(addr net.Addr) string {
+// String writes a network address in dial form.
+func String(addr net.Addr) string {
 	switch a := addr.(type) {
 	case nil:
 		return ""

@@ -1,6 +1,6 @@
 //go:build unix
 
-package ninep
+package dial
 
 import (
 	"context"

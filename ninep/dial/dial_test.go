@@ -1,4 +1,4 @@
-package ninep
+package dial
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestParseAddr(t *testing.T) {
+func TestParse(t *testing.T) {
 	for _, tc := range []struct {
 		in   string
 		want string // in dial form; "" if it is an error
@@ -40,7 +40,7 @@ func TestParseAddr(t *testing.T) {
 		{"vsock!3!x", "", "not a number"},
 		{"udp!h!5", "", `unknown network "udp"`},
 	} {
-		a, err := ParseAddr(tc.in)
+		a, err := Parse(tc.in)
 		if tc.want == "" {
 			assert.ErrorIs(t, err, ErrAddress, tc.in)
 			assert.ErrorContains(t, err, tc.err, tc.in)
@@ -49,19 +49,19 @@ func TestParseAddr(t *testing.T) {
 		require.NoError(t, err, tc.in)
 		assert.Equal(t, tc.want, a.String())
 	}
-	assert.NoError(t, func() error { _, err := ParseAddr("unix!" + strings.Repeat("x", 107)); return err }())
+	assert.NoError(t, func() error { _, err := Parse("unix!" + strings.Repeat("x", 107)); return err }())
 }
 
-func FuzzParseAddr(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	for _, s := range []string{"unix!/x", "tcp!h!1", "vsock!2!3", "tcp!*", "!", "net!!"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		a, err := ParseAddr(s)
+		a, err := Parse(s)
 		if err != nil {
 			return
 		}
-		b, err := ParseAddr(a.String())
+		b, err := Parse(a.String())
 		if err != nil || a != b {
 			t.Fatalf("%q gives %v, which gives %v, %v", s, a, b, err)
 		}
@@ -147,7 +147,7 @@ func TestListenTogether(t *testing.T) {
 	}
 	var won []net.Listener
 	for range 8 {
-		r := wait(t, "listen", results)
+		r := <-results
 		if r.err == nil {
 			won = append(won, r.ln)
 			continue
@@ -168,7 +168,7 @@ func TestListenTCP(t *testing.T) {
 			continue // no IPv6 here
 		}
 		require.NoError(t, err)
-		addr := DialString(ln.Addr())
+		addr := String(ln.Addr())
 		assert.True(t, strings.HasPrefix(addr, "tcp!"+host+"!"), addr)
 		conn, err := Dial(t.Context(), addr)
 		require.NoError(t, err)

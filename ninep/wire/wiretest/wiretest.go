@@ -1,23 +1,18 @@
-package ninep
+// Package wiretest is a second description of 9P's messages, for tests: what
+// package wire is held against. It imports the standard library, and p9's errnos.
+package wiretest
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"strconv"
 	"strings"
-	"testing"
-	"time"
 
 	"github.com/hugelgupf/p9/linux"
-	"github.com/stretchr/testify/require"
 )
 
-// This is a second description of the messages, for tests: what the engine's
-// codecs are held against. A format is a list of fields, "kind:name".
-var wireFormats = map[string]string{
+// Formats describe the messages: a number, and a list of fields, "kind:name".
+var Formats = map[string]string{
 	// every dialect
 	"Tversion": "100 u32:msize s:version", "Rversion": "101 u32:msize s:version",
 	"Tauth": "102 u32:afid s:uname s:aname", "Rauth": "103 qid:aqid",
@@ -60,6 +55,9 @@ var wireFormats = map[string]string{
 	"Twalkgetattr": "126 u32:fid u32:newfid names:names",
 	"Rwalkgetattr": "127 u64:valid u32:mode u32:uid u32:gid u64:nlink u64:rdev u64:size u64:blksize u64:blocks u64:atime u64:atimens u64:mtime u64:mtimens u64:ctime u64:ctimens u64:btime u64:btimens u64:gen u64:dataversion qids:qids",
 	"Tumkdir":      "130 u32:dfid s:name u32:mode u32:gid u32:uid", "Rumkdir": "131 qid:qid",
+	"Tucreate": "128 u32:fid s:name u32:flags u32:mode u32:gid u32:uid", "Rucreate": "129 qid:qid u32:iounit",
+	"Tumknod": "132 u32:dfid s:name u32:mode u32:major u32:minor u32:gid u32:uid", "Rumknod": "133 qid:qid",
+	"Tusymlink": "134 u32:dfid s:name s:symtgt u32:gid u32:uid", "Rusymlink": "135 qid:qid",
 	// no message at all
 	"Tnothing": "250 u32:fid",
 	"Trubbish": "110 raw:data",
@@ -81,12 +79,14 @@ var dialectFormats = map[string]map[string]string{
 	},
 }
 
-type wireField struct{ kind, name string }
+// Field is a field of a message.
+type Field struct{ Kind, Name string }
 
-func wireFormat(dialect, name string) (typ uint8, fields []wireField, ok bool) {
+// Format gives the type and fields of a message in a dialect.
+func Format(dialect, name string) (typ uint8, fields []Field, ok bool) {
 	f, ok := dialectFormats[dialect][name]
 	if !ok {
-		if f, ok = wireFormats[name]; !ok {
+		if f, ok = Formats[name]; !ok {
 			return 0, nil, false
 		}
 	}
@@ -97,18 +97,18 @@ func wireFormat(dialect, name string) (typ uint8, fields []wireField, ok bool) {
 	}
 	for _, p := range parts[1:] {
 		kind, fname, _ := strings.Cut(p, ":")
-		fields = append(fields, wireField{kind, fname})
+		fields = append(fields, Field{kind, fname})
 	}
 	return uint8(n), fields, true
 }
 
-// wireName finds the name of a reply's type.
-func wireName(dialect string, typ uint8) string {
-	for name := range wireFormats {
+// replyName finds the name of a reply's type.
+func replyName(dialect string, typ uint8) string {
+	for name := range Formats {
 		if name[0] != 'R' {
 			continue
 		}
-		if t, _, _ := wireFormat(dialect, name); t == typ {
+		if t, _, _ := Format(dialect, name); t == typ {
 			if name == "Rwstat" && dialect == "9P2000.L" || name == "Rwalkgetattr" && dialect != "9P2000.L" {
 				continue
 			}
@@ -128,7 +128,8 @@ var errnoNames = map[string]linux.Errno{
 	"ETIMEDOUT": linux.ETIMEDOUT,
 }
 
-func wireNumber(s string) uint64 {
+// Number reads a number, or one of the names that stand for some.
+func Number(s string) uint64 {
 	if e, ok := errnoNames[s]; ok {
 		return uint64(e)
 	}
@@ -147,7 +148,8 @@ func wireNumber(s string) uint64 {
 	return n
 }
 
-func wireString(s string) string {
+// String takes the quotes off a string that has them.
+func String(s string) string {
 	if strings.HasPrefix(s, `"`) {
 		u, err := strconv.Unquote(s)
 		if err != nil {
@@ -158,56 +160,58 @@ func wireString(s string) string {
 	return s
 }
 
-func wireList(s string) []string {
+// List takes a list apart.
+func List(s string) []string {
 	if s == "" {
 		return nil
 	}
 	return strings.Split(s, ",")
 }
 
-// wireEncode makes a frame of a message's name and its fields' values.
-func wireEncode(dialect, name string, tag uint16, args map[string]string) []byte {
-	typ, fields, ok := wireFormat(dialect, name)
+// Encode makes a frame of a message's name and its fields' values, which it takes
+// out of args.
+func Encode(dialect, name string, tag uint16, args map[string]string) []byte {
+	typ, fields, ok := Format(dialect, name)
 	if !ok {
 		panic("no message " + name)
 	}
 	e := new(enc)
-	e.begin(msgType(typ), tag)
+	e.begin(typ, tag)
 	for _, f := range fields {
-		v := args[f.name]
-		delete(args, f.name)
-		if v == "" && f.kind[0] == 'u' {
+		v := args[f.Name]
+		delete(args, f.Name)
+		if v == "" && f.Kind[0] == 'u' {
 			v = "0"
 		}
-		switch f.kind {
+		switch f.Kind {
 		case "u8":
-			e.u8(uint8(wireNumber(v)))
+			e.u8(uint8(Number(v)))
 		case "u16":
-			e.u16(uint16(wireNumber(v)))
+			e.u16(uint16(Number(v)))
 		case "u32":
-			e.u32(uint32(wireNumber(v)))
+			e.u32(uint32(Number(v)))
 		case "u64":
-			e.u64(wireNumber(v))
+			e.u64(Number(v))
 		case "s":
-			e.str(wireString(v))
+			e.str(String(v))
 		case "data":
-			s := wireString(v)
+			s := String(v)
 			e.u32(uint32(len(s)))
 			e.b = append(e.b, s...)
 		case "raw":
-			e.b = append(e.b, wireString(v)...)
+			e.b = append(e.b, String(v)...)
 		case "names":
-			names := wireList(v)
+			names := List(v)
 			e.u16(uint16(len(names)))
 			for _, n := range names {
-				e.str(wireString(n))
+				e.str(String(n))
 			}
 		case "nstat", "nstatu":
-			s := wireStat(args, f.kind == "nstatu")
+			s := encodeStat(args, f.Kind == "nstatu")
 			e.u16(uint16(len(s)))
 			e.b = append(e.b, s...)
 		default:
-			panic("cannot encode " + f.kind)
+			panic("cannot encode " + f.Kind)
 		}
 	}
 	if len(args) > 0 {
@@ -217,21 +221,21 @@ func wireEncode(dialect, name string, tag uint16, args map[string]string) []byte
 	return e.b
 }
 
-// wireStat makes a stat record of a Twstat's fields; those left out are "do
+// encodeStat makes a stat record of a Twstat's fields; those left out are "do
 // not touch".
-func wireStat(args map[string]string, u bool) []byte {
+func encodeStat(args map[string]string, u bool) []byte {
 	num := func(name string) uint64 {
 		v, ok := args[name]
 		delete(args, name)
 		if !ok {
 			return ^uint64(0)
 		}
-		return wireNumber(v)
+		return Number(v)
 	}
 	str := func(name string) string {
 		v := args[name]
 		delete(args, name)
-		return wireString(v)
+		return String(v)
 	}
 	e := new(enc)
 	e.u16(0)
@@ -258,11 +262,11 @@ func wireStat(args map[string]string, u bool) []byte {
 	return e.b
 }
 
-// wireDecode takes a reply apart: its name, and its fields as text.
-func wireDecode(dialect string, frame []byte) (name string, tag uint16, vals map[string]string, err error) {
-	name = wireName(dialect, frame[4])
+// Decode takes a reply apart: its name, and its fields as text.
+func Decode(dialect string, frame []byte) (name string, tag uint16, vals map[string]string, err error) {
+	name = replyName(dialect, frame[4])
 	tag = binary.LittleEndian.Uint16(frame[5:])
-	_, fields, ok := wireFormat(dialect, name)
+	_, fields, ok := Format(dialect, name)
 	if !ok {
 		return name, tag, nil, fmt.Errorf("reply of unknown type %d", frame[4])
 	}
@@ -279,7 +283,7 @@ func wireDecode(dialect string, frame []byte) (name string, tag uint16, vals map
 	num := func(v uint64) string { return strconv.FormatUint(v, 10) }
 	for _, f := range fields {
 		var v string
-		switch f.kind {
+		switch f.Kind {
 		case "u8":
 			v = num(uint64(d.u8()))
 		case "u16":
@@ -315,13 +319,13 @@ func wireDecode(dialect string, frame []byte) (name string, tag uint16, vals map
 			v = strings.Join(list, ",")
 		case "nstat", "nstatu":
 			sub := &dec{b: d.take(int(d.u16()))}
-			for k, s := range wireStatFields(sub, f.kind == "nstatu") {
+			for k, s := range statFields(sub, f.Kind == "nstatu") {
 				vals[k] = s
 			}
 			d.bad = d.bad || !sub.ok()
 			continue
 		}
-		vals[f.name] = v
+		vals[f.Name] = v
 	}
 	if !d.ok() {
 		return name, tag, vals, fmt.Errorf("%s is malformed: % x", name, frame)
@@ -347,7 +351,7 @@ func recordNames(p []byte) string {
 	return strings.Join(names, ",")
 }
 
-func wireStatFields(d *dec, u bool) map[string]string {
+func statFields(d *dec, u bool) map[string]string {
 	vals := make(map[string]string)
 	num := func(name string, v uint64) { vals[name] = strconv.FormatUint(v, 10) }
 	if size := int(d.u16()); size != len(d.b) && !(size <= len(d.b)) {
@@ -374,9 +378,9 @@ func wireStatFields(d *dec, u bool) map[string]string {
 	return vals
 }
 
-// wireEqual compares a value of a reply with what a trace says: a number, a
+// Equal compares a value of a reply with what a trace says: a number, a
 // string, or something with * in it.
-func wireEqual(got, want string) bool {
+func Equal(got, want string) bool {
 	if want == "*" || got == want {
 		return true
 	}
@@ -384,7 +388,7 @@ func wireEqual(got, want string) bool {
 		return got == strconv.FormatUint(uint64(errnoNames[want]), 10)
 	}
 	if !strings.HasPrefix(want, `"`) && strings.HasPrefix(got, `"`) {
-		return wireString(got) == want
+		return String(got) == want
 	}
 	if g, err := strconv.ParseUint(got, 0, 64); err == nil {
 		if w, err := strconv.ParseUint(want, 0, 64); err == nil {
@@ -407,88 +411,4 @@ func wireEqual(got, want string) bool {
 		}
 	}
 	return true
-}
-
-// rawClient speaks in frames.
-type rawClient struct {
-	net.Conn
-	t       testing.TB
-	dialect string // for the formats
-}
-
-// raw dials and negotiates.
-func (ts *testServer) raw(version string) *rawClient {
-	c := &rawClient{Conn: ts.dial(), t: ts.t, dialect: strings.Split(version, ".Google")[0]}
-	c.send("Tversion", 0xffff, "msize", "65536", "version", version)
-	name, _, vals := c.recv()
-	require.Equal(ts.t, "Rversion", name)
-	require.Equal(ts.t, version, wireString(vals["version"]))
-	return c
-}
-
-// attach attaches fid 0.
-func (c *rawClient) attach() *rawClient {
-	c.send("Tattach", 1, "fid", "0", "afid", "NOFID", "uname", "u", "uid", "NONUNAME")
-	c.want("Rattach", 1)
-	return c
-}
-
-func (c *rawClient) send(name string, tag uint16, args ...string) {
-	c.t.Helper()
-	m := make(map[string]string)
-	_, fields, _ := wireFormat(c.dialect, name)
-	for i := 0; i < len(args); i += 2 {
-		for _, f := range fields {
-			if f.name == args[i] || f.kind[0] == 'n' && f.kind != "names" {
-				m[args[i]] = args[i+1]
-			}
-		}
-	}
-	_, err := c.Write(wireEncode(c.dialect, name, tag, m))
-	require.NoError(c.t, err)
-}
-
-func (c *rawClient) recvFrame() ([]byte, error) {
-	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		return nil, err
-	}
-	head := make([]byte, 4)
-	if _, err := io.ReadFull(c, head); err != nil {
-		return nil, err
-	}
-	n := binary.LittleEndian.Uint32(head)
-	if n < 7 || n > 16<<20 {
-		return nil, errors.New("bad length of a reply")
-	}
-	frame := append(head, make([]byte, n-4)...)
-	_, err := io.ReadFull(c, frame[4:])
-	return frame, err
-}
-
-func (c *rawClient) recv() (string, uint16, map[string]string) {
-	c.t.Helper()
-	frame, err := c.recvFrame()
-	require.NoError(c.t, err)
-	name, tag, vals, err := wireDecode(c.dialect, frame)
-	require.NoError(c.t, err)
-	return name, tag, vals
-}
-
-// want takes a reply and checks its name, tag, and some fields.
-func (c *rawClient) want(name string, tag uint16, args ...string) map[string]string {
-	c.t.Helper()
-	got, gotTag, vals := c.recv()
-	require.Equal(c.t, name, got, "%v", vals)
-	require.Equal(c.t, tag, gotTag)
-	for i := 0; i < len(args); i += 2 {
-		require.True(c.t, wireEqual(vals[args[i]], args[i+1]), "%s: %s is %s, want %s", name, args[i], vals[args[i]], args[i+1])
-	}
-	return vals
-}
-
-// rpc sends and takes the reply.
-func (c *rawClient) rpc(name, reply string, args ...string) map[string]string {
-	c.t.Helper()
-	c.send(name, 7, args...)
-	return c.want(reply, 7)
 }

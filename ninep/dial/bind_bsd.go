@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package ninep
+package dial
 
 import (
 	"context"

@@ -1,10 +1,8 @@
-package ninep
+package wiretest
 
 import (
 	"bytes"
 	"encoding/binary"
-
-	"github.com/hugelgupf/p9/p9"
 )
 
 // dec takes a message's body apart. What is missing reads as zero and marks
@@ -62,10 +60,6 @@ func (d *dec) str() []byte {
 	return p
 }
 
-func (d *dec) qid() p9.QID {
-	return p9.QID{Type: p9.QIDType(d.u8()), Version: d.u32(), Path: d.u64()}
-}
-
 // ok reports whether the body was all there and nothing is left of it.
 func (d *dec) ok() bool { return !d.bad && len(d.b) == 0 }
 
@@ -84,14 +78,8 @@ func (e *enc) str(s string) {
 	e.b = append(e.b, s...)
 }
 
-func (e *enc) qid(q p9.QID) {
-	e.u8(uint8(q.Type))
-	e.u32(q.Version)
-	e.u64(q.Path)
-}
-
 // begin writes a header whose length end fills in.
-func (e *enc) begin(typ msgType, tag uint16) (start int) {
+func (e *enc) begin(typ uint8, tag uint16) (start int) {
 	start = len(e.b)
 	e.b = append(e.b, 0, 0, 0, 0, uint8(typ), uint8(tag), uint8(tag>>8))
 	return start
