@@ -50,19 +50,20 @@ var layers = []layer{
 	},
 	{
 		part:    "vmfs/ninep/dial",
+		vmfs:    []string{"vmfs/internal"},
 		foreign: []string{"golang.org/x/sys", "github.com/mdlayher/vsock"},
 		reason:  "dial is how a client and a server find each other: it knows neither, and no message",
 	},
 	{
 		part:    "vmfs/ninep",
-		vmfs:    []string{"vmfs/ninep/wire", "vmfs/ninep/dial"},
+		vmfs:    []string{"vmfs/internal", "vmfs/ninep/wire", "vmfs/ninep/dial"},
 		foreign: []string{"github.com/hugelgupf/p9/p9", "github.com/hugelgupf/p9/linux", "golang.org/x/sys"},
 		reason: "ninep is a 9P server for any p9.Attacher: knowing nothing of VMs keeps it testable with " +
 			"other trees and usable by other programs",
 	},
 	{
 		part: "vmfs/fs",
-		vmfs: []string{"vmfs/ctl", "vmfs/machine", "vmfs/backends/hypervisor", "vmfs/vsock"},
+		vmfs: []string{"vmfs/internal", "vmfs/ctl", "vmfs/machine", "vmfs/backends/hypervisor", "vmfs/vsock"},
 		any:  true,
 		reason: "fs shows what machine has, and runs commands by ctl: with a back end or the 9P server in it, " +
 			"adding a back end or a dialect would mean changing the tree; of vsock it takes the errors, " +
@@ -76,14 +77,14 @@ var layers = []layer{
 	},
 	{
 		part: "vmfs/machine",
-		vmfs: []string{"vmfs/backends/hypervisor", "vmfs/backends/process"},
+		vmfs: []string{"vmfs/internal", "vmfs/backends/hypervisor", "vmfs/backends/process"},
 		any:  true,
 		reason: "machine knows back ends by the contract and what is registered: the program that links them " +
 			"decides which there are",
 	},
 	{
 		part: "vmfs/backends/hypervisor/hypervisortest",
-		vmfs: []string{"vmfs/backends/hypervisor", "vmfs/backends/process"},
+		vmfs: []string{"vmfs/internal", "vmfs/backends/hypervisor", "vmfs/backends/process"},
 		any:  true,
 		reason: "the suite holds every back end to the contract, and so must know no back end " +
 			"and nothing that is built on them",
@@ -95,24 +96,32 @@ var layers = []layer{
 	},
 	{
 		part:   "vmfs/backends/process",
+		vmfs:   []string{"vmfs/internal"},
 		any:    true,
 		reason: "starting and watching a VMM's process is the same for all back ends, and for none in particular",
 	},
 	{
 		part: "vmfs/backends",
-		vmfs: []string{"vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/vsock"},
+		vmfs: []string{"vmfs/internal", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/vsock"},
 		any:  true,
 		reason: "a back end is one hypervisor behind the contract: it knows neither another back end " +
 			"nor who uses it, so that each can be added, replaced or left out alone",
 	},
 	{
+		part:    "vmfs/internal",
+		foreign: []string{"golang.org/x/sys"},
+		reason: "below internal are small packages of one idea each (locks, waiting, queues, Unix sockets) " +
+			"that every layer but the contract may use: they know nothing of VMs, guests or 9P",
+	},
+	{
 		part:   "vmfs/vsock",
+		vmfs:   []string{"vmfs/internal"},
 		any:    true,
 		reason: "vsock carries bytes into and out of guests, of which there are several kinds: it is below all that knows VMs",
 	},
 	{
 		part: "vmfs/guest",
-		vmfs: []string{"vmfs/vsock"},
+		vmfs: []string{"vmfs/internal", "vmfs/vsock"},
 		any:  true,
 		reason: "the agent runs inside the guest, where there is no server, no back end and little memory: " +
 			"what it links goes into every image",
@@ -272,6 +281,12 @@ func TestCheck(t *testing.T) {
 		{"vmfs/cmd/vmfs", "vmfs/guest/guesttest", false},
 		{"vmfs/guest/guesttest", "vmfs/guest", true},
 		{"vmfs/fs", "vmfs/cmd/vmfs", false},
+		{"vmfs/vsock", "vmfs/internal/unixsock", true},
+		{"vmfs/backends/qemu", "vmfs/internal/queue", true},
+		{"vmfs/internal/unixsock", "vmfs/internal/flock", true},
+		{"vmfs/internal/flock", "vmfs/vsock", false},
+		{"vmfs/internal/queue", "github.com/spf13/cobra", false},
+		{"vmfs/backends/hypervisor", "vmfs/internal/wait", false},
 		{"vmfs/nowhere", "fmt", false},
 	} {
 		assert.Equal(t, c.ok, check(c.path, c.imp) == "", "%s importing %s: %q", c.path, c.imp, check(c.path, c.imp))

@@ -1,0 +1,54 @@
+// Package wait is how vmfs waits where no event tells when to look again: for a
+// while, until something holds, or between the attempts at something, and never
+// beyond a context. It imports the standard library alone.
+package wait
+
+import (
+	"context"
+	"time"
+)
+
+// For waits for d, or returns the cause of ctx when that ends before.
+func For(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Until asks done every so often until it says true or fails, or ctx ends, whose
+// cause is returned then. The first question comes at once.
+func Until(ctx context.Context, every time.Duration, done func() (bool, error)) error {
+	for {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
+		if err := For(ctx, every); err != nil {
+			return err
+		}
+	}
+}
+
+// A Backoff says how long to wait before the next attempt: First, and twice as long
+// after each one, up to Most. It is for one goroutine.
+type Backoff struct {
+	First, Most time.Duration
+	next        time.Duration
+}
+
+// Next returns how long to wait this time.
+func (b *Backoff) Next() time.Duration {
+	d := max(b.next, b.First)
+	b.next = min(2*d, b.Most)
+	return d
+}
+
+// Reset makes First the next wait, since an attempt has succeeded.
+func (b *Backoff) Reset() { b.next = 0 }
+
+// Wait waits for Next, or returns the cause of ctx when that ends before.
+func (b *Backoff) Wait(ctx context.Context) error { return For(ctx, b.Next()) }

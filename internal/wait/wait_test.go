@@ -1,0 +1,55 @@
+package wait_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"vmfs/internal/wait"
+)
+
+func TestFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		assert.NoError(t, wait.For(t.Context(), time.Minute))
+		assert.Equal(t, time.Minute, time.Since(began))
+
+		why := errors.New("the VM has ended")
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, why)
+		defer cancel()
+		assert.ErrorIs(t, wait.For(ctx, time.Minute), why)
+		assert.Equal(t, time.Minute+time.Second, time.Since(began))
+	})
+}
+
+func TestUntil(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began, n := time.Now(), 0
+		assert.NoError(t, wait.Until(t.Context(), time.Second, func() (bool, error) { n++; return n == 4, nil }))
+		assert.Equal(t, 3*time.Second, time.Since(began), "the first look is at once")
+
+		broken := errors.New("broken")
+		assert.ErrorIs(t, wait.Until(t.Context(), time.Second, func() (bool, error) { return false, broken }), broken)
+		ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+		defer cancel()
+		assert.ErrorIs(t, wait.Until(ctx, time.Minute, func() (bool, error) { return false, nil }), context.DeadlineExceeded)
+	})
+}
+
+func TestBackoff(t *testing.T) {
+	b := wait.Backoff{First: 10 * time.Millisecond, Most: 35 * time.Millisecond}
+	for _, want := range []int{10, 20, 35, 35} {
+		assert.Equal(t, time.Duration(want)*time.Millisecond, b.Next())
+	}
+	b.Reset()
+	assert.Equal(t, 10*time.Millisecond, b.Next())
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		assert.NoError(t, b.Wait(t.Context()))
+		assert.Equal(t, 20*time.Millisecond, time.Since(began))
+	})
+}
