@@ -45,7 +45,7 @@ func TestForeignPackages(t *testing.T) {
 	assert.Contains(t, string(b), `Dir::State "`+filepath.Join(cache, "apt-"+otherArch, "state")+`";`)
 	assert.NotContains(t, string(b), "ARCH\"")
 
-	_, err = a.resolve(t.Context(), "k")
+	_, _, err = a.resolve(t.Context(), "k")
 	require.ErrorContains(t, err, "still a meta package")
 	assert.Contains(t, calls()[0], "apt-cache -c "+conf+" depends ")
 

@@ -235,24 +235,36 @@ func TestBuildKeepsTheOld(t *testing.T) {
 	}
 }
 
-// A kernel package as Debian makes them, with and without merged /usr.
-func TestBuildFromDeb(t *testing.T) {
+// needDpkg ends a test where packages cannot be made.
+func needDpkg(t *testing.T) {
 	if _, err := exec.LookPath("dpkg-deb"); err != nil {
 		if os.Getenv("CI") == "true" {
 			t.Fatal("dpkg-deb is not installed: apt-get install dpkg")
 		}
 		t.Skip("dpkg-deb is not installed: apt-get install dpkg")
 	}
+}
+
+// makeDeb makes dir/NAME.deb of what is in a directory.
+func makeDeb(t *testing.T, dir, name, content string) (deb string) {
+	t.Helper()
+	writeFile(t, filepath.Join(content, "DEBIAN/control"), []byte("Package: k\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: x\n"))
+	deb = filepath.Join(dir, name+".deb")
+	out, err := exec.Command("dpkg-deb", "-Znone", "--build", content, deb).CombinedOutput()
+	require.NoError(t, err, string(out))
+	return deb
+}
+
+// A kernel package as Debian makes them, with and without merged /usr.
+func TestBuildFromDeb(t *testing.T) {
+	needDpkg(t)
 	f := newFixture(t)
 	for _, lib := range []string{"lib", "usr/lib"} {
 		t.Run(lib, func(t *testing.T) {
 			pkg := t.TempDir()
 			fakeTree(t, filepath.Join(pkg, lib, "modules/1.2.3-test"))
 			writeFile(t, filepath.Join(pkg, "boot/vmlinuz-1.2.3-test"), []byte("a kernel"))
-			writeFile(t, filepath.Join(pkg, "DEBIAN/control"), []byte("Package: k\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: x\n"))
-			deb := filepath.Join(t.TempDir(), "k.deb")
-			out, err := exec.Command("dpkg-deb", "-Znone", "--build", pkg, deb).CombinedOutput()
-			require.NoError(t, err, string(out))
+			deb := makeDeb(t, t.TempDir(), "k", pkg)
 
 			o := f.Options
 			o.Vmlinuz, o.Modules, o.Deb = "", "", deb
@@ -266,17 +278,53 @@ func TestBuildFromDeb(t *testing.T) {
 		})
 	}
 	t.Run("no kernel in it", func(t *testing.T) {
-		pkg := t.TempDir()
-		writeFile(t, filepath.Join(pkg, "DEBIAN/control"), []byte("Package: k\nVersion: 1\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: x\n"))
-		deb := filepath.Join(t.TempDir(), "k.deb")
-		out, err := exec.Command("dpkg-deb", "-Znone", "--build", pkg, deb).CombinedOutput()
-		require.NoError(t, err, string(out))
 		o := f.Options
-		o.Vmlinuz, o.Modules, o.Deb = "", "", deb
-		_, err = Build(t.Context(), o)
+		o.Vmlinuz, o.Modules, o.Deb = "", "", makeDeb(t, t.TempDir(), "k", t.TempDir())
+		_, err := Build(t.Context(), o)
 		require.ErrorContains(t, err, "not a kernel package")
 		left, err := os.ReadDir(o.Cache)
 		require.NoError(t, err)
 		assert.Empty(t, left)
 	})
+}
+
+// A kernel as it is in Debian 14: its image, its modules and the list of what is
+// built in are packages of their own.
+func TestBuildFromParts(t *testing.T) {
+	needDpkg(t)
+	debs := t.TempDir()
+	whole := filepath.Join(t.TempDir(), "1.2.3-test")
+	fakeTree(t, whole)
+	writeFile(t, filepath.Join(whole, "vmlinuz"), []byte("a kernel"))
+	for name, file := range map[string]string{"base": "modules.builtin", "binary": "vmlinuz", "modules": "kernel"} {
+		pkg := t.TempDir()
+		dir := filepath.Join(pkg, "usr/lib/modules/1.2.3-test")
+		require.NoError(t, os.MkdirAll(dir, 0o755))
+		require.NoError(t, os.Rename(filepath.Join(whole, file), filepath.Join(dir, file)))
+		makeDeb(t, debs, "linux-"+name+"-1.2.3-test", pkg)
+	}
+	fakeTools(t, map[string]string{
+		"apt-cache": `case "$*" in
+*linux-image-1.2.3-test) for p in base binary modules; do echo "  Depends: linux-$p-1.2.3-test"; done ;;
+*) echo "  Depends: linux-image-1.2.3-test" ;;
+esac`,
+		"apt-get": `for name; do :; done
+case "$*" in
+*--print-uris*) echo "'http://x/$name.deb' $name.deb 1" ;;
+*) cp ` + debs + `/$name.deb . ;;
+esac`,
+		"dpkg-deb": `exec dpkg-deb "$@"`,
+	})
+	o := newFixture(t).Options
+	o.Vmlinuz, o.Modules, o.Package = "", "", "linux-image-test"
+	name, err := o.ResolveKernel(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "linux-image-1.2.3-test", name)
+	img, err := Build(t.Context(), o)
+	require.NoError(t, err)
+	assert.Equal(t, "1.2.3-test", img.Release)
+	assert.Equal(t, []string{"a", "virtio_pci"}, img.Modules)
+	b, err := os.ReadFile(img.Kernel)
+	require.NoError(t, err)
+	assert.Equal(t, "a kernel", string(b))
 }

@@ -47,44 +47,57 @@ func oneLine(b []byte) string {
 	return strings.Join(strings.FieldsFunc(string(b), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }
 
-// resolve returns the kernel package behind a Debian package name: the name
-// itself, or, for a meta package such as linux-image-cloud-amd64, the package that
-// it stands for today.
-func (a *apt) resolve(ctx context.Context, name string) (string, error) {
+// resolve returns the kernel package behind a Debian package name, and the packages
+// that hold its files. The first is the name itself or, for a meta package such as
+// linux-image-cloud-amd64, what it stands for today. The others are the same one,
+// or, from Debian 14 on, those that it depends on for its kernel and its modules.
+func (a *apt) resolve(ctx context.Context, name string) (image string, parts []string, err error) {
 	const hops = 4 // linux-image-cloud-amd64 needs one
-	for at, hop := name, 0; hop < hops; hop++ {
-		out, err := a.run(ctx, "", "apt-cache", "depends", "--no-recommends", "--no-suggests", at)
+	image = name
+	for range hops {
+		out, err := a.run(ctx, "", "apt-cache", "depends", "--no-recommends", "--no-suggests", image)
 		if err != nil {
-			return "", fmt.Errorf("guest: find the kernel package %s: %w", name, err)
+			return "", nil, fmt.Errorf("guest: find the kernel package %s: %w", name, err)
 		}
-		next, err := kernelDependency(out)
+		next, parts, err := kernelDependencies(image, out)
 		if err != nil {
-			return "", fmt.Errorf("guest: find the kernel package %s: %w", name, err)
+			return "", nil, fmt.Errorf("guest: find the kernel package %s: %w", name, err)
 		}
 		if next == "" {
-			return at, nil
+			return image, parts, nil
 		}
-		at = next
+		image = next
 	}
-	return "", fmt.Errorf("guest: find the kernel package %s: still a meta package after %d steps", name, hops)
+	return "", nil, fmt.Errorf("guest: find the kernel package %s: still a meta package after %d steps", name, hops)
 }
 
-// kernelDependency picks the linux-image package out of what `apt-cache depends`
-// printed. It returns "" if there is none, as for a package with a kernel in it.
-func kernelDependency(out []byte) (string, error) {
+// kernelDependencies looks through what `apt-cache depends` printed of a package.
+// Of a meta package it returns the kernel package that it stands for, and of a
+// kernel package those that hold its files.
+func kernelDependencies(name string, out []byte) (next string, parts []string, err error) {
+	release := strings.TrimPrefix(name, "linux-image-")
 	for sc := bufio.NewScanner(bytes.NewReader(out)); sc.Scan(); {
-		what, name, ok := strings.Cut(strings.TrimSpace(sc.Text()), ": ")
+		what, dep, ok := strings.Cut(strings.TrimSpace(sc.Text()), ": ")
 		if !ok || what != "Depends" && what != "|Depends" {
 			continue
 		}
-		if bare := strings.Trim(name, "<>"); strings.HasPrefix(bare, "linux-image-") {
-			if bare != name {
-				return "", fmt.Errorf("it depends on %s, which the package lists do not have", bare)
-			}
-			return name, nil
+		bare := strings.Trim(dep, "<>")
+		isImage := strings.HasPrefix(bare, "linux-image-")
+		isPart := strings.HasPrefix(bare, "linux-") && strings.HasSuffix(bare, "-"+release)
+		switch {
+		case !isImage && !isPart:
+		case bare != dep:
+			return "", nil, fmt.Errorf("it depends on %s, which the package lists do not have", bare)
+		case isImage:
+			return dep, nil, nil
+		default:
+			parts = append(parts, dep)
 		}
 	}
-	return "", nil
+	if parts == nil {
+		parts = []string{name}
+	}
+	return "", parts, nil
 }
 
 // aptFile is one file that apt-get would download.

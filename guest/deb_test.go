@@ -15,21 +15,43 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestKernelDependency(t *testing.T) {
-	for _, tc := range []struct{ name, out, want, err string }{
-		{"meta", "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-1-cloud-amd64\n", "linux-image-6.1.0-1-cloud-amd64", ""},
-		{"alternatives", "m\n |Depends: linux-image-1\n  Depends: linux-image-2\n", "linux-image-1", ""},
-		{"real", "linux-image-6.1.0-1-amd64\n  Depends: kmod\n  Depends: linux-base\n |Depends: initramfs-tools\n  Breaks: linux-image-x\n", "", ""},
-		{"gone", "m\n  Depends: <linux-image-9>\n", "", "do not have"},
+func TestKernelDependencies(t *testing.T) {
+	debian14, err := os.ReadFile("testdata/depends-debian14")
+	require.NoError(t, err)
+	for _, tc := range []struct {
+		title, name, out, next string
+		parts                  []string
+		err                    string
+	}{
+		{
+			title: "meta", name: "linux-image-cloud-amd64", next: "linux-image-6.1.0-1-cloud-amd64",
+			out: "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-1-cloud-amd64\n",
+		},
+		{
+			title: "meta of Debian 14", name: "linux-image-cloud-amd64", next: "linux-image-7.2.13+deb14-cloud-amd64",
+			out: "linux-image-cloud-amd64\n  Depends: linux-base-cloud-amd64\n  Depends: linux-image-7.2.13+deb14-cloud-amd64\n",
+		},
+		{title: "alternatives", name: "m", out: "m\n |Depends: linux-image-1\n  Depends: linux-image-2\n", next: "linux-image-1"},
+		{
+			title: "kernel", name: "linux-image-6.1.0-1-amd64", parts: []string{"linux-image-6.1.0-1-amd64"},
+			out: "linux-image-6.1.0-1-amd64\n  Depends: kmod\n  Depends: linux-base\n |Depends: initramfs-tools\n  Breaks: linux-image-x\n",
+		},
+		{
+			title: "kernel of Debian 14", name: "linux-image-7.2.13+deb14-cloud-amd64", out: string(debian14),
+			parts: []string{"linux-base-7.2.13+deb14-cloud-amd64", "linux-binary-7.2.13+deb14-cloud-amd64", "linux-modules-7.2.13+deb14-cloud-amd64"},
+		},
+		{title: "gone", name: "m", out: "m\n  Depends: <linux-image-9>\n", err: "do not have"},
+		{title: "a part is gone", name: "linux-image-9", out: "linux-image-9\n  Depends: <linux-binary-9>\n", err: "linux-binary-9, which the package lists do not have"},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			got, err := kernelDependency([]byte(tc.out))
+		t.Run(tc.title, func(t *testing.T) {
+			next, parts, err := kernelDependencies(tc.name, []byte(tc.out))
 			if tc.err != "" {
 				require.ErrorContains(t, err, tc.err)
 				return
 			}
 			require.NoError(t, err)
-			assert.Equal(t, tc.want, got)
+			assert.Equal(t, tc.next, next)
+			assert.Equal(t, tc.parts, parts)
 		})
 	}
 }
@@ -110,19 +132,19 @@ esac`})
 		})
 		_, err := (&apt{cache: t.TempDir(), logf: t.Logf}).fetch(t.Context(), "k")
 		require.ErrorContains(t, err, "E: No packages found")
-		_, err = new(apt).resolve(t.Context(), "k")
+		_, _, err = new(apt).resolve(t.Context(), "k")
 		require.ErrorContains(t, err, "E: No packages found")
 		assert.Contains(t, err.Error(), "apt-get update")
 	})
 	t.Run("no apt", func(t *testing.T) {
 		t.Setenv("PATH", t.TempDir())
-		_, err := new(apt).resolve(t.Context(), "k")
+		_, _, err := new(apt).resolve(t.Context(), "k")
 		require.ErrorIs(t, err, exec.ErrNotFound)
 		assert.Contains(t, err.Error(), "apt-get install apt")
 	})
 	t.Run("endless meta package", func(t *testing.T) {
 		fakeTools(t, map[string]string{"apt-cache": `echo "  Depends: linux-image-again"`})
-		_, err := new(apt).resolve(t.Context(), "k")
+		_, _, err := new(apt).resolve(t.Context(), "k")
 		require.ErrorContains(t, err, "still a meta package")
 	})
 	t.Run("cancelled", func(t *testing.T) {

@@ -35,36 +35,48 @@ func (o *Options) locateKernel(ctx context.Context) (k *kernel, done func(), err
 		return &kernel{o.Vmlinuz, t}, nothing, nil
 	}
 
-	deb := o.Deb
+	debs := []string{o.Deb}
 	switch {
-	case deb != "" && o.Package != "":
-		return nil, nothing, fmt.Errorf("guest: a package name (%s) and a package file (%s) are both given; give one of them", o.Package, deb)
-	case deb == "":
-		a, err := o.apt(ctx)
-		if err != nil {
-			return nil, nothing, err
-		}
-		name, err := a.resolve(ctx, o.kernelPackage())
-		if err != nil {
-			return nil, nothing, err
-		}
-		if deb, err = a.fetch(ctx, name); err != nil {
+	case o.Deb != "" && o.Package != "":
+		return nil, nothing, fmt.Errorf("guest: a package name (%s) and a package file (%s) are both given; give one of them", o.Package, o.Deb)
+	case o.Deb == "":
+		if debs, err = o.fetchKernel(ctx); err != nil {
 			return nil, nothing, err
 		}
 	default:
-		if _, err := os.Stat(deb); err != nil {
+		if _, err := os.Stat(o.Deb); err != nil {
 			return nil, nothing, fmt.Errorf("guest: kernel package: %w", err)
 		}
 	}
-	root, done, err := o.unpack(ctx, deb)
+	root, done, err := o.unpack(ctx, debs...)
 	if err != nil {
 		return nil, nothing, err
 	}
 	if k, err = findKernel(root); err != nil {
 		done()
-		return nil, nothing, fmt.Errorf("guest: %s: %w", deb, err)
+		return nil, nothing, fmt.Errorf("guest: %s: %w", debs[0], err)
 	}
 	return k, done, nil
+}
+
+// fetchKernel downloads the packages of the kernel that the options stand for.
+func (o *Options) fetchKernel(ctx context.Context) (debs []string, err error) {
+	a, err := o.apt(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, parts, err := a.resolve(ctx, o.kernelPackage())
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range parts {
+		deb, err := a.fetch(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		debs = append(debs, deb)
+	}
+	return debs, nil
 }
 
 // ResolveKernel returns the kernel package that the options stand for today.
@@ -73,7 +85,8 @@ func (o *Options) ResolveKernel(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return a.resolve(ctx, o.kernelPackage())
+	image, _, err := a.resolve(ctx, o.kernelPackage())
+	return image, err
 }
 
 // kernelPackage is the package that is asked for, or the default. Debian's cloud
@@ -89,8 +102,8 @@ func (o *Options) kernelPackage() string {
 	return "linux-image-cloud-" + o.arch()
 }
 
-// unpack unpacks a package file into a directory, which done removes.
-func (o *Options) unpack(ctx context.Context, deb string) (root string, done func(), err error) {
+// unpack unpacks package files into a directory, which done removes.
+func (o *Options) unpack(ctx context.Context, debs ...string) (root string, done func(), err error) {
 	cache, err := o.cacheDir()
 	if err != nil {
 		return "", nil, err
@@ -101,36 +114,45 @@ func (o *Options) unpack(ctx context.Context, deb string) (root string, done fun
 	if root, err = os.MkdirTemp(cache, "unpack-"); err != nil {
 		return "", nil, fmt.Errorf("guest: cache: %w", err)
 	}
-	o.logf("unpacking %s", filepath.Base(deb))
-	if err := unpackDeb(ctx, deb, root); err != nil {
-		os.RemoveAll(root)
-		return "", nil, err
+	for _, deb := range debs {
+		o.logf("unpacking %s", filepath.Base(deb))
+		if err := unpackDeb(ctx, deb, root); err != nil {
+			os.RemoveAll(root)
+			return "", nil, err
+		}
 	}
 	return root, func() { os.RemoveAll(root) }, nil
 }
 
-// findKernel finds the one kernel in an unpacked package.
+// findKernel finds the one kernel in unpacked packages. Its image is in /boot, or,
+// from Debian 14 on, beside its modules.
 func findKernel(root string) (*kernel, error) {
-	images, err := filepath.Glob(filepath.Join(root, "boot", "vmlinu[xz]-*"))
-	if err != nil {
-		return nil, err
-	}
-	if len(images) != 1 {
-		return nil, fmt.Errorf("holds %d files boot/vmlinuz-*, not one: not a kernel package (a meta package is followed by its name only)", len(images))
-	}
-	release := filepath.Base(images[0])[len("vmlinuz-"):]
+	var found []*kernel
 	for _, lib := range []string{"lib", "usr/lib"} {
-		dir := filepath.Join(root, lib, "modules", release)
-		if _, err := os.Stat(dir); err != nil {
-			continue
-		}
-		t, err := openModuleTree(dir)
+		dirs, err := filepath.Glob(filepath.Join(root, lib, "modules", "*"))
 		if err != nil {
 			return nil, err
 		}
-		return &kernel{images[0], t}, nil
+		for _, dir := range dirs {
+			release := filepath.Base(dir)
+			for _, image := range []string{
+				filepath.Join(root, "boot", "vmlinuz-"+release), filepath.Join(root, "boot", "vmlinux-"+release), filepath.Join(dir, "vmlinuz"),
+			} {
+				if _, err := os.Stat(image); err != nil {
+					continue
+				}
+				t, err := openModuleTree(dir)
+				if err != nil {
+					return nil, err
+				}
+				found = append(found, &kernel{image, t})
+			}
+		}
 	}
-	return nil, fmt.Errorf("holds no lib/modules/%s", release)
+	if len(found) != 1 {
+		return nil, fmt.Errorf("holds %d kernels with modules, not one: not a kernel package, or one whose parts are packages of their own, which are followed by name only", len(found))
+	}
+	return found[0], nil
 }
 
 // cacheDir returns the directory for downloads and for what is unpacked meanwhile.
