@@ -118,7 +118,11 @@ func (p *plan) args() ([]string, error) {
 
 	for _, m := range []struct{ file, id string }{{fileControl, "qmp"}, {fileMonitor, "monitor"}} {
 		a.opt("chardev", opt("socket").set("id", m.id).num("fd", int64(p.file(m.file))).on("server", true).on("wait", false))
-		a.opt("mon", opt("").set("chardev", m.id).set("mode", "control").on("pretty", m.file == fileMonitor))
+		if pretty := m.file == fileMonitor; atLeast(p.program.version, 11, 1) {
+			a.opt("object", opt("monitor-qmp").set("id", "on-"+m.id).set("chardev", m.id).on("pretty", pretty))
+		} else {
+			a.opt("mon", opt("").set("chardev", m.id).set("mode", "control").on("pretty", pretty)) // deprecated since
+		}
 	}
 	a.opt("chardev", opt("socket").set("id", idConsole).num("fd", int64(p.file(fileConsole))).on("server", true).on("wait", false).
 		setIf("logfile", c.SerialLogPath).on("logappend", true))

@@ -126,6 +126,11 @@ func TestArgs(t *testing.T) {
 				"-device virtio-mem-pci,id=vm0,memdev=vmem0,block-size=2097152,requested-size=0",
 			},
 		},
+		"monitors of QEMU 11.1": {
+			plan: func(p *plan) { p.program.version = "11.1.3" },
+			want: []string{"-object monitor-qmp,id=on-qmp,chardev=qmp,pretty=off", "-object monitor-qmp,id=on-monitor,chardev=monitor,pretty=on"},
+			not:  []string{"-mon "},
+		},
 		"kvm": {
 			plan: func(p *plan) { p.accel = accelKVM },
 			want: []string{"-accel kvm", "-cpu host"},

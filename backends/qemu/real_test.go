@@ -408,6 +408,9 @@ func TestOddNames(t *testing.T) {
 	require.NoError(t, v.child.await(testContext(t), patience))
 	// QEMU takes its sockets along; the rest goes at the next start.
 	assert.NoFileExists(t, filepath.Join(dir, SocketName))
+	said, err := os.ReadFile(config.LogPath)
+	require.NoError(t, err)
+	assert.NotContains(t, string(said), "deprecated", "it was started with what this QEMU likes")
 }
 
 // TestDescriptors checks that QEMU inherits what it should and nothing else.
