@@ -13,7 +13,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
-	"vmfs/guest/internal/flock"
+	"vmfs/internal/flock"
 )
 
 // An apt finds and downloads packages of one architecture. For that of this
@@ -78,11 +78,11 @@ func (a *apt) goForeign(ctx context.Context, arch string) error {
 	if strings.ContainsAny(dir, "\"\n\\") {
 		return fmt.Errorf("the path %q of the cache has characters that apt's configuration cannot hold: name another", dir)
 	}
-	unlock, err := flock.Dir(ctx, dir)
+	lock, err := flock.MakeDir(ctx, dir)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer lock.Close()
 	for _, sub := range []string{"state/lists/partial", "cache/archives/partial"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return err

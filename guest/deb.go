@@ -15,7 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"vmfs/guest/internal/flock"
+	"vmfs/internal/flock"
 )
 
 // runTool runs a program with an argument vector and returns what it printed.
@@ -144,11 +144,11 @@ func (a *apt) fetch(ctx context.Context, name string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("guest: find the file of %s: %w", name, err)
 	}
-	unlock, err := flock.Dir(ctx, cache)
+	lock, err := flock.MakeDir(ctx, cache)
 	if err != nil {
 		return "", fmt.Errorf("guest: lock the cache %s: %w", cache, err)
 	}
-	defer unlock()
+	defer lock.Close()
 
 	path := filepath.Join(cache, want.name)
 	switch err := checkSum(path, want.sha256); {

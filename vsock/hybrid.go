@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"vmfs/vsock/internal/unixsock"
+	"vmfs/internal/unixsock"
 )
 
 // DefaultTimeout bounds a dial whose Timeout is not set and whose context

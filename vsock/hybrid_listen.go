@@ -6,7 +6,7 @@ import (
 	"net"
 	"strconv"
 
-	"vmfs/vsock/internal/unixsock"
+	"vmfs/internal/unixsock"
 )
 
 // ListenVsock waits for the guest's connections to the host's port, at the

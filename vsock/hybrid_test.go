@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"vmfs/vsock/internal/unixsock"
+	"vmfs/internal/unixsock"
 )
 
 const patience = 20 * time.Second

@@ -20,7 +20,7 @@ import (
 	"time"
 
 	"vmfs/guest"
-	"vmfs/guest/internal/flock"
+	"vmfs/internal/flock"
 )
 
 // buildTimeout bounds one image with its downloads.
@@ -129,12 +129,12 @@ func build(ctx context.Context, t testing.TB, o guest.Options) (*guest.Image, er
 	}
 
 	// The agent is built under the cache's lock into a file named after its content.
-	unlock, err := flock.Dir(ctx, cache)
+	lock, err := flock.MakeDir(ctx, cache)
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", cache, err)
 	}
 	agent, sum, err := buildAgent(ctx, root, cache, cmp.Or(o.Arch, runtime.GOARCH))
-	unlock()
+	lock.Close()
 	if err != nil {
 		return nil, err
 	}
@@ -144,11 +144,10 @@ func build(ctx context.Context, t testing.TB, o guest.Options) (*guest.Image, er
 		return nil, err
 	}
 	o.Dir = filepath.Join(cache, "image-"+key)
-	unlock, err = flock.Dir(ctx, o.Dir)
-	if err != nil {
+	if lock, err = flock.MakeDir(ctx, o.Dir); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", o.Dir, err)
 	}
-	defer unlock()
+	defer lock.Close()
 	now := time.Now()
 	if err := os.Chtimes(o.Dir, now, now); err != nil { // for prune
 		return nil, err

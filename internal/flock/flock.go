@@ -60,6 +60,14 @@ func Dir(ctx context.Context, path string) (*os.File, error) {
 	return lock(ctx, path, os.O_RDONLY|syscall.O_DIRECTORY)
 }
 
+// MakeDir is Dir, and makes the directory and those above it if need be.
+func MakeDir(ctx context.Context, path string) (*os.File, error) {
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return nil, err
+	}
+	return Dir(ctx, path)
+}
+
 // lock tries again until it has the lock: flock(2) that waits obeys no context.
 func lock(ctx context.Context, path string, flags int) (*os.File, error) {
 	pause := wait.Backoff{First: time.Millisecond, Most: 20 * time.Millisecond}

@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -34,6 +35,8 @@ func CheckPath(path string) error {
 	switch n := len(path); {
 	case n == 0:
 		return fmt.Errorf("%w: it is empty", ErrPath)
+	case strings.IndexByte(path, 0) >= 0:
+		return fmt.Errorf("%w: %q has a NUL in it", ErrPath, path)
 	case n > MaxPath:
 		return fmt.Errorf("%w: %s has %d bytes, %d too many: use a shorter directory", ErrPath, path, n, n-MaxPath)
 	}

@@ -39,6 +39,7 @@ func stale(t *testing.T, path string) {
 
 func TestCheckPath(t *testing.T) {
 	assert.ErrorIs(t, unixsock.CheckPath(""), unixsock.ErrPath)
+	assert.ErrorIs(t, unixsock.CheckPath("/a\x00b"), unixsock.ErrPath)
 	long := "/" + strings.Repeat("x", unixsock.MaxPath)
 	err := unixsock.CheckPath(long)
 	assert.ErrorIs(t, err, unixsock.ErrPath)

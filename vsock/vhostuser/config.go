@@ -6,8 +6,8 @@ import (
 	"log/slog"
 	"time"
 
+	"vmfs/internal/unixsock"
 	"vmfs/vsock"
-	"vmfs/vsock/internal/unixsock"
 )
 
 // The defaults of Config.

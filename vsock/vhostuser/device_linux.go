@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"vmfs/vsock/internal/unixsock"
+	"vmfs/internal/unixsock"
 	"vmfs/vsock/vhostuser/internal/virtq"
 	"vmfs/vsock/vhostuser/internal/vumsg"
 )

@@ -12,8 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"vmfs/internal/unixsock"
 	"vmfs/vsock"
-	"vmfs/vsock/internal/unixsock"
 )
 
 // Besides "CONNECT port", the device takes two more lines at its socket.

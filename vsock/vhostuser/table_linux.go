@@ -5,13 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vmfs/internal/flock"
 )
 
 // key names a stream by its ports on the host and in the guest.
@@ -19,8 +18,7 @@ type key struct{ host, guest uint32 }
 
 // table is the file with the connections the guest knows of. It is mapped, so
 // that what is in it is there after a SIGKILL. It has a head of 32 bytes:
-// magic, CID, the next port for the host's end, the pid of who has locked the
-// file; then 8 bytes for each slot: the ports of a connection, or zeros.
+// magic, CID, the next port for the host's end; then 8 bytes for each slot: the ports of a connection, or zeros.
 type table struct {
 	f    *os.File
 	mem  []byte
@@ -31,7 +29,6 @@ type table struct {
 const (
 	tableMagic = "vmfsvsk1"
 	tableHead  = 32
-	tablePID   = 20 // the pid's place in the head
 	tableEntry = 8
 
 	// The host's ends of connections have ports from firstHostPort on, out of
@@ -49,8 +46,13 @@ var ErrRunning = errors.New("another device process serves this VM")
 // openTable locks and maps the file at path, making it if need be, and returns
 // the connections a dead predecessor left, which keep their slots.
 func openTable(ctx context.Context, path string, cid int64, slots int) (t *table, left map[int32]key, err error) {
-	f, err := lockFile(ctx, path)
+	waiting, cancel := context.WithTimeout(ctx, lockPatience)
+	f, err := flock.File(waiting, path)
+	cancel()
 	if err != nil {
+		if errors.Is(err, flock.ErrLocked) && ctx.Err() == nil {
+			err = fmt.Errorf("%s: %w", path, ErrRunning)
+		}
 		return nil, nil, err
 	}
 	defer func() {
@@ -86,7 +88,6 @@ func openTable(ctx context.Context, path string, cid int64, slots int) (t *table
 		t.close()
 		return nil, nil, fmt.Errorf("%s is not a table of connections; remove it", path)
 	}
-	binary.LittleEndian.PutUint32(mem[tablePID:], uint32(os.Getpid()))
 	sameGuest := binary.LittleEndian.Uint64(mem[8:]) == uint64(cid)
 	binary.LittleEndian.PutUint64(mem[8:], uint64(cid))
 
@@ -106,103 +107,16 @@ func openTable(ctx context.Context, path string, cid int64, slots int) (t *table
 	return t, left, nil
 }
 
-// lockFile opens path and takes its lock, and sees to it that the file is the
-// one at path after that.
-func lockFile(ctx context.Context, path string) (f *os.File, err error) {
-	err = patiently(ctx, fmt.Errorf("%s: %w", path, ErrRunning), func() (done bool, err error) {
-		if f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-			return false, err
-		}
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			mine, err1 := f.Stat()
-			there, err2 := os.Lstat(path)
-			if err1 == nil && err2 == nil && os.SameFile(mine, there) {
-				return true, nil
-			}
-		}
-		_ = f.Close()
-		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return false, fmt.Errorf("lock %s: %w", path, err)
-		}
-		return false, nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return f, nil
-}
-
-// patiently tries again until it is done or fails, for as long as lockPatience, after
-// which the error is late. No event tells of a lock.
-func patiently(ctx context.Context, late error, try func() (done bool, err error)) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, lockPatience, late)
-	defer cancel()
-	for {
-		if done, err := try(); done || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
 // Holder returns the pid of the process that is the device of the VM with this host
-// socket, be it that nobody can reach it there, and 0 if there is none.
+// socket, be it that nobody can reach it there, and 0 if there is none. It is what
+// the kernel says of the lock on the table, and not what the device says of itself.
 func Holder(ctx context.Context, hostSocket string) (pid int, err error) {
-	path := statePath(hostSocket)
-	err = patiently(ctx, fmt.Errorf("%s: somebody has locked it who does not say who it is", path), func() (sure bool, err error) {
-		pid, sure, err = holder(path)
-		return sure, err
-	})
-	if err != nil {
+	ctx, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	if pid, err = flock.Holder(ctx, statePath(hostSocket)); err != nil {
 		return 0, fmt.Errorf("vsock device: who serves %s: %w", hostSocket, err)
 	}
 	return pid, nil
-}
-
-// holder returns who has locked the table at path, 0 for nobody. It is not sure of
-// one that has done so just now, and has not written its pid into the place of its
-// predecessor's, which may be anybody's by now.
-func holder(path string) (pid int, sure bool, err error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, true, nil
-	}
-	if err != nil {
-		return 0, false, err
-	}
-	defer f.Close()
-	switch err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); {
-	case err == nil:
-		return 0, true, nil
-	case errors.Is(err, unix.EINTR):
-		return 0, false, nil
-	case !errors.Is(err, unix.EWOULDBLOCK):
-		return 0, false, fmt.Errorf("lock %s: %w", path, err)
-	}
-	var b [4]byte
-	if _, err := f.ReadAt(b[:], tablePID); err != nil {
-		return 0, false, nil // it is not made yet
-	}
-	pid = int(binary.LittleEndian.Uint32(b[:]))
-	return pid, pid > 0 && hasOpen(pid, f), nil
-}
-
-// hasOpen tells whether a process has a file open.
-func hasOpen(pid int, f *os.File) bool {
-	want, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid)) // the pattern is good
-	return slices.ContainsFunc(fds, func(fd string) bool {
-		fi, err := os.Stat(fd)
-		return err == nil && os.SameFile(fi, want)
-	})
 }
 
 func (t *table) entry(i int32) []byte { return t.mem[tableHead+tableEntry*int(i):][:tableEntry] }
