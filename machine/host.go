@@ -67,7 +67,7 @@ func Open(ctx context.Context, o Options) (*Host, error) {
 			return fail(err)
 		}
 	}
-	lock, err := lockDir(dir)
+	lock, err := lockDir(ctx, dir)
 	if err != nil {
 		return fail(err)
 	}

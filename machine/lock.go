@@ -1,8 +1,8 @@
 package machine
 
 import (
+	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -10,34 +10,35 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"vmfs/backends/process"
+	"vmfs/internal/flock"
+	"vmfs/internal/wait"
 )
 
 // lockDir takes the lock of a state directory. It is held until the file is
 // closed, and so at the latest when this process ends, however it ends.
-func lockDir(dir string) (*os.File, error) {
+func lockDir(ctx context.Context, dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	// A child that a killed server was just spawning holds the lock until it
 	// executes its program: give it that moment, if nobody else has the lock.
-	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
+	wctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for err = flock.Try(f); err != nil; err = flock.Try(f) {
+		if !errors.Is(err, flock.ErrLocked) {
 			break
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
-		}
 		holder := readPID(f)
-		if _, err := process.Find(holder); err == nil || time.Now().After(deadline) {
-			f.Close()
-			return nil, &LockedError{Dir: dir, PID: holder}
+		if _, alive := process.Find(holder); alive == nil || wait.For(wctx, 10*time.Millisecond) != nil {
+			err = &LockedError{Dir: dir, PID: holder}
+			break
 		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
 	}
 	// The pid is for people. A disk too full for it is no reason not to serve.
 	if err := f.Truncate(0); err == nil {

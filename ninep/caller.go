@@ -3,6 +3,7 @@ package ninep
 import (
 	"net"
 
+	"vmfs/internal/unixsock"
 	"vmfs/ninep/dial"
 )
 
@@ -13,15 +14,8 @@ type caller struct {
 	remote   string
 	user     string
 	fixed    bool
-	cred     peerCred
+	cred     unixsock.Peer
 	known    bool
-}
-
-// peerCred is what the kernel says of a Unix socket's peer.
-type peerCred struct {
-	uid, gid uint32
-	pid      int
-	groups   []uint32
 }
 
 var _ Caller = (*caller)(nil)
@@ -42,7 +36,9 @@ func newCaller(conn net.Conn, ln net.Listener) *caller {
 	if ra := conn.RemoteAddr(); ra != nil && c.network != "unix" {
 		c.remote = dial.String(ra)
 	}
-	c.cred, c.known = credOf(conn)
+	var err error
+	c.cred, err = unixsock.PeerOf(conn)
+	c.known = err == nil
 	return c
 }
 
@@ -52,7 +48,7 @@ func (c *caller) Remote() string            { return c.remote }
 func (c *caller) FixedUser() (string, bool) { return c.user, c.fixed }
 
 func (c *caller) PeerCred() (uid, gid uint32, groups []uint32, pid int, ok bool) {
-	return c.cred.uid, c.cred.gid, c.cred.groups, c.cred.pid, c.known
+	return c.cred.UID, c.cred.GID, c.cred.Groups, c.cred.PID, c.known
 }
 
 // WithUser names the user that clients of a listener act for, whatever they

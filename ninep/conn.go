@@ -65,7 +65,7 @@ func makeConn(s *Server, nc net.Conn, cl *caller) *conn {
 func peerName(c *caller) string {
 	switch {
 	case c.known:
-		return "uid " + strconv.FormatUint(uint64(c.cred.uid), 10)
+		return "uid " + strconv.FormatUint(uint64(c.cred.UID), 10)
 	case c.remote == "":
 		return c.network
 	}

@@ -2,7 +2,7 @@
 // dial(2): unix!/path, tcp!host!port and vsock!cid!port.
 //
 // It knows nothing of 9P beside the port that is 9P's. It imports the standard
-// library, x/sys and mdlayher/vsock.
+// library, mdlayher/vsock and internal/unixsock.
 package dial
 
 import (
@@ -14,13 +14,12 @@ import (
 	"strings"
 
 	"github.com/mdlayher/vsock"
+
+	"vmfs/internal/unixsock"
 )
 
 // DefaultPort is where 9P is served if an address names no port.
 const DefaultPort = "564"
-
-// sunPathMax is what fits a Unix socket's address beside its final NUL.
-const sunPathMax = 107
 
 // ErrAddress is the error of an address that is not a dial string.
 var ErrAddress = errors.New("bad address")
@@ -67,7 +66,10 @@ func Parse(s string) (Addr, error) {
 	}
 	switch network {
 	case "unix":
-		return parseUnix(s, rest)
+		if err := unixsock.CheckPath(rest); err != nil {
+			return Addr{}, badAddr(s, "%v", err)
+		}
+		return Addr{Net: "unix", Host: rest}, nil
 	case "tcp", "net":
 		a := Addr{Net: "tcp"}
 		a.Host, a.Port = cutPort(rest)
@@ -90,18 +92,6 @@ func Parse(s string) (Addr, error) {
 		return a, nil
 	}
 	return Addr{}, badAddr(s, "unknown network %q: %s", network, addrForms)
-}
-
-func parseUnix(s, path string) (Addr, error) {
-	switch {
-	case path == "":
-		return Addr{}, badAddr(s, "no path: want unix!/path")
-	case strings.IndexByte(path, 0) >= 0:
-		return Addr{}, badAddr(s, "the path has a NUL byte")
-	case len(path) > sunPathMax:
-		return Addr{}, badAddr(s, "the path has %d bytes and a Unix socket's may have %d: choose a shorter one", len(path), sunPathMax)
-	}
-	return Addr{Net: "unix", Host: path}, nil
 }
 
 func cutPort(s string) (host, port string) {

@@ -2,22 +2,22 @@ package dial
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 
 	"github.com/mdlayher/vsock"
+
+	"vmfs/internal/unixsock"
 )
 
-// ErrInUse is the error of listening where another server answers.
-var ErrInUse = errors.New("address in use by another server")
+// ErrInUse is the error of listening on a Unix socket that another process has.
+var ErrInUse = unixsock.ErrInUse
 
 // Listen listens on a dial string: unix!/path, tcp!host!port, vsock!cid!port.
 //
 // A Unix socket comes into being with mode 0600. One that is left over from a
-// server that is gone, which is one that refuses connections, is replaced; one
-// that answers is ErrInUse. Closing the listener removes the socket if it is
-// still the one that Listen made.
+// server that is gone is replaced; one that a process has is ErrInUse. Closing the
+// listener removes the socket if it is still the one that Listen made.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	a, err := Parse(addr)
 	if err != nil {
@@ -26,7 +26,7 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	var ln net.Listener
 	switch a.Net {
 	case "unix":
-		ln, err = listenUnix(ctx, a.Host)
+		return listenUnix(ctx, a.Host)
 	case "tcp":
 		var hp string
 		if hp, err = a.hostPort(ctx); err == nil {
@@ -40,6 +40,15 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", a, err)
+	}
+	return ln, nil
+}
+
+// listenUnix keeps a nil *unixsock.Listener from becoming a net.Listener.
+func listenUnix(ctx context.Context, path string) (net.Listener, error) {
+	ln, err := unixsock.Listen(ctx, path)
+	if err != nil {
+		return nil, err
 	}
 	return ln, nil
 }
@@ -65,7 +74,7 @@ func Dial(ctx context.Context, addr string) (net.Conn, error) {
 	)
 	switch a.Net {
 	case "unix":
-		conn, err = d.DialContext(ctx, "unix", a.Host)
+		conn, err = dialUnix(ctx, a.Host)
 	case "tcp":
 		if a.Host == "*" {
 			a.Host = "localhost"
@@ -82,6 +91,14 @@ func Dial(ctx context.Context, addr string) (net.Conn, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", a, err)
+	}
+	return conn, nil
+}
+
+func dialUnix(ctx context.Context, path string) (net.Conn, error) {
+	conn, err := unixsock.Dial(ctx, path)
+	if err != nil {
+		return nil, err
 	}
 	return conn, nil
 }

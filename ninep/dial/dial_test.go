@@ -30,7 +30,7 @@ func TestParse(t *testing.T) {
 		{"vsock!host!5", "vsock!host!5", ""},
 		{"", "", "want unix!/path"},
 		{"/run/x", "", "did you mean unix!/run/x?"},
-		{"unix!", "", "no path"},
+		{"unix!", "", "it is empty"},
 		{"unix!" + strings.Repeat("x", 108), "", "108 bytes"},
 		{"unix!/a\x00b", "", "NUL"},
 		{"tcp!", "", "no host"},
