@@ -50,11 +50,11 @@ func runSetAttr(r *request) error {
 	if err := f.node.canChange(); err != nil {
 		return err
 	}
-	return f.node.file.SetAttr(r.SetMask, r.SetAttr)
+	return f.node.file.SetAttr(r.SetMask, *r.SetAttr)
 }
 
 func execSetAttr(ctx context.Context, r *request) error {
-	return r.f.node.file.(AttrSetterContext).SetAttrContext(ctx, r.SetMask, r.SetAttr)
+	return r.f.node.file.(AttrSetterContext).SetAttrContext(ctx, r.SetMask, *r.SetAttr)
 }
 
 // runWalkGetAttr is a Twalk and a Tgetattr in one, all or nothing.

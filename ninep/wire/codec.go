@@ -33,8 +33,8 @@ type Codec struct {
 func (c *Codec) Append(b []byte, t Type, m *Msg) []byte {
 	start := len(b)
 	c.b, c.reading = append(b, make([]byte, HeaderSize)...), false
-	if fields := c.Dialect.fields(t); fields != nil {
-		fields(c, m)
+	if desc := c.Dialect.message(t); desc.fields != nil {
+		desc.fields(c, m)
 	}
 	PutHeader(c.b[start:], t, m.Tag)
 	b, c.b = c.b, nil
@@ -45,13 +45,16 @@ func (c *Codec) Append(b []byte, t Type, m *Msg) []byte {
 // and everything else is m's: what m had before is gone.
 func (c *Codec) Decode(frame []byte, m *Msg) error {
 	t, tag := Header(frame)
-	*m = Msg{Type: t, Tag: tag, UID: NoUser, GID: NoUser, Names: m.Names[:0], QIDs: m.QIDs[:0]}
-	if !c.Dialect.Has(t) {
+	names, qids := m.Names[:0], m.QIDs[:0]
+	*m = Msg{}
+	m.Type, m.Tag, m.UID, m.GID, m.Names, m.QIDs = t, tag, NoUser, NoUser, names, qids
+	desc := c.Dialect.message(t)
+	if desc.in&c.Dialect == 0 {
 		return ErrUnknown
 	}
 	c.b, c.reading, c.bad = frame[HeaderSize:], true, false
-	if fields := c.Dialect.fields(t); fields != nil {
-		fields(c, m)
+	if desc.fields != nil {
+		desc.fields(c, m)
 	}
 	if c.bad || len(c.b) > 0 {
 		return ErrMalformed
@@ -112,36 +115,58 @@ func (c *Codec) u16(p *uint16) {
 }
 
 func u32[T ~uint32](c *Codec, ps ...*T) {
-	for _, p := range ps {
-		if !c.reading {
-			c.b = binary.LittleEndian.AppendUint32(c.b, uint32(*p))
-		} else if b := c.take(4); b != nil {
-			*p = T(binary.LittleEndian.Uint32(b))
+	if c.reading {
+		if b := c.take(4 * len(ps)); b != nil {
+			for i, p := range ps {
+				*p = T(binary.LittleEndian.Uint32(b[4*i:]))
+			}
 		}
+		return
 	}
+	b := c.b
+	for _, p := range ps {
+		b = binary.LittleEndian.AppendUint32(b, uint32(*p))
+	}
+	c.b = b
 }
 
 func u64[T ~uint64](c *Codec, ps ...*T) {
-	for _, p := range ps {
-		if !c.reading {
-			c.b = binary.LittleEndian.AppendUint64(c.b, uint64(*p))
-		} else if b := c.take(8); b != nil {
-			*p = T(binary.LittleEndian.Uint64(b))
+	if c.reading {
+		if b := c.take(8 * len(ps)); b != nil {
+			for i, p := range ps {
+				*p = T(binary.LittleEndian.Uint64(b[8*i:]))
+			}
 		}
+		return
 	}
+	b := c.b
+	for _, p := range ps {
+		b = binary.LittleEndian.AppendUint64(b, uint64(*p))
+	}
+	c.b = b
 }
 
-// flags is a word of bits, each of which is a bool of the field.
-func flags[T uint32 | uint64](c *Codec, word func(*Codec, ...*T), bits ...*bool) {
-	var v T
-	for i, set := range bits {
-		if *set {
-			v |= 1 << i
+// flags is a number of size bytes, each bit of which is a bool of the field.
+func (c *Codec) flags(size int, bits ...*bool) {
+	var v uint64
+	if !c.reading {
+		for i, bit := range bits {
+			if *bit {
+				v |= 1 << i
+			}
 		}
 	}
-	word(c, &v)
-	for i := range bits {
-		*bits[i] = v>>i&1 != 0
+	if size == 4 {
+		w := uint32(v)
+		u32(c, &w)
+		v = uint64(w)
+	} else {
+		u64(c, &v)
+	}
+	if c.reading {
+		for i, bit := range bits {
+			*bit = v>>i&1 != 0
+		}
 	}
 }
 

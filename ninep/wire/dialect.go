@@ -23,19 +23,10 @@ const (
 func (d Dialect) Is(of Dialect) bool { return d&of != 0 }
 
 // Has reports whether a dialect has a message.
-func (d Dialect) Has(t Type) bool {
-	m := d.message(t)
-	return m.in&d != 0 && (t&1 != 0 || m.request != nil) // no request is answered by an error alone
-}
+func (d Dialect) Has(t Type) bool { return d.message(t).in&d != 0 }
 
 // Name is what a dialect calls a message.
-func (d Dialect) Name(t Type) string {
-	name := d.message(t).name
-	if t&1 != 0 {
-		return "R" + strings.TrimPrefix(name, "T")
-	}
-	return name
-}
+func (d Dialect) Name(t Type) string { return d.message(t).name }
 
 // maxGoogle is the highest N of 9P2000.L.Google.N that p9's client knows.
 const maxGoogle = 7

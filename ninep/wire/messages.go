@@ -2,74 +2,52 @@ package wire
 
 import "github.com/hugelgupf/p9/p9"
 
-// message describes a request and its reply: which dialects have them, and their
-// fields in order.
-type message struct {
-	name    string // the request's
-	in      Dialect
-	request func(c *Codec, m *Msg)
-	reply   func(c *Codec, m *Msg)
-}
-
-// message finds the description of a request or its reply.
-func (d Dialect) message(t Type) *message {
-	if t >= Twalkgetattr && d.Is(Linux) {
-		return &google[t/2]
-	}
-	return &messages[t/2]
-}
-
-func (d Dialect) fields(t Type) func(*Codec, *Msg) {
-	if t&1 != 0 {
-		return d.message(t).reply
-	}
-	return d.message(t).request
-}
-
-// messages has, at half its request's number, every message. Those that no reply goes with,
-// or no fields, have none.
-var messages = [128]message{
-	Rlerror / 2: {"Tlerror", Linux, nil, func(c *Codec, m *Msg) { u32(c, &m.Errno) }},
-	Rerror / 2: {"Terror", Legacy, nil, func(c *Codec, m *Msg) {
+// messages describes every request and its reply: which dialects have them, and
+// their fields in order.
+var messages = []struct {
+	typ            Type
+	name           string
+	in             Dialect
+	request, reply func(c *Codec, m *Msg)
+}{
+	{Rlerror, "Rlerror", Linux, nil, func(c *Codec, m *Msg) { u32(c, &m.Errno) }},
+	{Rerror, "Rerror", Legacy, nil, func(c *Codec, m *Msg) {
 		c.str(&m.Name)
 		if c.Dialect == Unix {
 			u32(c, &m.Errno)
 		}
 	}},
 
-	Tversion / 2: {"Tversion", Any, version, version},
-	Tauth / 2: {"Tauth", Any, func(c *Codec, m *Msg) {
+	{Tversion, "Tversion", Any, version, version},
+	{Tauth, "Tauth", Any, func(c *Codec, m *Msg) {
 		u32(c, &m.Fid2)
 		user(c, m)
 	}, qid},
-	Tattach / 2: {"Tattach", Any, func(c *Codec, m *Msg) {
+	{Tattach, "Tattach", Any, func(c *Codec, m *Msg) {
 		u32(c, &m.Fid, &m.Fid2)
 		user(c, m)
 	}, qid},
-	Tflush / 2: {"Tflush", Any, func(c *Codec, m *Msg) {
+	{Tflush, "Tflush", Any, func(c *Codec, m *Msg) {
 		tag := uint16(m.Count)
 		c.u16(&tag)
 		m.Count = uint32(tag)
 	}, nil},
-	Twalk / 2: {"Twalk", Any, func(c *Codec, m *Msg) {
-		u32(c, &m.Fid, &m.Fid2)
-		c.names(&m.Names)
-	}, func(c *Codec, m *Msg) { c.qids(&m.QIDs) }},
-	Tread / 2: {"Tread", Any, read, data},
-	Twrite / 2: {"Twrite", Any, func(c *Codec, m *Msg) {
+	{Twalk, "Twalk", Any, walk, func(c *Codec, m *Msg) { c.qids(&m.QIDs) }},
+	{Tread, "Tread", Any, read, data},
+	{Twrite, "Twrite", Any, func(c *Codec, m *Msg) {
 		u32(c, &m.Fid)
 		u64(c, &m.Offset)
 		c.data(&m.Data)
 	}, func(c *Codec, m *Msg) { u32(c, &m.Count) }},
-	Tclunk / 2:  {"Tclunk", Any, fid, nil},
-	Tremove / 2: {"Tremove", Any, fid, nil},
+	{Tclunk, "Tclunk", Any, fid, nil},
+	{Tremove, "Tremove", Any, fid, nil},
 
 	// 9P2000 and 9P2000.u
-	Topen / 2: {"Topen", Legacy, func(c *Codec, m *Msg) {
+	{Topen, "Topen", Legacy, func(c *Codec, m *Msg) {
 		u32(c, &m.Fid)
 		c.u8(&m.Mode)
 	}, opened},
-	Tcreate / 2: {"Tcreate", Legacy, func(c *Codec, m *Msg) {
+	{Tcreate, "Tcreate", Legacy, func(c *Codec, m *Msg) {
 		u32(c, &m.Fid)
 		c.str(&m.Name)
 		u32(c, &m.Mode)
@@ -78,27 +56,27 @@ var messages = [128]message{
 			c.str(&m.Name2)
 		}
 	}, opened},
-	Tstat / 2: {"Tstat", Legacy, fid, stat},
-	Twstat / 2: {"Twstat", Legacy, func(c *Codec, m *Msg) {
+	{Tstat, "Tstat", Legacy, fid, stat},
+	{Twstat, "Twstat", Legacy, func(c *Codec, m *Msg) {
 		u32(c, &m.Fid)
 		stat(c, m)
 	}, nil},
 
 	// 9P2000.L
-	Tstatfs / 2: {"Tstatfs", Linux, fid, func(c *Codec, m *Msg) {
+	{Tstatfs, "Tstatfs", Linux, fid, func(c *Codec, m *Msg) {
 		st := made(c, &m.FSStat)
 		u32(c, &st.Type, &st.BlockSize)
 		u64(c, &st.Blocks, &st.BlocksFree, &st.BlocksAvailable, &st.Files, &st.FilesFree, &st.FSID)
 		u32(c, &st.NameLength)
 	}},
-	Tlopen / 2:    {"Tlopen", Linux, func(c *Codec, m *Msg) { u32(c, &m.Fid, &m.Flags) }, opened},
-	Tlcreate / 2:  {"Tlcreate", Linux, create, opened},
-	Tsymlink / 2:  {"Tsymlink", Linux, symlink, qid},
-	Tmknod / 2:    {"Tmknod", Linux, mknod, qid},
-	Tmkdir / 2:    {"Tmkdir", Linux, mkdir, qid},
-	Trename / 2:   {"Trename", Linux, fids, nil},
-	Treadlink / 2: {"Treadlink", Linux, fid, func(c *Codec, m *Msg) { c.str(&m.Name2) }},
-	Tgetattr / 2: {"Tgetattr", Linux, func(c *Codec, m *Msg) {
+	{Tlopen, "Tlopen", Linux, func(c *Codec, m *Msg) { u32(c, &m.Fid, &m.Flags) }, opened},
+	{Tlcreate, "Tlcreate", Linux, create, opened},
+	{Tsymlink, "Tsymlink", Linux, symlink, qid},
+	{Tmknod, "Tmknod", Linux, mknod, qid},
+	{Tmkdir, "Tmkdir", Linux, mkdir, qid},
+	{Trename, "Trename", Linux, fids, nil},
+	{Treadlink, "Treadlink", Linux, fid, func(c *Codec, m *Msg) { c.str(&m.Name2) }},
+	{Tgetattr, "Tgetattr", Linux, func(c *Codec, m *Msg) {
 		u32(c, &m.Fid)
 		mask(c, m)
 	}, func(c *Codec, m *Msg) {
@@ -106,37 +84,37 @@ var messages = [128]message{
 		c.qid(&m.QID)
 		attr(c, m)
 	}},
-	Tsetattr / 2: {"Tsetattr", Linux, func(c *Codec, m *Msg) {
+	{Tsetattr, "Tsetattr", Linux, func(c *Codec, m *Msg) {
 		u32(c, &m.Fid)
-		s, a := &m.SetMask, &m.SetAttr
-		flags(c, u32[uint32], &s.Permissions, &s.UID, &s.GID, &s.Size, &s.ATime, &s.MTime, &s.CTime,
+		s, a := &m.SetMask, made(c, &m.SetAttr)
+		c.flags(4, &s.Permissions, &s.UID, &s.GID, &s.Size, &s.ATime, &s.MTime, &s.CTime,
 			&s.ATimeNotSystemTime, &s.MTimeNotSystemTime)
 		u32(c, &a.Permissions)
 		u32(c, &a.UID)
 		u32(c, &a.GID)
 		u64(c, &a.Size, &a.ATimeSeconds, &a.ATimeNanoSeconds, &a.MTimeSeconds, &a.MTimeNanoSeconds)
 	}, nil},
-	Txattrwalk / 2: {"Txattrwalk", Linux, fids, func(c *Codec, m *Msg) { u64(c, &m.Length) }},
-	Txattrcreate / 2: {"Txattrcreate", Linux, func(c *Codec, m *Msg) {
+	{Txattrwalk, "Txattrwalk", Linux, fids, func(c *Codec, m *Msg) { u64(c, &m.Length) }},
+	{Txattrcreate, "Txattrcreate", Linux, func(c *Codec, m *Msg) {
 		u32(c, &m.Fid)
 		c.str(&m.Name)
 		u64(c, &m.Length)
 		u32(c, &m.Flags)
 	}, nil},
-	Treaddir / 2: {"Treaddir", Linux, read, data},
-	Tfsync / 2: {"Tfsync", Linux, func(c *Codec, m *Msg) {
+	{Treaddir, "Treaddir", Linux, read, data},
+	{Tfsync, "Tfsync", Linux, func(c *Codec, m *Msg) {
 		u32(c, &m.Fid)
 		if !c.reading || len(c.b) > 0 { // datasync, which Linux sends and the document lacks
 			u32(c, &m.Flags)
 		}
 	}, nil},
-	Tlock / 2: {"Tlock", Linux, func(c *Codec, m *Msg) {
+	{Tlock, "Tlock", Linux, func(c *Codec, m *Msg) {
 		u32(c, &m.Fid)
 		c.u8(&m.Mode)
 		u32(c, &m.Flags)
 		lock(c, m)
 	}, func(c *Codec, m *Msg) { c.u8(&m.Mode) }},
-	Tgetlock / 2: {"Tgetlock", Linux, func(c *Codec, m *Msg) {
+	{Tgetlock, "Tgetlock", Linux, func(c *Codec, m *Msg) {
 		u32(c, &m.Fid)
 		c.u8(&m.Mode)
 		lock(c, m)
@@ -144,32 +122,56 @@ var messages = [128]message{
 		c.u8(&m.Mode)
 		lock(c, m)
 	}},
-	Tlink / 2: {"Tlink", Linux, fids, nil},
-	Trenameat / 2: {"Trenameat", Linux, func(c *Codec, m *Msg) {
+	{Tlink, "Tlink", Linux, fids, nil},
+	{Trenameat, "Trenameat", Linux, func(c *Codec, m *Msg) {
 		u32(c, &m.Fid)
 		c.str(&m.Name)
 		u32(c, &m.Fid2)
 		c.str(&m.Name2)
 	}, nil},
-	Tunlinkat / 2: {"Tunlinkat", Linux, func(c *Codec, m *Msg) {
+	{Tunlinkat, "Tunlinkat", Linux, func(c *Codec, m *Msg) {
 		u32(c, &m.Fid)
 		c.str(&m.Name)
 		u32(c, &m.Flags)
 	}, nil},
-}
 
-// google has what p9's client adds to 9P2000.L when it may.
-var google = [128]message{
-	Twalkgetattr / 2: {"Twalkgetattr", Google2, messages[Twalk/2].request, func(c *Codec, m *Msg) {
+	// what p9's client adds to 9P2000.L when it may
+	{Twalkgetattr, "Twalkgetattr", Google2, walk, func(c *Codec, m *Msg) {
 		mask(c, m)
 		attr(c, m)
 		c.qids(&m.QIDs)
 	}},
-	Tucreate / 2:  {"Tucreate", Google3, by(create), opened},
-	Tumkdir / 2:   {"Tumkdir", Google3, by(mkdir), qid},
-	Tumknod / 2:   {"Tumknod", Google3, by(mknod), qid},
-	Tusymlink / 2: {"Tusymlink", Google3, by(symlink), qid},
+	{Tucreate, "Tucreate", Google3, by(create), opened},
+	{Tumkdir, "Tumkdir", Google3, by(mkdir), qid},
+	{Tumknod, "Tumknod", Google3, by(mknod), qid},
+	{Tusymlink, "Tusymlink", Google3, by(symlink), qid},
 }
+
+// message is a request or a reply.
+type message struct {
+	name   string
+	in     Dialect
+	fields func(c *Codec, m *Msg) // nil if there are none
+}
+
+// tables have the messages by type: of the dialects that Linux is not one of, and of
+// those that it is. One type can be another message in the two.
+var tables = func() (tables [2][256]message) {
+	for _, m := range messages {
+		for i, all := range []Dialect{Legacy, Linux | Google2 | Google3} {
+			if !m.in.Is(all) {
+				continue
+			}
+			if m.typ&1 == 0 {
+				tables[i][m.typ] = message{m.name, m.in & all, m.request}
+			}
+			tables[i][m.typ|1] = message{"R" + m.name[1:], m.in & all, m.reply}
+		}
+	}
+	return tables
+}()
+
+func (d Dialect) message(t Type) *message { return &tables[(d&Linux)/Linux][t] }
 
 // by is a request with the user it is made for.
 func by(request func(*Codec, *Msg)) func(*Codec, *Msg) {
@@ -190,6 +192,11 @@ func user(c *Codec, m *Msg) {
 	if c.Dialect != Plan9 {
 		u32(c, &m.UID)
 	}
+}
+
+func walk(c *Codec, m *Msg) {
+	u32(c, &m.Fid, &m.Fid2)
+	c.names(&m.Names)
 }
 
 func fid(c *Codec, m *Msg)  { u32(c, &m.Fid) }
@@ -244,7 +251,7 @@ func lock(c *Codec, m *Msg) {
 
 func mask(c *Codec, m *Msg) {
 	a := &m.Mask
-	flags(c, u64[uint64], &a.Mode, &a.NLink, &a.UID, &a.GID, &a.RDev, &a.ATime, &a.MTime, &a.CTime,
+	c.flags(8, &a.Mode, &a.NLink, &a.UID, &a.GID, &a.RDev, &a.ATime, &a.MTime, &a.CTime,
 		&a.INo, &a.Size, &a.Blocks, &a.BTime, &a.Gen, &a.DataVersion)
 }
 

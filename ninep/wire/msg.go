@@ -94,10 +94,10 @@ type Msg struct {
 
 	Mask    p9.AttrMask    // of a Tgetattr, and what an Rgetattr has
 	SetMask p9.SetAttrMask // of a Tsetattr
-	SetAttr p9.SetAttr
 
 	// What is large is made when it is read.
-	Attr   *p9.Attr
-	FSStat *p9.FSStat
-	Stat   *Stat
+	SetAttr *p9.SetAttr // of a Tsetattr
+	Attr    *p9.Attr
+	FSStat  *p9.FSStat
+	Stat    *Stat
 }
