@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/internal/queue"
 	"vmfs/machine/rc"
 )
 
@@ -102,11 +103,11 @@ type Feed struct {
 
 // Subscribe begins a subscription with the next record. The caller closes it.
 func (f *Feed) Subscribe() *Subscription {
-	s := &Subscription{feed: f, wake: make(chan struct{}, 1)}
+	s := &Subscription{feed: f, queue: queue.New(maxQueue, lostRecords)}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
-		s.closed = true
+		s.queue.End(io.EOF)
 		return s
 	}
 	if f.subs == nil {
@@ -120,7 +121,7 @@ func (f *Feed) publish(r Record) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for s := range f.subs {
-		s.put(r)
+		s.queue.Put(r)
 	}
 }
 
@@ -130,105 +131,35 @@ func (f *Feed) close() {
 	defer f.mu.Unlock()
 	f.closed = true
 	for s := range f.subs {
-		s.end()
+		s.queue.End(io.EOF)
 	}
 	f.subs = nil
 }
 
 // A Subscription is one reader of a Feed.
 type Subscription struct {
-	feed *Feed
-	wake chan struct{} // has a token when a waiting Next should look again
-
-	mu      sync.Mutex // guards all below
-	queue   []Record
-	lost    uint64
-	lastOne Record // the last one lost
-	closed  bool
+	feed  *Feed
+	queue *queue.Queue[Record]
 }
 
-func (s *Subscription) put(r Record) {
-	s.mu.Lock()
-	if len(s.queue) == maxQueue {
-		s.lost++
-		s.lastOne = s.queue[0]
-		s.queue = s.queue[1:]
-	}
-	s.queue = append(s.queue, r)
-	s.mu.Unlock()
-	s.nudge()
-}
-
-func (s *Subscription) nudge() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (s *Subscription) end() {
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
-	s.nudge()
+// lostRecords stands for n records, of which last was the last.
+func lostRecords(n int, last Record) Record {
+	return Record{Seq: last.Seq, Time: last.Time, VM: last.VM, Kind: KindLost, Detail: []hypervisor.Detail{{Key: "n", Value: strconv.Itoa(n)}}}
 }
 
 // TryNext returns the next record if there is one.
-func (s *Subscription) TryNext() (Record, bool) {
-	r, ok, _ := s.take()
-	return r, ok
-}
-
-func (s *Subscription) take() (r Record, ok, closed bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.lost > 0:
-		n := strconv.FormatUint(s.lost, 10)
-		r = Record{Seq: s.lastOne.Seq, Time: s.lastOne.Time, VM: s.lastOne.VM, Kind: KindLost, Detail: []hypervisor.Detail{{Key: "n", Value: n}}}
-		s.lost = 0
-		return r, true, false
-	case len(s.queue) > 0:
-		r = s.queue[0]
-		s.queue[0] = Record{}
-		s.queue = s.queue[1:]
-		if len(s.queue) == 0 {
-			s.queue = nil
-		}
-		return r, true, false
-	}
-	return Record{}, false, s.closed
-}
+func (s *Subscription) TryNext() (Record, bool) { return s.queue.TryNext() }
 
 // Next waits for the next record. A subscriber that was so slow that its queue
 // ran over gets a record of KindLost first, whose detail n says how many it
 // missed. When the VM is deleted, the Host closed or the subscription closed, it
 // returns io.EOF after what is queued.
-func (s *Subscription) Next(ctx context.Context) (Record, error) {
-	for {
-		r, ok, closed := s.take()
-		if ok {
-			return r, nil
-		}
-		if closed {
-			s.nudge() // for another Next that waits
-			return Record{}, io.EOF
-		}
-		select {
-		case <-s.wake:
-		case <-ctx.Done():
-			return Record{}, ctx.Err()
-		}
-	}
-}
+func (s *Subscription) Next(ctx context.Context) (Record, error) { return s.queue.Next(ctx) }
 
 // Close ends the subscription and wakes who waits in Next.
 func (s *Subscription) Close() {
 	s.feed.mu.Lock()
 	delete(s.feed.subs, s)
 	s.feed.mu.Unlock()
-	s.mu.Lock()
-	s.queue, s.lost = nil, 0
-	s.mu.Unlock()
-	s.end()
+	s.queue.Close(io.EOF)
 }

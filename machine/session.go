@@ -216,6 +216,11 @@ func (s *session) follow(ctx context.Context, exited <-chan process.Exit) (proce
 				return s.lostEvents(ctx, exited)
 			}
 			s.take(e)
+			if e.Kind == hypervisor.EventLost {
+				// Some may have told of another state. One that does not answer
+				// tells by its next event, or by its end.
+				_ = s.refresh(ctx, hv)
+			}
 		case exit := <-exited:
 			s.drain(events)
 			return exit, true

@@ -57,3 +57,36 @@ func TestRefreshBesideEvents(t *testing.T) {
 		assert.Equal(t, c.actual, got.MemoryActual, name)
 	}
 }
+
+// losing is a VMM of whose events some were lost.
+type losing struct {
+	answering
+	events chan hypervisor.Event
+}
+
+func (l *losing) Events() <-chan hypervisor.Event { return l.events }
+
+// Where events of the VMM were lost, it is asked what the VM does now.
+func TestLostEvents(t *testing.T) {
+	h, _ := simHost(t)
+	v := create(t, h, "web", "")
+	sub := v.Events().Subscribe()
+	defer sub.Close()
+	hv := &losing{events: make(chan hypervisor.Event)}
+	hv.info, hv.meanwhile = hypervisor.VMInfo{State: hypervisor.StatePaused, Reason: "io-error"}, func() {}
+	s := v.newSession(hypervisor.TypeSim, process.Process{}, hv)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.follow(within(t), nil)
+	}()
+	hv.events <- hypervisor.LostEvents(3, hypervisor.Event{Kind: hypervisor.EventPaused})
+	close(hv.events)
+	<-done
+	r, err := sub.Next(within(t))
+	require.NoError(t, err)
+	assert.Equal(t, KindLost, r.Kind)
+	assert.Equal(t, []hypervisor.Detail{{Key: "n", Value: "3"}}, r.Detail)
+	assert.Equal(t, hypervisor.StatePaused, v.Status().State)
+	assert.Equal(t, "io-error", v.Status().Reason)
+}

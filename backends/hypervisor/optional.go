@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"strconv"
 	"time"
 )
 
@@ -15,8 +16,9 @@ import (
 type EventSource interface {
 	// Events returns the channel of this handle's events, in the order they
 	// happened, starting with the handle's creation. There is one consumer, who
-	// must keep receiving. The channel is closed when the VMM is gone or the
-	// handle is closed.
+	// must keep receiving: one who is so slow that events had to be dropped gets
+	// an EventLost in their place. The channel is closed when the VMM is gone or
+	// the handle is closed.
 	Events() <-chan Event
 }
 
@@ -81,6 +83,9 @@ const (
 	// EventSnapshot tells how far a snapshot that is being written has come: detail
 	// "done", "total" (bytes) and "rate" (bytes a second).
 	EventSnapshot EventKind = "snapshot"
+	// EventLost tells that the consumer was too slow: events were dropped here, detail
+	// "n" of them. What the VM does now GetVMInfo tells.
+	EventLost EventKind = "lost"
 )
 
 // ReasonVMMDied is the reason of an EventShutdown without a word from the VMM:
@@ -99,6 +104,11 @@ type Event struct {
 	Reason string
 	// Detail is what else the VMM says, in order.
 	Detail []Detail
+}
+
+// LostEvents is the EventLost that stands for n events, of which last was the last.
+func LostEvents(n int, last Event) Event {
+	return Event{Kind: EventLost, Time: last.Time, Detail: []Detail{{Key: "n", Value: strconv.Itoa(n)}}}
 }
 
 // Detail is one key and value of an Event.

@@ -39,6 +39,5 @@
 // The package imports the standard library, packages hypervisor and process, its own
 // qmp, go-qemu for the types, renameio, and golang.org/x/sys.
 //
-// Lock order: VM.writing, then VM.mu. VM.mu and eventQueue.mu are leaves; no two of
-// them are held at once.
+// Lock order: VM.writing, then VM.mu. VM.mu is a leaf but for the queue of events.
 package qemu

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"time"
@@ -61,6 +62,7 @@ var eventRules = map[string]eventRule{
 	},
 	"MEMORY_DEVICE_SIZE_CHANGE":  {kind: hypervisor.EventMemory, more: (*VM).memoryChanged},
 	"BALLOON_CHANGE":             {kind: hypervisor.EventMemory, more: (*VM).memoryChanged},
+	qmp.EventLost:                {kind: hypervisor.EventLost, detail: []renamed{{"n", "n"}}, more: (*VM).lostEvents},
 	"NETDEV_STREAM_DISCONNECTED": {kind: hypervisor.EventNetwork, detail: []renamed{{"netdev-id", "network"}}},
 }
 
@@ -68,10 +70,16 @@ var eventRules = map[string]eventRule{
 // QEMU that hangs sends no events.
 const askTimeout = 5 * time.Second
 
+// maxEvents bounds the events that wait for a consumer who does not receive.
+const maxEvents = 4096
+
+// Events returns the channel of the VM's events.
+func (vm *VM) Events() <-chan hypervisor.Event { return vm.events.Chan() }
+
 // follow takes QEMU's events until the connection ends. It never waits for the
 // consumer of the handle's own.
 func (vm *VM) follow(sub *qmp.Subscription) {
-	defer vm.queue.end()
+	defer vm.events.End(net.ErrClosed)
 	vm.catchUp()
 	for {
 		ev, err := sub.Next(vm.ctx)
@@ -105,7 +113,7 @@ func (vm *VM) translate(ev qmp.Event) {
 		rule.more(vm, ev.Data, &e)
 	}
 	if e.Kind != "" {
-		vm.queue.push(e)
+		vm.events.Put(e)
 	}
 }
 
@@ -163,10 +171,21 @@ func (vm *VM) fellAsleep(map[string]any, *hypervisor.Event) {
 	vm.suspended = true
 }
 
+// lostEvents finds out what the VM does, of which those that were lost may have told.
+func (vm *VM) lostEvents(_ map[string]any, e *hypervisor.Event) {
+	vm.wakeWaiters()
+	vm.tellState(e)
+}
+
 // wasReset tells who did it, and the state: a VM that stood still for a reason
 // stands still without one after a reset.
 func (vm *VM) wasReset(data map[string]any, e *hypervisor.Event) {
 	e.Detail = append(e.Detail, hypervisor.Detail{Key: "guest", Value: text(data["guest"])})
+	vm.tellState(e)
+}
+
+// tellState completes an event that does not say what the VM does after it.
+func (vm *VM) tellState(e *hypervisor.Event) {
 	vm.ask(func(ctx context.Context) {
 		if status, err := vm.status(ctx); err == nil {
 			s := vm.meaning(status)
@@ -246,7 +265,7 @@ func (vm *VM) catchUp() {
 		e := hypervisor.Event{Kind: hypervisor.EventShutdown, Time: time.Now(), State: s.state}
 		vm.ended(map[string]any{"reason": s.reason, "guest": true}, &e)
 		if e.Kind != "" {
-			vm.queue.push(e)
+			vm.events.Put(e)
 		}
 	}
 }
@@ -278,7 +297,7 @@ func (vm *VM) lost(err error) {
 	}
 	vm.mu.Unlock()
 	if !told {
-		vm.queue.push(e)
+		vm.events.Put(e)
 	}
 }
 

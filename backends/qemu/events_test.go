@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"context"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -36,6 +35,7 @@ func TestEvents(t *testing.T) {
 		event("NETDEV_STREAM_DISCONNECTED", `{"netdev-id": "net1"}`) +
 		event("STOP", "{}") + status("internal-error") +
 		event("RESUME", "{}") +
+		event("VMFS_EVENTS_LOST", `{"n": 3}`) + status("running") +
 		event("SUSPEND", "{}") + event("WAKEUP", "{}") +
 		event("STOP", "{}") + status("a-state-of-the-future") +
 		event("SHUTDOWN", `{"guest": false, "reason": "host-signal"}`) + event("STOP", "{}")
@@ -86,6 +86,7 @@ func TestEvents(t *testing.T) {
 		{Kind: hypervisor.EventNetwork, Detail: detail("network", "net1")},
 		{Kind: hypervisor.EventPaused, State: paused, Reason: "internal-error"},
 		{Kind: hypervisor.EventRunning, State: running},
+		{Kind: hypervisor.EventLost, State: running, Detail: detail("n", "3")},
 		{Kind: hypervisor.EventPaused, State: paused, Reason: "suspended"},
 		{Kind: hypervisor.EventRunning, State: running},
 		{Kind: hypervisor.EventPaused, State: paused, Reason: "a-state-of-the-future"},
@@ -114,26 +115,4 @@ func TestResumeOfASleepingGuest(t *testing.T) {
 	<-vm.Events() // by now the handle knows
 	require.NoError(t, vm.Resume(testContext(t)))
 	require.NoError(t, <-played)
-}
-
-// TestQueueOfEvents is the bound that holds where nobody receives.
-func TestQueueOfEvents(t *testing.T) {
-	var q eventQueue
-	q.init()
-	for i := range maxQueuedEvents + 10 {
-		q.push(hypervisor.Event{Time: time.Unix(int64(i), 0)})
-	}
-	q.end()
-	q.push(hypervisor.Event{})
-	require.True(t, q.take())
-	require.False(t, q.take())
-	go q.deliver(context.Background())
-	first := <-q.ch
-	assert.EqualValues(t, 10, first.Time.Unix(), "the oldest are dropped")
-	n := 1
-	for range q.ch {
-		n++
-	}
-	assert.Equal(t, maxQueuedEvents, n)
-	q.close()
 }

@@ -288,7 +288,7 @@ func (vm *VM) tellProgress(ctx context.Context) {
 	if vm.conn.Execute(ctx, "query-migrate", nil, &info) != nil || info.RAM.Total == 0 {
 		return
 	}
-	vm.queue.push(hypervisor.Event{Kind: hypervisor.EventSnapshot, Time: time.Now(), Detail: []hypervisor.Detail{
+	vm.events.Put(hypervisor.Event{Kind: hypervisor.EventSnapshot, Time: time.Now(), Detail: []hypervisor.Detail{
 		{Key: "done", Value: strconv.FormatInt(info.RAM.Total-info.RAM.Remaining, 10)},
 		{Key: "total", Value: strconv.FormatInt(info.RAM.Total, 10)},
 		{Key: "rate", Value: strconv.FormatInt(int64(info.RAM.Mbps*1e6/8), 10)},

@@ -14,6 +14,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/qemu/qmp"
 	"vmfs/backends/qemu/qmp/qmptest"
+	"vmfs/internal/queue"
 )
 
 // dialogue connects to a QEMU that plays the script.
@@ -169,11 +170,13 @@ func TestProgress(t *testing.T) {
 	vm := &VM{conn: dialogue(t, greeting("7", "2")+"C: query-migrate\n"+
 		`S: {"return": {"status": "active", "ram": {"transferred": 5, "remaining": 300, "total": 400, "mbps": 8.5}}, "id": ${}}`+"\n"+
 		"C: query-migrate\n"+`S: {"return": {"status": "setup"}, "id": ${}}`+"\n")}
-	vm.queue.init()
+	vm.events = queue.New(maxEvents, hypervisor.LostEvents)
 	vm.tellProgress(testContext(t))
 	vm.tellProgress(testContext(t)) // of nothing yet, nothing is told
-	require.Len(t, vm.queue.events, 1)
-	e := vm.queue.events[0]
+	e, ok := vm.events.TryNext()
+	require.True(t, ok)
 	assert.Equal(t, hypervisor.EventSnapshot, e.Kind)
 	assert.Equal(t, []hypervisor.Detail{{Key: "done", Value: "100"}, {Key: "total", Value: "400"}, {Key: "rate", Value: "1062500"}}, e.Detail)
+	_, ok = vm.events.TryNext()
+	assert.False(t, ok)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/qemu/qmp"
+	"vmfs/internal/queue"
 )
 
 // A VM is the handle on one QEMU. It holds the one connection that QEMU's control
@@ -32,7 +34,7 @@ type VM struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // what the handle runs beside its callers
-	queue  eventQueue
+	events *queue.Queue[hypervisor.Event]
 
 	resizing chan struct{} // holds a token while a memory target is being set
 
@@ -84,6 +86,7 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *child
 		resizing: make(chan struct{}, 1),
 		rec:      rec,
 		waiters:  make(map[chan struct{}]struct{}),
+		events:   queue.New(maxEvents, hypervisor.LostEvents),
 	}
 	if rec != nil {
 		vm.ran, vm.held = rec.Ran, rec.Resume
@@ -93,7 +96,6 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *child
 	}
 	vm.findProcess()
 	vm.ctx, vm.cancel = context.WithCancel(context.Background())
-	vm.queue.init()
 	sub := conn.Subscribe()
 	conn.Start()
 	vm.wg.Go(func() { vm.follow(sub) })
@@ -124,7 +126,7 @@ func (vm *VM) Close() error {
 	vm.cancel()
 	_ = vm.conn.Close() // never fails
 	vm.wg.Wait()
-	vm.queue.close()
+	vm.events.Close(net.ErrClosed)
 	return nil
 }
 

@@ -176,7 +176,7 @@ func (vm *VM) reconnectVsock(ctx context.Context, device io.Closer) error {
 	if k, ok := device.(keeper); ok {
 		e.Detail = append(e.Detail, hypervisor.Detail{Key: "pid", Value: strconv.Itoa(k.PID())})
 	}
-	vm.queue.push(e)
+	vm.events.Put(e)
 	release, err := vm.occupy(busyDevice, true)
 	if err != nil {
 		return nil // a snapshot takes the device out and puts it in, which does as well

@@ -9,12 +9,13 @@ import (
 	"time"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/internal/queue"
 )
 
 // A Handle controls one VM, as a connection to its VMM would.
 type Handle struct {
 	vm     *VM
-	events eventQueue
+	events *queue.Queue[hypervisor.Event]
 	closed bool // guarded by vm.mu
 }
 
@@ -28,10 +29,12 @@ var (
 	_ io.Closer              = (*Handle)(nil)
 )
 
+// maxEvents bounds the events that wait for a consumer who does not receive.
+const maxEvents = 4096
+
 // newHandle makes a handle on a VM that lives. vm.mu is held.
 func (vm *VM) newHandle() *Handle {
-	h := &Handle{vm: vm}
-	h.events.init(&vm.mu)
+	h := &Handle{vm: vm, events: queue.New(maxEvents, hypervisor.LostEvents)}
 	if vm.handles == nil {
 		vm.handles = make(map[*Handle]struct{})
 	}
@@ -43,20 +46,18 @@ func (vm *VM) newHandle() *Handle {
 func (h *Handle) VM() *VM { return h.vm }
 
 // Events returns the events since h was made.
-func (h *Handle) Events() <-chan hypervisor.Event { return h.events.ch }
+func (h *Handle) Events() <-chan hypervisor.Event { return h.events.Chan() }
 
 // Close gives h up. Its blocked calls return; a console stays open.
 func (h *Handle) Close() error {
 	h.vm.mu.Lock()
 	if !h.closed {
 		h.closed = true
-		close(h.events.quit)
 		delete(h.vm.handles, h)
-		h.events.end()
 		h.vm.cond.Broadcast()
 	}
 	h.vm.mu.Unlock()
-	h.events.pumps.Wait()
+	h.events.Close(net.ErrClosed)
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"net"
 	"sync"
 	"time"
 
@@ -103,7 +104,7 @@ func (vm *VM) restore(m *manifest) {
 func (vm *VM) emit(e hypervisor.Event) {
 	e.Time = time.Now()
 	for h := range vm.handles {
-		h.events.put(e)
+		h.events.Put(e)
 	}
 }
 
@@ -126,7 +127,7 @@ func (vm *VM) end(last *hypervisor.Event) {
 	}
 	vm.complain("sim: " + vm.name() + " " + why)
 	for h := range vm.handles {
-		h.events.end()
+		h.events.End(net.ErrClosed)
 	}
 	vm.handles = nil
 	vm.hangUp()

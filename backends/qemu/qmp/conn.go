@@ -261,7 +261,7 @@ func (c *Conn) fail(err error) {
 	_ = c.nc.Close()
 	close(c.done)
 	for s := range c.subs {
-		s.end(err)
+		s.queue.End(err)
 	}
 	clear(c.subs)
 }

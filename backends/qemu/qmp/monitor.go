@@ -52,30 +52,15 @@ func (m *Monitor) Run(line []byte) ([]byte, error) {
 }
 
 // Events returns the connection's events until ctx or the connection ends, and
-// then closes the channel. A receiver who stops receiving holds up nobody, but
-// must end ctx.
+// then closes the channel. A receiver who stops receiving must end ctx.
 func (m *Monitor) Events(ctx context.Context) (<-chan goqemu.Event, error) {
 	if err := m.conn.Err(); err != nil {
 		return nil, err
 	}
 	sub := m.conn.Subscribe()
-	ch := make(chan goqemu.Event)
-	go func() { // ends with ctx or the connection
-		defer close(ch)
-		defer sub.Close()
-		for {
-			ev, err := sub.Next(ctx)
-			if err != nil {
-				return
-			}
-			select {
-			case ch <- ev:
-			case <-ctx.Done():
-				return
-			case <-m.conn.Done():
-				return
-			}
-		}
-	}()
-	return ch, nil
+	context.AfterFunc(ctx, func() {
+		sub.Close()
+		sub.queue.Close(ErrClosed)
+	})
+	return sub.queue.Chan(), nil
 }
