@@ -14,6 +14,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/internal/unixsock"
 )
 
 // guestEnded sees to it that the VMM ends after its guest. The caller holds v.mu.
@@ -230,15 +231,11 @@ func (s *session) end(exit process.Exit) {
 	v.update(func() { v.session = nil })
 }
 
-// unserved tells whether nobody listens on a socket. A server that was killed before
-// it could start the VMM leaves the VMM's so. Asking by datagram puts no connection
-// into the queue of one who listens: a stream's socket that is alive refuses the type.
+// unserved tells whether no process has a socket. A server that was killed before
+// it could start the VMM leaves the VMM's so.
 func unserved(socket string) bool {
-	c, err := net.DialTimeout("unixgram", socket, time.Second)
-	if err == nil {
-		c.Close()
-	}
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist)
+	served, err := unixsock.Served(socket)
+	return err == nil && !served
 }
 
 // clearSockets removes the sockets that a dead VMM left in its directory, but for

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"vmfs/internal/unixsock"
 	"vmfs/machine/config"
 )
 
@@ -83,8 +84,8 @@ func Open(ctx context.Context, o Options) (*Host, error) {
 		h.log = slog.New(slog.DiscardHandler)
 	}
 	if room := nameRoom(vmsDir); room < roomyName {
-		h.log.Warn("the state directory's path is so long that VMs with long names cannot be started: a Unix socket's path has 107 bytes at most",
-			"state", dir, "longest name", max(room, 0))
+		h.log.Warn("the state directory's path is so long that VMs cannot have long names: the path of a Unix socket is limited",
+			"state", dir, "longest name", max(room, 0), "longest path", unixsock.MaxPath)
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	if h.notify, err = newNotifier(); err != nil {
@@ -254,6 +255,9 @@ func (h *Host) settle(name string, v *VM) {
 func (h *Host) Create(name string, o Owner) (*VM, error) {
 	fail := func(err error) (*VM, error) { return nil, fmt.Errorf("machine: create %s: %w", name, err) }
 	if err := CheckName(name); err != nil {
+		return fail(err)
+	}
+	if err := checkRoom(filepath.Join(h.dir, "vms"), name); err != nil {
 		return fail(err)
 	}
 	if err := h.reserve(name); err != nil {

@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/internal/unixsock"
+	"vmfs/vsock"
 )
 
 func TestNames(t *testing.T) {
@@ -40,9 +42,22 @@ func TestNames(t *testing.T) {
 }
 
 func TestNameRoom(t *testing.T) {
-	assert.Equal(t, len("/var/lib/vmfs/vms/"+strings.Repeat("a", nameRoom("/var/lib/vmfs/vms"))+"/run/monitor.sock"), 107)
+	longest := filepath.Join("/var/lib/vmfs/vms", strings.Repeat("a", nameRoom("/var/lib/vmfs/vms")), "run", vsock.ListenPath(vsockSocketName, vsock.MaxPort))
+	assert.Len(t, longest, unixsock.MaxPath)
 	assert.GreaterOrEqual(t, nameRoom("/var/lib/vmfs/vms"), maxName, "the default one has room for every name")
 	assert.Negative(t, nameRoom("/"+strings.Repeat("d", 120)))
+
+	// What has no room is refused before it is there.
+	dir := t.TempDir()
+	dir = filepath.Join(dir, strings.Repeat("d", nameRoom(filepath.Join(dir, "vms"))-2))
+	h, err := Open(t.Context(), Options{StateDir: dir})
+	require.NoError(t, err)
+	defer h.Close()
+	_, err = h.Create("a", Owner{})
+	require.NoError(t, err)
+	_, err = h.Create("ab", Owner{})
+	assert.ErrorIs(t, err, ErrName)
+	assert.ErrorContains(t, err, "longer than 1 characters")
 }
 
 func TestCreateDelete(t *testing.T) {

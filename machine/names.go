@@ -1,9 +1,12 @@
 package machine
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"vmfs/internal/unixsock"
 )
 
 // reserved are the names of the served tree's own files beside the VMs.
@@ -13,14 +16,24 @@ const (
 	maxName = 63
 	// roomyName is the length of a name that every VM should be able to have.
 	roomyName = 32
-	// longestSocket is a name at least as long as those of back ends' sockets.
-	longestSocket = "monitor.sock"
+	// longestSocket is the longest name of a socket in a VM's run-time directory: where
+	// its guest's connections to the last of the vsock ports arrive.
+	longestSocket = vsockSocketName + "_4294967294"
 )
 
 // nameRoom returns how long a VM's name can be before the paths of its sockets
 // are too long for Unix sockets.
 func nameRoom(vmsDir string) int {
-	return 107 - len(filepath.Join(vmsDir, "x", runDir, longestSocket)) + 1
+	return unixsock.MaxPath - len(filepath.Join(vmsDir, "x", runDir, longestSocket)) + 1
+}
+
+// checkRoom refuses a name for which the state directory's path is too long.
+func checkRoom(vmsDir, name string) error {
+	if room := nameRoom(vmsDir); len(name) > room {
+		return &nameError{name, fmt.Sprintf("it is longer than %d characters, for which the state directory leaves room: the path of a Unix socket has %d bytes at most",
+			max(room, 0), unixsock.MaxPath)}
+	}
+	return nil
 }
 
 // CheckName returns nil for a name that a VM can have: 1 to 63 of the characters

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/internal/unixsock"
 )
 
 // OpenConsole connects to the serial console. It returns when QEMU has taken the
@@ -43,8 +44,7 @@ func (vm *VM) openConsole(ctx context.Context) (_ io.ReadWriteCloser, err error)
 	if err := vm.awaitChardev(ctx, idConsole, false); err != nil {
 		return nil, err
 	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", vm.dir.console())
+	conn, err := unixsock.Dial(ctx, vm.dir.console())
 	if err != nil {
 		return nil, dialError(err)
 	}

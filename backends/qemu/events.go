@@ -13,6 +13,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/qemu/qmp"
+	"vmfs/internal/unixsock"
 )
 
 // An eventRule is what one of QEMU's events means. An event without a rule is not
@@ -62,9 +63,11 @@ var eventRules = map[string]eventRule{
 	},
 	"MEMORY_DEVICE_SIZE_CHANGE":  {kind: hypervisor.EventMemory, more: (*VM).memoryChanged},
 	"BALLOON_CHANGE":             {kind: hypervisor.EventMemory, more: (*VM).memoryChanged},
-	qmp.EventLost:                {kind: hypervisor.EventLost, detail: []renamed{{"n", "n"}}, more: (*VM).lostEvents},
 	"NETDEV_STREAM_DISCONNECTED": {kind: hypervisor.EventNetwork, detail: []renamed{{"netdev-id", "network"}}},
 }
+
+// lostRule is for the events of QEMU's that were lost here.
+var lostRule = eventRule{kind: hypervisor.EventLost, detail: []renamed{{"n", "n"}}, more: (*VM).lostEvents}
 
 // askTimeout bounds what the handle itself asks QEMU when an event has come. A
 // QEMU that hangs sends no events.
@@ -94,6 +97,9 @@ func (vm *VM) follow(sub *qmp.Subscription) {
 // translate reports one of QEMU's events.
 func (vm *VM) translate(ev qmp.Event) {
 	rule, ok := eventRules[ev.Event]
+	if ev.Event == qmp.EventLost {
+		rule, ok = lostRule, true
+	}
 	if !ok {
 		return
 	}
@@ -314,7 +320,8 @@ func (vm *VM) awaitEnd() (exit string, ended bool) {
 	proc := vm.proc
 	vm.mu.Unlock()
 	if proc.IsZero() {
-		return "", !serves(ctx, vm.dir.control())
+		served, err := unixsock.Served(vm.dir.control())
+		return "", err == nil && !served
 	}
 	how, err := proc.WaitExit(ctx)
 	return how.String(), err == nil

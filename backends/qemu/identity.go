@@ -11,6 +11,7 @@ import (
 	"github.com/digitalocean/go-qemu/qmp/raw"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/internal/unixsock"
 )
 
 // Identify asks QEMU for the name and UUID that it was started with, and finds its
@@ -59,7 +60,8 @@ func (vm *VM) pid() (int, error) {
 	if vm.child != nil {
 		return vm.child.pid(), nil
 	}
-	candidates := []int{peerPID(vm.conn.NetConn())}
+	peer, _ := unixsock.PeerOf(vm.conn.NetConn()) // who called listen(2), which QEMU did; none where that is not known
+	candidates := []int{peer.PID}
 	if b, err := os.ReadFile(vm.dir.pidFile()); err == nil {
 		if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
 			candidates = append(candidates, pid)

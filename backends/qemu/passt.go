@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/internal/wait"
 )
 
 // A network of passt's is a process beside QEMU's, one for each, joined to it by a
@@ -81,7 +82,7 @@ func startPasst(ctx context.Context, command []string, log string) (end *os.File
 		if !forwards || !errors.Is(err, errPasstEnded) || time.Now().After(until) {
 			return end, c, err
 		}
-		if ended := pause(ctx, portWait/10); ended != nil {
+		if ended := wait.For(ctx, portWait/10); ended != nil {
 			return nil, nil, errors.Join(ended, err)
 		}
 	}

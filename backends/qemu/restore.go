@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/internal/wait"
 )
 
 // RestoreVM starts a QEMU with the VM that Snapshot wrote to snapshotPath, paused,
@@ -44,7 +45,7 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 		return nil, err
 	}
 	defer memory.Close()
-	if err := pl.dir.prepare(ctx); err != nil { // before any disk is touched
+	if err := pl.dir.prepare(); err != nil { // before any disk is touched
 		return nil, err
 	}
 	if err := pl.dir.takeBack(); err != nil {
@@ -89,7 +90,7 @@ func (vm *VM) expectPaused(ctx context.Context) error {
 			return fmt.Errorf("the restored VM is %s instead of paused", status)
 		}
 		// The event that all was read may come a moment before the state changes.
-		if err := pause(ctx, chardevPoll); err != nil {
+		if err := wait.For(ctx, chardevPoll); err != nil {
 			return err
 		}
 	}

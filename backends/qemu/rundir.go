@@ -1,20 +1,18 @@
 package qemu
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/internal/unixsock"
 )
 
 // SocketName is the usual file name of the control socket.
@@ -67,66 +65,23 @@ func (d runDir) clear() error {
 
 // prepare makes the directory ready for a start: it exists, nobody is in it, and
 // nothing of an earlier QEMU is left in it.
-func (d runDir) prepare(ctx context.Context) error {
+func (d runDir) prepare() error {
 	for _, path := range []string{d.control(), d.monitor(), d.console(), d.vhost()} {
-		if err := checkSocketPath(path); err != nil {
-			return err
+		if err := unixsock.CheckPath(path); err != nil {
+			return fmt.Errorf("%w: %w", hypervisor.ErrInvalid, err)
 		}
 	}
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
 		return err
 	}
-	if serves(ctx, d.control()) {
-		return fmt.Errorf("somebody serves %s already: %w", d.control(), hypervisor.ErrBusy)
-	}
-	if err := ctx.Err(); err != nil {
+	served, err := unixsock.Served(d.control())
+	if err != nil {
 		return err
 	}
+	if served {
+		return fmt.Errorf("a process serves %s already: %w", d.control(), hypervisor.ErrBusy)
+	}
 	return d.clear()
-}
-
-// serves tells whether somebody listens on the socket at path.
-func serves(ctx context.Context, path string) bool {
-	var dialer net.Dialer
-	c, err := dialer.DialContext(ctx, "unix", path)
-	if err != nil {
-		// A full backlog is the mark of a QEMU that hangs.
-		return errors.Is(err, syscall.EAGAIN)
-	}
-	_ = c.Close()
-	return true
-}
-
-// socketPathMax is the longest path of a Unix socket on Linux, without the NUL.
-const socketPathMax = 107
-
-func checkSocketPath(path string) error {
-	if len(path) > socketPathMax {
-		return fmt.Errorf("the socket path %s has %d bytes, %d too many: use a shorter state directory: %w",
-			path, len(path), len(path)-socketPathMax, hypervisor.ErrInvalid)
-	}
-	return nil
-}
-
-// listen binds a socket that its owner alone may connect to, and returns it
-// listening, as a file to be inherited. The path stays when the file is closed.
-func listen(path string) (*os.File, error) {
-	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		// On Linux the socket's mode at bind is that of the file: there is no moment
-		// in which others could connect. Elsewhere the chmod below has to do.
-		return c.Control(func(fd uintptr) { _ = syscall.Fchmod(int(fd), 0o600) })
-	}}
-	l, err := lc.Listen(context.Background(), "unix", path)
-	if err != nil {
-		return nil, err
-	}
-	ul := l.(*net.UnixListener)
-	ul.SetUnlinkOnClose(false)
-	defer ul.Close()
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, err
-	}
-	return ul.File()
 }
 
 // A record is what a server that was started anew needs to know of a VM and QEMU

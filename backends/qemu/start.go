@@ -12,6 +12,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/qemu/qmp"
+	"vmfs/internal/unixsock"
 )
 
 // StartVM starts a QEMU and lets its guest run. See hypervisor.VMStarter.
@@ -88,7 +89,7 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := pl.dir.prepare(ctx); err != nil {
+	if err := pl.dir.prepare(); err != nil {
 		return nil, err
 	}
 	if end := s.config.EndVsockDevice; end != nil && pl.config.VsockSocket != "" {
@@ -160,7 +161,7 @@ func (p *plan) run(ctx context.Context, args []string, log string) (c *child, er
 			files, beside = append(files, f), append(beside, b)
 			continue
 		}
-		f, err := p.open(name)
+		f, err := p.open(ctx, name)
 		if err != nil {
 			return nil, err
 		}
@@ -174,16 +175,16 @@ func (p *plan) run(ctx context.Context, args []string, log string) (c *child, er
 }
 
 // open opens one of the files that QEMU inherits.
-func (p *plan) open(name string) (*os.File, error) {
+func (p *plan) open(ctx context.Context, name string) (*os.File, error) {
 	switch name {
 	case fileControl:
-		return listen(p.dir.control())
+		return unixsock.Bind(ctx, p.dir.control())
 	case fileMonitor:
-		return listen(p.dir.monitor())
+		return unixsock.Bind(ctx, p.dir.monitor())
 	case fileConsole:
-		return listen(p.dir.console())
+		return unixsock.Bind(ctx, p.dir.console())
 	case fileVsock:
-		return listen(p.dir.vhost())
+		return unixsock.Bind(ctx, p.dir.vhost())
 	}
 	if tap, ok := strings.CutPrefix(name, fileTap); ok {
 		return openTap(tap)

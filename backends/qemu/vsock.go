@@ -7,13 +7,15 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/qemu/qmp"
+	"vmfs/internal/unixsock"
+	"vmfs/internal/wait"
+	"vmfs/vsock"
 )
 
 const (
@@ -72,8 +74,8 @@ func (p *plan) vsock(a *commandLine) error {
 		if !p.vsockDevice {
 			return fmt.Errorf("vsock: the socket %s needs a device in user space, which this program has none of: %w", c.VsockSocket, hypervisor.ErrNotSupported)
 		}
-		if err := checkSocketPath(c.VsockSocket + "_" + strconv.Itoa(maxCID)); err != nil { // of the longest port's listener
-			return fmt.Errorf("vsock: %w", err)
+		if err := unixsock.CheckPath(vsock.ListenPath(c.VsockSocket, vsock.MaxPort)); err != nil {
+			return fmt.Errorf("vsock: a guest's connections: %w: %w", hypervisor.ErrInvalid, err)
 		}
 		a.opt("chardev", opt("socket").set("id", idVsockSock).num("fd", int64(p.file(fileVsock))).on("server", true).on("wait", false))
 		p.vsockSlot(a)
@@ -154,7 +156,7 @@ func (vm *VM) awaitChardev(ctx context.Context, id string, want bool) error {
 				return nil
 			}
 		}
-		if err := pause(ctx, chardevPoll); err != nil {
+		if err := wait.For(ctx, chardevPoll); err != nil {
 			if want {
 				return fmt.Errorf("nobody has connected to QEMU's %s: %w", id, err)
 			}
@@ -232,7 +234,7 @@ func (vm *VM) replugVsock(ctx context.Context) error {
 		if err == nil || !errors.As(err, &refused) || refused.Class != qmp.ClassGeneric || try == replugTries {
 			return err
 		}
-		if ended := pause(ctx, chardevPoll); ended != nil {
+		if ended := wait.For(ctx, chardevPoll); ended != nil {
 			return fmt.Errorf("%w (%w)", err, ended)
 		}
 	}

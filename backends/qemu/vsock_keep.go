@@ -9,6 +9,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/qemu/qmp"
+	"vmfs/internal/wait"
 )
 
 // EventVsock is a kind of event beside those of package hypervisor: the vsock
@@ -69,7 +70,8 @@ func (vm *VM) keepVsock(device io.Closer) {
 	ctx, cancel := vm.connected()
 	defer cancel()
 	adopt := device == nil
-	for wait := time.Duration(0); ; {
+	again := wait.Backoff{First: reviveFirst, Most: reviveMost}
+	for pause := time.Duration(0); ; {
 		if device != nil {
 			k, ok := device.(keeper)
 			if !ok {
@@ -81,9 +83,10 @@ func (vm *VM) keepVsock(device io.Closer) {
 			}
 			device = nil
 			if time.Since(began) > reviveMost {
-				wait = 0
+				pause = 0
+				again.Reset()
 			}
-			vm.log.Warn("the vsock device has ended and is started anew; its log is the VM's", "vm", vm.name, "pid", k.PID(), "in", wait)
+			vm.log.Warn("the vsock device has ended and is started anew; its log is the VM's", "vm", vm.name, "pid", k.PID(), "in", pause)
 		} else {
 			var err error
 			if device, err = vm.reviveVsock(adopt); err == nil {
@@ -93,12 +96,12 @@ func (vm *VM) keepVsock(device io.Closer) {
 			if ctx.Err() != nil {
 				return
 			}
-			vm.log.Error("the vsock device cannot be started; there will be another attempt", "vm", vm.name, "in", wait, "err", err)
+			vm.log.Error("the vsock device cannot be started; there will be another attempt", "vm", vm.name, "in", pause, "err", err)
 		}
-		if pause(ctx, wait) != nil {
+		if wait.For(ctx, pause) != nil {
 			return
 		}
-		wait = min(max(2*wait, reviveFirst), reviveMost)
+		pause = again.Next()
 	}
 }
 
@@ -125,9 +128,9 @@ func (vm *VM) watchVsock(ctx context.Context, k keeper) bool {
 		return err == nil && vm.ctx.Err() == nil
 	}
 	// A device that outlived its QEMU could take itself for the device of the next.
-	wait, cancelWait := context.WithTimeout(context.Background(), ownEnd)
-	defer cancelWait()
-	if k.Wait(wait) != nil {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ownEnd)
+	defer cancel()
+	if k.Wait(ctx) != nil {
 		_ = k.Close() // it has ended just now
 	}
 	return false

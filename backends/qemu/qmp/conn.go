@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	goqemu "github.com/digitalocean/go-qemu/qmp"
+
+	"vmfs/internal/unixsock"
 )
 
 // Event and Version are go-qemu's.
@@ -77,8 +79,7 @@ type command struct {
 // Dial connects to the monitor that listens on the Unix socket at path. The
 // connection does nothing before Start.
 func Dial(ctx context.Context, path string) (*Conn, error) {
-	var d net.Dialer
-	nc, err := d.DialContext(ctx, "unix", path)
+	nc, err := unixsock.Dial(ctx, path)
 	if err != nil {
 		return nil, err
 	}
