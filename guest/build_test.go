@@ -328,3 +328,30 @@ esac`,
 	require.NoError(t, err)
 	assert.Equal(t, "a kernel", string(b))
 }
+
+// Debian's busybox for a guest of another architecture, before and after /bin was
+// merged into /usr/bin.
+func TestDownloadBusybox(t *testing.T) {
+	needDpkg(t)
+	program, err := os.ReadFile(staticProgram)
+	require.NoError(t, err)
+	for _, place := range []string{"bin/busybox", "usr/bin/busybox"} {
+		t.Run(place, func(t *testing.T) {
+			pkg := t.TempDir()
+			writeFile(t, filepath.Join(pkg, place), program)
+			deb := makeDeb(t, t.TempDir(), "busybox-static", pkg)
+			fakeTools(t, map[string]string{
+				"apt-get": `case "$*" in
+*--print-uris*) echo "'http://x/b.deb' b.deb 1" ;;
+*) cp ` + deb + ` b.deb ;;
+esac`,
+				"dpkg-deb": `exec dpkg-deb "$@"`,
+			})
+			path, done, err := (&Options{Cache: t.TempDir(), Logf: t.Logf}).downloadBusybox(t.Context())
+			require.NoError(t, err)
+			require.NoError(t, checkStatic(path, runtime.GOARCH))
+			done()
+			assert.NoFileExists(t, path)
+		})
+	}
+}

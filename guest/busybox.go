@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 )
@@ -12,7 +13,8 @@ import (
 // agent's own small prompt.
 const NoBusybox = "none"
 
-// Where Debian's busybox-static, which is also the package's name, puts the program.
+// Where Debian's busybox-static, which is also the package's name, puts the program
+// on a machine whose /bin is /usr/bin.
 const (
 	busyboxPackage = "busybox-static"
 	defaultBusybox = "/bin/busybox"
@@ -65,6 +67,9 @@ func (o *Options) downloadBusybox(ctx context.Context) (path string, done func()
 		return "", nil, err
 	}
 	path = filepath.Join(root, defaultBusybox)
+	if _, err := os.Stat(path); err != nil { // from Debian 13 on it is in /usr
+		path = filepath.Join(root, "usr", defaultBusybox)
+	}
 	if err := checkStatic(path, o.arch()); err != nil {
 		done()
 		return "", nil, fmt.Errorf("guest: busybox of %s: %w", filepath.Base(deb), err)
