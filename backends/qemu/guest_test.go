@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -58,6 +59,9 @@ func (v *testVM) shell(t testing.TB) *shell {
 	return sh
 }
 
+// agentLine is what the guest's agent tells whenever it happens.
+var agentLine = regexp.MustCompile(`(?m)^vmfs guest: .*\n`)
+
 // send begins a command and returns the mark of its end.
 func (sh *shell) send(command string) (mark string) {
 	sh.t.Helper()
@@ -83,7 +87,7 @@ func (sh *shell) await(mark string) (output, status string) {
 		if before, after, ok := strings.Cut(out, mark); ok {
 			if status, _, ok := strings.Cut(after, "\n"); ok {
 				_, before, _ = strings.Cut(before, "BEGIN\n")
-				return strings.TrimSpace(before), status
+				return strings.TrimSpace(agentLine.ReplaceAllString(before, "")), status
 			}
 		}
 		if ended {
