@@ -20,10 +20,10 @@ else
 QEMU_PACKAGE := qemu-system-x86
 endif
 DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
-TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt cpio diod socat gcc libc6-dev
+TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt cpio diod socat gcc libc6-dev debootstrap
 
 .DEFAULT_GOAL := build
-.PHONY: build install guest demo test lint vet staticcheck gofmt unit fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
+.PHONY: build install guest demo test lint vet staticcheck gofmt unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
 
 ## build: bin/vmfs, a static binary
 build:
@@ -59,12 +59,31 @@ endif
 test: deps
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory version-ring
 	$(MAKE) --no-print-directory fuzz
 	$(MAKE) --no-print-directory cross
 
 ## unit: the tests alone
 unit:
 	CGO_ENABLED=1 $(GO) test -race -p 2 -timeout 15m $(TESTFLAGS) ./...
+
+# In every QEMU ring the tests are compiled here, and run in another Debian by test/suite.
+QEMU_TEST := CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 15m
+
+## version-ring: boot, snapshot and restore on Debian 13's QEMU, also of this machine's snapshots
+RING_SUITE := trixie
+version-ring: deps
+	test/suite make $(RING_SUITE)
+	@dir=$$(mktemp -d) && trap 'rm -r "$$dir"' EXIT && export VMFS_SNAPSHOTS="$$dir" && set -x && \
+	$(QEMU_TEST) -run '^TestSnapshotsOfOtherQEMUs$$' ./backends/qemu && \
+	$(QEMU_TEST) -exec '$(CURDIR)/test/suite run $(RING_SUITE)' -run '^(TestSnapshotsOfOtherQEMUs|TestSuite)$$/^(of |snapshot|restore)' ./backends/qemu
+
+## test-qemu: backends/qemu's tests and the stories on the QEMU of a Debian release (SUITE=trixie, sid; none: on this machine's)
+STORIES := TestDemo|TestDemoInterrupted|TestExamples|TestKilledVMM|TestHungVMM|TestKilledServer|TestRestart|TestFailingStarts|TestFullDisk|TestStoppedServer|TestMany|TestVsockGuest|TestVsockFailedStart|TestVsockLeftDevice
+test-qemu: deps
+	$(QEMU_TEST) $(if $(SUITE),-exec '$(CURDIR)/test/suite run $(SUITE)') $(TESTFLAGS) ./backends/qemu
+	$(QEMU_TEST) $(if $(SUITE),-exec '$(CURDIR)/test/suite run $(SUITE)') $(TESTFLAGS) -run '^($(STORIES))$$' ./cmd/vmfs
+	test/suite passed docs/qemu-versions.md $(SUITE)
 
 ## fuzz: decoders, parsers and whole sessions, a bounded number of inputs each (FUZZTIME=1m: so long each)
 # Go before 1.27 now and then takes the end of a -fuzztime that is a duration for a
