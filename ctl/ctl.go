@@ -2,33 +2,20 @@ package ctl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/machine"
 	"vmfs/machine/rc"
 )
 
 // Verb is one row of a table of verbs for the ctl file of a T.
 type Verb[T any] struct {
-	Name string
-	Args string // the arguments as usage shows them: NAME is one word, [X] may be left out, X… is one or more
-	Help string
-	Min  int // the fewest arguments
-	Max  int // the most; -1 is no limit
-	// Needs is the capability that the VM's back end must have, as a word of
-	// the capabilities file; "" is none.
-	Needs string
+	machine.Syntax
 
 	run func(ctx context.Context, on T, args []string) error
-}
-
-// Usage returns the verb with its arguments.
-func (v Verb[T]) Usage() string {
-	if v.Args == "" {
-		return v.Name
-	}
-	return v.Name + " " + v.Args
 }
 
 // Message is one control message that a write holds.
@@ -82,7 +69,7 @@ func (e *Error) Unwrap() []error {
 //
 // All lines are checked before the first is carried out: a write with a typing
 // error does nothing at all.
-func run[T any](ctx context.Context, table []Verb[T], on T, text string, before func(Verb[T]) error) (Message, error) {
+func run[T any](ctx context.Context, table []Verb[T], on T, text string) (Message, error) {
 	msgs, err := parse(text)
 	if err != nil {
 		return Message{Text: strings.TrimSpace(text)}, err
@@ -94,9 +81,6 @@ func run[T any](ctx context.Context, table []Verb[T], on T, text string, before 
 		}
 	}
 	for i, m := range msgs {
-		if err := before(verbs[i]); err != nil {
-			return m, &Error{Message: m.Text, Err: err}
-		}
 		if err := verbs[i].run(ctx, on, m.Args[1:]); err != nil {
 			return m, &Error{Message: m.Text, Err: err}
 		}
@@ -117,5 +101,5 @@ func lookup[T any](table []Verb[T], m Message) (Verb[T], error) {
 		}
 		return v, nil
 	}
-	return Verb[T]{}, errUnknown
+	return Verb[T]{}, errors.New("unknown control message")
 }

@@ -37,7 +37,7 @@ func entries(t *testing.T) map[string]string {
 // TestManual holds vmfs-ctl(5) to the tables of verbs and keys.
 func TestManual(t *testing.T) {
 	page := entries(t)
-	for _, v := range vmTable {
+	for _, v := range VMVerbs() {
 		assert.True(t, strings.HasPrefix(page[v.Usage()], v.Help), "%s: the page says %q, the table %q", v.Usage(), page[v.Usage()], v.Help)
 	}
 	for _, v := range serverTable {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"vmfs/machine"
 )
 
 // Server is what the server's ctl file acts on: the VMs of the host, for one
@@ -16,12 +18,12 @@ type Server interface {
 
 var serverTable = []Verb[Server]{
 	{
-		Name: "create", Args: "NAME", Min: 1, Max: 1, Help: "makes a VM, as mkdir does",
-		run: func(ctx context.Context, s Server, args []string) error { return s.Create(ctx, args[0]) },
+		machine.Syntax{Name: "create", Args: "NAME", Min: 1, Max: 1, Help: "makes a VM, as mkdir does"},
+		func(ctx context.Context, s Server, args []string) error { return s.Create(ctx, args[0]) },
 	},
 	{
-		Name: "delete", Args: "NAME", Min: 1, Max: 1, Help: "removes a VM that does not run, as rmdir does",
-		run: func(ctx context.Context, s Server, args []string) error { return s.Delete(ctx, args[0]) },
+		machine.Syntax{Name: "delete", Args: "NAME", Min: 1, Max: 1, Help: "removes a VM that does not run, as rmdir does"},
+		func(ctx context.Context, s Server, args []string) error { return s.Delete(ctx, args[0]) },
 	},
 }
 
@@ -30,7 +32,7 @@ func ServerVerbs() []Verb[Server] { return slices.Clone(serverTable) }
 
 // RunServer carries out the control messages of text on the server.
 func RunServer(ctx context.Context, s Server, text string) error {
-	_, err := run(ctx, serverTable, s, text, func(Verb[Server]) error { return nil })
+	_, err := run(ctx, serverTable, s, text)
 	return err
 }
 

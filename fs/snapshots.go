@@ -69,14 +69,14 @@ func snapshotsDir(n node, parent *dir) *dir {
 		}
 		return l
 	}
-	d.unlink = func(_ context.Context, name string, dir bool) error {
+	d.unlink = func(ctx context.Context, name string, dir bool) error {
 		if err := d.may(mayWrite, "remove snapshot "+name); err != nil {
 			return err
 		}
 		if !dir {
 			return failf(linux.EISDIR, "%s is a snapshot: remove it with rmdir", name)
 		}
-		return fail(n.vm.DeleteSnapshot(name))
+		return fail(n.vm.DeleteSnapshot(ctx, name))
 	}
 	return d
 }

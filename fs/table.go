@@ -158,8 +158,8 @@ func appendWords(b []byte, c hypervisor.Capabilities) []byte {
 
 // writeConfig merges what is written, or puts it in place of what was there if
 // the file was truncated for this write.
-func writeConfig(_ context.Context, n *node, text string, replace bool) error {
-	return n.vm.SetConfig(text, replace)
+func writeConfig(ctx context.Context, n *node, text string, replace bool) error {
+	return n.vm.SetConfig(ctx, text, replace)
 }
 
 func writeMemory(ctx context.Context, n *node, text string, _ bool) error {

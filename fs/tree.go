@@ -115,7 +115,7 @@ func (t *Tree) logFailed(w *who, command string, err error) {
 }
 
 // remove deletes a VM for w, who must be its owner.
-func (t *Tree) remove(_ context.Context, w *who, name string) error {
+func (t *Tree) remove(ctx context.Context, w *who, name string) error {
 	vm, ok := t.host.VM(name)
 	if !ok {
 		return noVM(name)
@@ -123,7 +123,7 @@ func (t *Tree) remove(_ context.Context, w *who, name string) error {
 	if o := vm.Owner(); !w.owns(o) {
 		return fail(fmt.Errorf("delete %s as %s: %w: it belongs to user %d", name, w, errAccess, o.UID))
 	}
-	err := vm.Delete() // the one whose owner was looked at, whatever has its name by now
+	err := vm.Delete(ctx) // the one whose owner was looked at, whatever has its name by now
 	if err != nil {
 		vm.RecordError("delete", err)
 	}

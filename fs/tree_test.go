@@ -227,7 +227,7 @@ func TestListing(t *testing.T) {
 			seen[e.Name] = true
 			off = e.Offset
 		}
-		if off > 10 && host.Delete("vm-00") == nil {
+		if off > 10 && host.Delete(context.Background(), "vm-00") == nil {
 			require.NoError(t, mkdir(t, root, "aaa"))
 		}
 	}
@@ -325,6 +325,6 @@ func TestQIDVersion(t *testing.T) {
 	before = version()
 	require.NoError(t, vm.Kill(context.Background()))
 	assert.Equal(t, before, version(), "of the root, by nothing of a VM's own")
-	require.NoError(t, host.Delete("web"))
+	require.NoError(t, host.Delete(context.Background(), "web"))
 	assert.NotEqual(t, before, version(), "of the root, by a VM's end")
 }

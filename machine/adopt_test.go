@@ -84,7 +84,7 @@ func TestServerKilledInStart(t *testing.T) {
 			require.NoError(t, v.Stop(within(t)))
 			assert.Empty(t, livePIDs(t, dir))
 			assert.NoFileExists(t, v.SocketPath())
-			require.NoError(t, h.Delete("web"))
+			require.NoError(t, h.Delete(within(t), "web"))
 		})
 	}
 }

@@ -59,11 +59,11 @@ func TestAutoCID(t *testing.T) {
 	require.NoError(t, conn.Close())
 
 	// One that was chosen by hand has it from then on.
-	require.NoError(t, vm("other").SetConfig(fmt.Sprintf("vsock.cid=%d", firstCID+1), false))
+	require.NoError(t, vm("other").SetConfig(within(t), fmt.Sprintf("vsock.cid=%d", firstCID+1), false))
 	require.NoError(t, b.Start(within(t)))
 	assert.EqualValues(t, firstCID, cid(b))
 	require.NoError(t, a.Kill(within(t)))
-	require.NoError(t, a.SetConfig("vsock.cid=", false))
+	require.NoError(t, a.SetConfig(within(t), "vsock.cid=", false))
 	assert.Zero(t, cid(a))
 }
 

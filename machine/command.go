@@ -34,16 +34,21 @@ func (v *VM) run(ctx context.Context, verb string, timeout time.Duration, f func
 	defer cancelTimeout()
 
 	cmd := &command{verb: verb, cancel: cancel, done: make(chan struct{})}
-	if err := v.begin(cmd); err != nil {
+	err := v.able(verbNamed(verb))
+	if err == nil {
+		err = v.begin(cmd)
+	}
+	if err != nil {
 		err = v.wrap(verb, err)
 		v.RecordError(verb, err)
 		return err
 	}
-	err := f(tctx)
-	if err != nil {
+	if err = f(tctx); err != nil {
 		switch cause := context.Cause(tctx); {
 		case errors.Is(cause, errCancelled), errors.Is(cause, errKilled), errors.Is(cause, ErrClosed):
 			err = cause
+		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+			err = byClient(err)
 		case ctx.Err() == nil && tctx.Err() != nil && errors.Is(err, context.DeadlineExceeded):
 			err = fmt.Errorf("%w (given up after %v: the VMM may be stopped, hung or very slow)", err, timeout)
 		}
@@ -54,6 +59,21 @@ func (v *VM) run(ctx context.Context, verb string, timeout time.Duration, f func
 	return err
 }
 
+// able refuses what the VM is not capable of.
+func (v *VM) able(vb *Verb) error {
+	if vb.Needs == "" {
+		return nil
+	}
+	caps := v.Capabilities()
+	if vb.reconfigures {
+		caps = v.host.backends.capabilities(v.Status().Backend, hypervisor.VMConfig{})
+	}
+	if !caps.Has(vb.Needs) {
+		return fmt.Errorf("%s has no capability %q: %w", v.name, vb.Needs, hypervisor.ErrNotSupported)
+	}
+	return nil
+}
+
 func (v *VM) begin(cmd *command) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -62,7 +82,7 @@ func (v *VM) begin(cmd *command) error {
 		return ErrNotFound
 	case v.command != nil:
 		return &BusyError{VM: v.name, Verb: cmd.verb, Busy: v.command.verb}
-	case !slices.Contains(validIn[cmd.verb], v.status.State):
+	case !slices.Contains(verbNamed(cmd.verb).In, v.status.State):
 		return &StateError{VM: v.name, Verb: cmd.verb, State: v.status.State}
 	}
 	v.command = cmd
@@ -81,8 +101,8 @@ func (v *VM) finish(cmd *command) {
 
 // Cancel ends the command under way, which then fails with context.Canceled. It
 // returns when that is over. With none under way it does nothing.
-func (v *VM) Cancel() error {
-	ctx, cancel := context.WithTimeout(v.host.ctx, v.host.opts.Timeouts.Verb)
+func (v *VM) Cancel(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, v.host.opts.Timeouts.Verb)
 	defer cancel()
 	return v.wrap("cancel", v.interrupt(ctx, errCancelled))
 }

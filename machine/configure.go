@@ -22,8 +22,8 @@ func (v *VM) Config() config.Config {
 // merging text into it. While the VM has a VMM only keys that can change live may
 // differ, else the error is a hypervisor.ErrBusy that names the key and nothing
 // is changed. A live change of memory sets the guest's target as well.
-func (v *VM) SetConfig(text string, replace bool) error {
-	return v.run(context.Background(), "set", v.host.opts.Timeouts.Verb, func(ctx context.Context) error {
+func (v *VM) SetConfig(ctx context.Context, text string, replace bool) error {
+	return v.run(ctx, "set", v.host.opts.Timeouts.Verb, func(ctx context.Context) error {
 		v.mu.Lock()
 		old, broken := v.cfg, v.cfgErr != nil
 		v.mu.Unlock()

@@ -109,7 +109,7 @@ func TestConsole(t *testing.T) {
 		_, err := again.Read(context.Background(), make([]byte, 10))
 		done <- err
 	}()
-	require.NoError(t, h.Delete("web"))
+	require.NoError(t, h.Delete(within(t), "web"))
 	assert.ErrorIs(t, <-done, io.EOF)
 }
 
@@ -229,7 +229,7 @@ func TestConsoleElsewhere(t *testing.T) {
 	own := v.OpenConsole()
 	defer own.Close()
 	path := dir + "/serial"
-	require.NoError(t, v.SetConfig("serial.log="+path, false))
+	require.NoError(t, v.SetConfig(within(t), "serial.log="+path, false))
 	assert.Equal(t, path, v.ConsoleLogPath())
 	require.NoError(t, v.Start(within(t)))
 	say(t, v, "elsewhere")

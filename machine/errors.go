@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"vmfs/backends/hypervisor"
@@ -53,43 +52,11 @@ type StateError struct {
 
 // Error says what to do about it.
 func (e *StateError) Error() string {
-	want := ValidIn(e.Verb)
-	hint := "it can be done while it is " + joinStates(want)
-	switch e.State {
-	case hypervisor.StateCreated, hypervisor.StateShutdown:
-		hint = "start it first"
-	case hypervisor.StateRunning:
-		switch {
-		case e.Verb == "start":
-			hint = "it is started already"
-		case e.Verb == "resume":
-			hint = "it is not paused"
-		case slices.Contains(want, hypervisor.StateShutdown):
-			hint = "stop it first"
-		}
-	case hypervisor.StatePaused:
-		switch {
-		case e.Verb == "start":
-			hint = "resume it, or stop it first"
-		case e.Verb == "pause":
-			hint = "it is paused already"
-		case slices.Contains(want, hypervisor.StateShutdown):
-			hint = "stop it first"
-		}
-	}
-	return fmt.Sprintf("machine: %s %s: %s is %s: %s", e.Verb, e.VM, e.VM, e.State, hint)
+	return fmt.Sprintf("machine: %s %s: %s is %s", e.Verb, e.VM, e.VM, verbNamed(e.Verb).whyNot(e.State))
 }
 
 // Unwrap makes the error a hypervisor.ErrBusy.
 func (e *StateError) Unwrap() error { return hypervisor.ErrBusy }
-
-func joinStates(states []hypervisor.VMState) string {
-	words := make([]string, len(states))
-	for i, s := range states {
-		words[i] = string(s)
-	}
-	return strings.Join(words, " or ")
-}
 
 // BusyError is a command that came while another was under way on the VM. It is
 // a hypervisor.ErrBusy.
@@ -120,17 +87,27 @@ type takenError struct{ name string }
 func (e *takenError) Error() string { return fmt.Sprintf("%q is a file of the server, no VM", e.name) }
 func (e *takenError) Unwrap() error { return ErrExists }
 
-// interrupted is why a command was ended before it was done. It is a
-// context.Canceled.
-type interrupted struct{ why string }
+// An endedError is why something ended before it was done, in words for people.
+type endedError struct {
+	why string
+	err error
+}
 
-func (e *interrupted) Error() string { return e.why }
-func (e *interrupted) Unwrap() error { return context.Canceled }
+func (e *endedError) Error() string { return e.why }
+func (e *endedError) Unwrap() error { return e.err }
 
 var (
-	errCancelled = &interrupted{"cancelled on request"}
-	errKilled    = &interrupted{"ended by a kill of the VM"}
+	errCancelled = &endedError{"cancelled by the verb cancel", context.Canceled}
+	errKilled    = &endedError{"ended by a kill of the VM", context.Canceled}
 )
+
+// byClient is the end of a request's context.
+func byClient(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return &endedError{"cancelled by the client", err}
+	}
+	return err
+}
 
 // wrap gives err the operation and the VM, unless it is a back end's, which has
 // said both itself, or one of this package's that has.

@@ -164,6 +164,9 @@ type fakeStarter struct {
 }
 
 func (fakeStarter) SocketName() string { return "fake.sock" }
+func (fakeStarter) Capabilities(hypervisor.VMConfig) hypervisor.Capabilities {
+	return (*fakeHandle)(nil).Capabilities()
+}
 func (fakeStarter) GetBinaryPath(*hypervisor.Paths, string) (string, error) {
 	return os.Executable()
 }

@@ -54,7 +54,7 @@ func TestFullDisk(t *testing.T) {
 	assert.Equal(t, hypervisor.StateCreated, v.State())
 	_, spawned := w.VM(v.SocketPath())
 	assert.False(t, spawned)
-	assert.ErrorIs(t, v.SetConfig("memory=1G", false), unix.ENOSPC)
+	assert.ErrorIs(t, v.SetConfig(within(t), "memory=1G", false), unix.ENOSPC)
 	assert.Equal(t, config, v.Config().String())
 	assert.ErrorIs(t, v.SetOwner(Owner{UID: 1}), unix.ENOSPC)
 	assert.Equal(t, owner, v.Owner())
@@ -87,7 +87,7 @@ func TestFullDisk(t *testing.T) {
 	v, _ = h.VM("web")
 	assert.Equal(t, hypervisor.StateShutdown, awaitState(t, v, hypervisor.StateShutdown).State)
 	require.NoError(t, v.awaitEnd(within(t)))
-	require.NoError(t, h.Delete("web"), "what is in the way can be removed")
+	require.NoError(t, h.Delete(within(t), "web"), "what is in the way can be removed")
 	free()
 }
 

@@ -339,10 +339,10 @@ func (h *Host) defaultConfig() config.Config {
 }
 
 // Delete removes the VM that has the name: see VM.Delete.
-func (h *Host) Delete(name string) error {
+func (h *Host) Delete(ctx context.Context, name string) error {
 	v, ok := h.VM(name)
 	if !ok {
 		return fmt.Errorf("machine: delete %s: %w", name, ErrNotFound)
 	}
-	return v.Delete()
+	return v.Delete(ctx)
 }

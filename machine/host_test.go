@@ -79,7 +79,7 @@ func TestCreateDelete(t *testing.T) {
 	assert.ErrorIs(t, err, ErrExists)
 	_, err = h.Create("../web", Owner{})
 	assert.ErrorIs(t, err, ErrName)
-	assert.ErrorIs(t, h.Delete("none"), ErrNotFound)
+	assert.ErrorIs(t, h.Delete(within(t), "none"), ErrNotFound)
 
 	second, err := h.Create("db", Owner{})
 	require.NoError(t, err)
@@ -89,7 +89,7 @@ func TestCreateDelete(t *testing.T) {
 	assertModes(t, h.dir)
 
 	own := v.Events().Subscribe()
-	require.NoError(t, h.Delete("web"))
+	require.NoError(t, h.Delete(within(t), "web"))
 	assert.NoDirExists(t, v.Dir())
 	_, ok = h.VM("web")
 	assert.False(t, ok)
@@ -133,7 +133,7 @@ func TestCreateAny(t *testing.T) {
 	assert.Len(t, names, 10)
 	assert.True(t, names["vm0"])
 	assert.True(t, names["vm10"])
-	require.NoError(t, h.Delete("vm3"))
+	require.NoError(t, h.Delete(within(t), "vm3"))
 	v, err := h.CreateAny(Owner{})
 	require.NoError(t, err)
 	assert.Equal(t, "vm3", v.Name())
@@ -142,13 +142,13 @@ func TestCreateAny(t *testing.T) {
 func TestDeleteRefusedWhileItRuns(t *testing.T) {
 	h, _ := simHost(t)
 	v := started(t, h, "web", "")
-	err := h.Delete("web")
+	err := h.Delete(within(t), "web")
 	assert.ErrorIs(t, err, hypervisor.ErrBusy)
 	assert.EqualError(t, err, "machine: delete web: web is running: stop it first")
 	require.NoError(t, v.Pause(within(t)))
-	assert.ErrorIs(t, h.Delete("web"), hypervisor.ErrBusy)
+	assert.ErrorIs(t, h.Delete(within(t), "web"), hypervisor.ErrBusy)
 	require.NoError(t, v.Stop(within(t)))
-	require.NoError(t, h.Delete("web"))
+	require.NoError(t, h.Delete(within(t), "web"))
 }
 
 func TestReopen(t *testing.T) {
@@ -156,7 +156,7 @@ func TestReopen(t *testing.T) {
 	v := create(t, h, "web", "memory=1G\nvcpus=2")
 	require.NoError(t, v.SetOwner(Owner{UID: 1000, GID: 100, Mode: 0o4750}))
 	create(t, h, "db", "")
-	require.NoError(t, h.Delete("db"))
+	require.NoError(t, h.Delete(within(t), "db"))
 	seq := lastSeq(t, v)
 	require.NoError(t, h.Close())
 	require.NoError(t, h.Close(), "a second Close does nothing")
@@ -259,7 +259,7 @@ func TestUnreadableFiles(t *testing.T) {
 	bad, _ := h2.VM("badconfig")
 	assert.Equal(t, "config-unreadable", bad.Status().Reason)
 	assert.ErrorContains(t, bad.Start(within(t)), "config line 2")
-	require.NoError(t, bad.SetConfig("memory=2G", true))
+	require.NoError(t, bad.SetConfig(within(t), "memory=2G", true))
 	assert.NoError(t, bad.Start(within(t)))
 
 	require.NoError(t, h2.Close())

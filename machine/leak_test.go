@@ -66,7 +66,7 @@ func TestNothingLeaks(t *testing.T) {
 	require.NoError(t, v.Stop(within(t)))
 	require.NoError(t, v.Start(within(t)))
 	require.NoError(t, v.Kill(within(t)))
-	require.NoError(t, h.Delete("web"))
+	require.NoError(t, h.Delete(within(t), "web"))
 	require.NoError(t, h.Close())
 	settles(t, "goroutines", goroutines, runtime.NumGoroutine)
 	settles(t, "open files", files, func() int { return openFiles(t) })

@@ -79,13 +79,13 @@ func TestLife(t *testing.T) {
 	require.NoError(t, v.Kill(within(t)))
 	assert.Equal(t, hypervisor.StateShutdown, v.State())
 	assert.Equal(t, "killed", v.Status().Reason)
-	require.NoError(t, h.Delete("web"))
+	require.NoError(t, h.Delete(within(t), "web"))
 }
 
 // Every verb in every state does what the table says.
 func TestStatesOfVerbs(t *testing.T) {
 	h, _ := simHost(t)
-	verbs := map[string]func(*VM) error{
+	does := map[string]func(*VM) error{
 		"start":    func(v *VM) error { return v.Start(within(t)) },
 		"pause":    func(v *VM) error { return v.Pause(within(t)) },
 		"resume":   func(v *VM) error { return v.Resume(within(t)) },
@@ -95,10 +95,10 @@ func TestStatesOfVerbs(t *testing.T) {
 		"reset":    func(v *VM) error { return v.Reset(within(t)) },
 		"snapshot": func(v *VM) error { return v.Snapshot(within(t), "one") },
 		"restore":  func(v *VM) error { return v.Restore(within(t), "none") },
-		"delete":   func(v *VM) error { return h.Delete(v.Name()) },
+		"delete":   func(v *VM) error { return h.Delete(within(t), v.Name()) },
 		"memory":   func(v *VM) error { return v.ResizeMemory(within(t), 512<<20, 0) },
-		"set":      func(v *VM) error { return v.SetConfig("memory=512M", false) },
-		"cancel":   func(v *VM) error { return v.Cancel() },
+		"set":      func(v *VM) error { return v.SetConfig(within(t), "memory=512M", false) },
+		"cancel":   func(v *VM) error { return v.Cancel(within(t)) },
 	}
 	reach := map[hypervisor.VMState]func(*VM) error{
 		hypervisor.StateCreated: func(v *VM) error { return nil },
@@ -117,15 +117,19 @@ func TestStatesOfVerbs(t *testing.T) {
 		},
 	}
 	n := 0
-	for verb, do := range verbs {
-		require.NotNil(t, ValidIn(verb), verb)
+	for _, vb := range Verbs() {
+		if vb.busy == refused {
+			require.Contains(t, does, vb.Name)
+		}
+	}
+	for verb, do := range does {
 		for state, get := range reach {
 			n++
 			v := create(t, h, fmt.Sprintf("vm%d", n), "hotplug=1G")
 			require.NoError(t, get(v))
 			require.Equal(t, state, v.State())
 			err := do(v)
-			if slices.Contains(ValidIn(verb), state) {
+			if slices.Contains(verbNamed(verb).In, state) {
 				if verb == "restore" {
 					assert.ErrorIs(t, err, ErrNotFound)
 				} else {
@@ -141,9 +145,50 @@ func TestStatesOfVerbs(t *testing.T) {
 			}
 		}
 	}
-	assert.Nil(t, ValidIn("frobnicate"))
+}
+
+// What a verb needs first is said as people would do it.
+func TestHints(t *testing.T) {
+	created, running, paused, shutdown := hypervisor.StateCreated, hypervisor.StateRunning, hypervisor.StatePaused, hypervisor.StateShutdown
+	for _, c := range []struct {
+		verb  string
+		state hypervisor.VMState
+		text  string
+	}{
+		{"pause", created, "created: start it first"},
+		{"resume", created, "created: start it first"},
+		{"stop", created, "created: start it first"},
+		{"kill", shutdown, "shutdown: start it first"},
+		{"stop", shutdown, "shutdown already"},
+		{"snapshot", shutdown, "shutdown: start it first"},
+		{"start", running, "running already"},
+		{"resume", running, "running already"},
+		{"restore", running, "running: stop it first"},
+		{"delete", running, "running: stop it first"},
+		{"start", paused, "paused: resume or stop it first"},
+		{"pause", paused, "paused already"},
+		{"delete", paused, "paused: stop it first"},
+	} {
+		assert.Equal(t, c.text, verbNamed(c.verb).whyNot(c.state), "%s while %s", c.verb, c.state)
+	}
+	h, _ := simHost(t)
 	v := create(t, h, "web", "")
 	assert.EqualError(t, v.Pause(within(t)), "machine: pause web: web is created: start it first")
+}
+
+// What a VM is not capable of is refused before it is touched, whoever asks.
+func TestIncapable(t *testing.T) {
+	h, _ := simHost(t)
+	v := started(t, h, "web", "")
+	v.update(func() { v.caps = hypervisor.Capabilities{SupportsPause: true} })
+	err := v.Snapshot(within(t), "one")
+	require.ErrorIs(t, err, hypervisor.ErrNotSupported)
+	assert.ErrorContains(t, err, `machine: snapshot web: web has no capability "snapshot"`)
+	assert.ErrorIs(t, v.ResizeMemory(within(t), 1<<30, 0), hypervisor.ErrNotSupported)
+	for _, vb := range v.Valid() {
+		assert.NotEqual(t, "snapshot", vb.Name)
+		assert.NotEqual(t, "memory", vb.Name)
+	}
 }
 
 func TestStartFails(t *testing.T) {
@@ -159,7 +204,7 @@ func TestStartFails(t *testing.T) {
 	rec, err := readRecord(filepath.Join(v.Dir(), recordFile))
 	require.NoError(t, err)
 	assert.Equal(t, phaseDown, rec.Phase)
-	require.NoError(t, v.SetConfig("sim.fault=", false))
+	require.NoError(t, v.SetConfig(within(t), "sim.fault=", false))
 	require.NoError(t, v.Start(within(t)))
 	assert.Empty(t, v.LastError())
 }
@@ -171,20 +216,20 @@ func TestOneCommandAtATime(t *testing.T) {
 	go func() { done <- v.Start(context.Background()) }()
 	await(t, v, "busy", func(s Status) bool { return s.Busy == "start" })
 
-	err := v.SetConfig("memory=1G", false)
+	err := v.SetConfig(within(t), "memory=1G", false)
 	var busy *BusyError
 	require.ErrorAs(t, err, &busy)
 	assert.Equal(t, "start", busy.Busy)
 	assert.ErrorIs(t, err, hypervisor.ErrBusy)
-	assert.ErrorIs(t, h.Delete("web"), hypervisor.ErrBusy)
+	assert.ErrorIs(t, h.Delete(within(t), "web"), hypervisor.ErrBusy)
 	assert.Equal(t, hypervisor.StateCreated, v.State())
 
-	require.NoError(t, v.Cancel())
+	require.NoError(t, v.Cancel(within(t)))
 	err = <-done
 	assert.ErrorIs(t, err, context.Canceled)
 	assert.ErrorContains(t, err, "start web")
 	assert.Empty(t, v.Status().Busy)
-	require.NoError(t, v.Cancel(), "nothing is under way")
+	require.NoError(t, v.Cancel(within(t)), "nothing is under way")
 
 	// Its caller's context ends it, and so do a kill and the end of the server.
 	ctx, cancel := context.WithCancel(context.Background())
@@ -302,24 +347,24 @@ func TestMemory(t *testing.T) {
 func TestConfig(t *testing.T) {
 	h, _ := simHost(t)
 	v := create(t, h, "web", "memory=256M\nhotplug=1G")
-	require.NoError(t, v.SetConfig("vcpus=2", false))
+	require.NoError(t, v.SetConfig(within(t), "vcpus=2", false))
 	b, err := os.ReadFile(filepath.Join(v.Dir(), configFile))
 	require.NoError(t, err)
 	assert.Equal(t, v.Config().String(), string(b))
-	assert.ErrorIs(t, v.SetConfig("nosuch=1", false), hypervisor.ErrInvalid)
+	assert.ErrorIs(t, v.SetConfig(within(t), "nosuch=1", false), hypervisor.ErrInvalid)
 	assert.Equal(t, string(b), v.Config().String())
 
 	require.NoError(t, v.Start(within(t)))
-	err = v.SetConfig("vcpus=4\nmemory=512M", false)
+	err = v.SetConfig(within(t), "vcpus=4\nmemory=512M", false)
 	assert.ErrorIs(t, err, hypervisor.ErrBusy)
 	assert.ErrorContains(t, err, "vcpus")
 	assert.Equal(t, string(b), v.Config().String(), "all or nothing")
-	require.NoError(t, v.SetConfig("vcpus=2", false), "no change is no refusal")
-	require.NoError(t, v.SetConfig("memory=512M", false))
+	require.NoError(t, v.SetConfig(within(t), "vcpus=2", false), "no change is no refusal")
+	require.NoError(t, v.SetConfig(within(t), "memory=512M", false))
 	assert.Equal(t, int64(512<<20), v.Status().MemoryTarget)
 	await(t, v, "512M", func(s Status) bool { return s.MemoryActual == 512<<20 })
 	require.NoError(t, v.Stop(within(t)))
-	require.NoError(t, v.SetConfig("vcpus=4", true))
+	require.NoError(t, v.SetConfig(within(t), "vcpus=4", true))
 	assert.Equal(t, hypervisor.TypeSim, v.Config().Type(), "the default back end is the server's")
 	assert.Equal(t, 4, v.Config().VMConfig().VCPUs)
 }
@@ -335,7 +380,7 @@ func TestSnapshots(t *testing.T) {
 	assert.Equal(t, hypervisor.StateRunning, v.State())
 	assert.ErrorIs(t, v.Snapshot(within(t), "one"), ErrExists)
 	assert.ErrorIs(t, v.Snapshot(within(t), "../one"), ErrName)
-	assert.ErrorIs(t, v.DeleteSnapshot("none"), ErrNotFound)
+	assert.ErrorIs(t, v.DeleteSnapshot(within(t), "none"), ErrNotFound)
 	require.NoError(t, v.Pause(within(t)))
 	require.NoError(t, v.Snapshot(within(t), "two"))
 	assert.Equal(t, hypervisor.StatePaused, v.State())
@@ -350,7 +395,7 @@ func TestSnapshots(t *testing.T) {
 	assert.Len(t, entries, 2, "nothing is left of a snapshot that failed")
 
 	require.NoError(t, v.Kill(within(t)))
-	require.NoError(t, v.SetConfig("memory=1G", false))
+	require.NoError(t, v.SetConfig(within(t), "memory=1G", false))
 	require.NoError(t, v.Restore(within(t), "one"))
 	s := v.Status()
 	assert.Equal(t, hypervisor.StatePaused, s.State)
@@ -359,7 +404,7 @@ func TestSnapshots(t *testing.T) {
 	assert.Equal(t, int64(256<<20), v.Config().VMConfig().MemoryBytes, "the configuration is the snapshot's")
 	require.NoError(t, v.Resume(within(t)))
 	require.NoError(t, v.Stop(within(t)))
-	require.NoError(t, v.DeleteSnapshot("one"))
+	require.NoError(t, v.DeleteSnapshot(within(t), "one"))
 	assert.ErrorIs(t, v.Restore(within(t), "one"), ErrNotFound)
 	assertModes(t, v.Dir())
 }
@@ -431,11 +476,11 @@ func TestConcurrentUse(t *testing.T) {
 			func() error { return v.Resume(ctx) },
 			func() error { return v.Kill(ctx) },
 			func() error { return v.Stop(ctx) },
-			func() error { return v.SetConfig("memory=600M", false) },
+			func() error { return v.SetConfig(within(t), "memory=600M", false) },
 			func() error { return v.ResizeMemory(ctx, 700<<20, 0) },
 			func() error { return v.SetOwner(Owner{UID: uint32(i)}) },
-			func() error { v.Status(); v.History(); v.LastError(); return v.Cancel() },
-			func() error { h.Create("extra", Owner{}); h.Delete("extra"); h.VMs(); return nil },
+			func() error { v.Status(); v.History(); v.LastError(); return v.Cancel(within(t)) },
+			func() error { h.Create("extra", Owner{}); h.Delete(within(t), "extra"); h.VMs(); return nil },
 			func() error {
 				_, err := v.WriteConsole(ctx, []byte("help\n"))
 				return err
@@ -469,7 +514,7 @@ func TestConcurrentUse(t *testing.T) {
 		rec, err := readRecord(filepath.Join(v.Dir(), recordFile))
 		require.NoError(t, err)
 		assert.Equal(t, phaseDown, rec.Phase)
-		assert.NoError(t, h.Delete(v.Name()))
+		assert.NoError(t, h.Delete(within(t), v.Name()))
 	}
 }
 
@@ -483,7 +528,7 @@ func TestDialVsock(t *testing.T) {
 	assert.ErrorIs(t, err, hypervisor.ErrNotSupported)
 	assert.ErrorContains(t, err, "vsock.cid")
 	require.NoError(t, v.Kill(within(t)))
-	require.NoError(t, v.SetConfig("vsock.cid=77", false))
+	require.NoError(t, v.SetConfig(within(t), "vsock.cid=77", false))
 	require.NoError(t, v.Start(within(t)))
 	conn, err := v.DialVsock(within(t), sim.PortEcho)
 	require.NoError(t, err)
@@ -530,13 +575,15 @@ func TestCapabilitiesAtRest(t *testing.T) {
 	assert.True(t, v.Capabilities().SupportsPause)
 
 	// They are this VM's, before it runs and while it does.
-	require.NoError(t, v.SetConfig("sim.without=snapshot", false))
+	require.NoError(t, v.SetConfig(within(t), "sim.without=snapshot", false))
 	assert.False(t, v.Capabilities().SupportsSnapshot)
 	assert.True(t, v.Capabilities().SupportsPause)
 	require.NoError(t, v.Start(within(t)))
 	assert.False(t, v.Capabilities().SupportsSnapshot)
 	require.ErrorIs(t, v.Snapshot(within(t), "one"), hypervisor.ErrNotSupported)
 	require.NoError(t, v.Kill(within(t)))
+	// A snapshot brings a configuration of its own.
+	require.ErrorIs(t, v.Restore(within(t), "one"), ErrNotFound)
 }
 
 func TestKeepTail(t *testing.T) {

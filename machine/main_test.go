@@ -80,7 +80,7 @@ func create(t *testing.T, h *Host, name, config string) *VM {
 	v, err := h.Create(name, Owner{})
 	require.NoError(t, err)
 	if config != "" {
-		require.NoError(t, v.SetConfig(config, false))
+		require.NoError(t, v.SetConfig(within(t), config, false))
 	}
 	return v
 }

@@ -49,9 +49,6 @@ func (v *VM) Snapshot(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		if !hv.Capabilities().SupportsSnapshot {
-			return hypervisor.ErrNotSupported
-		}
 		parent := filepath.Join(v.dir, snapshotsDir)
 		if err := os.Mkdir(parent, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
@@ -192,8 +189,8 @@ func (v *VM) Snapshots() ([]string, error) {
 }
 
 // DeleteSnapshot removes a snapshot.
-func (v *VM) DeleteSnapshot(name string) error {
-	return v.run(context.Background(), "delete-snapshot", v.host.opts.Timeouts.Verb, func(context.Context) error {
+func (v *VM) DeleteSnapshot(ctx context.Context, name string) error {
+	return v.run(ctx, "delete-snapshot", v.host.opts.Timeouts.Verb, func(context.Context) error {
 		if err := checkWord(name); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -291,6 +292,12 @@ func (v *VM) Capabilities() hypervisor.Capabilities {
 	return v.host.backends.capabilities(t, cfg.VMConfig())
 }
 
+// Valid returns the verbs that the VM would take now.
+func (v *VM) Valid() []Verb {
+	st := v.Status()
+	return slices.DeleteFunc(Verbs(), func(vb Verb) bool { return !vb.Takes(st) || v.able(&vb) != nil })
+}
+
 // saveRecord changes the record on disk and then in memory, or neither.
 func (v *VM) saveRecord(change func(*record)) error {
 	v.disk.Lock()
@@ -364,8 +371,8 @@ func (v *VM) History() ([]string, error) {
 // Delete removes the VM, which does not run, with its configuration, its
 // snapshots and its logs. The error is ErrNotFound, or hypervisor.ErrBusy while
 // it runs or a command is under way.
-func (v *VM) Delete() error {
-	return v.run(context.Background(), "delete", v.host.opts.Timeouts.Stop+v.host.opts.Timeouts.Verb, func(ctx context.Context) error {
+func (v *VM) Delete(ctx context.Context) error {
+	return v.run(ctx, "delete", v.host.opts.Timeouts.Stop+v.host.opts.Timeouts.Verb, func(ctx context.Context) error {
 		if err := v.awaitEnd(ctx); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package hypervisor
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -58,23 +59,42 @@ type Capabilities struct {
 	SupportsDiskIOLimit    bool // DiskConfig.IOBps and IOBurstBps
 }
 
-// Words returns the names of the capabilities that hold, in a fixed order, as
-// the capabilities file of a VM shows them.
-func (c Capabilities) Words() []string {
-	var words []string
-	for _, w := range []struct {
-		has  bool
-		word string
-	}{
-		{c.SupportsPause, "pause"},
-		{c.SupportsSnapshot, "snapshot"},
-		{c.SupportsHotplugMemory, "memory"},
-		{c.SupportsVsock, "vsock"},
-		{c.SupportsGPUPassthrough, "pci"},
-		{c.SupportsDiskIOLimit, "disk-io-limit"},
-	} {
-		if w.has {
-			words = append(words, w.word)
+// A Capability is the name of one field of Capabilities, as the capabilities file
+// of a VM shows it.
+type Capability string
+
+// The capabilities, in the order in which they are shown.
+const (
+	CanPause          Capability = "pause"
+	CanSnapshot       Capability = "snapshot"
+	CanHotplugMemory  Capability = "memory"
+	CanVsock          Capability = "vsock"
+	CanGPUPassthrough Capability = "pci"
+	CanDiskIOLimit    Capability = "disk-io-limit"
+)
+
+// capabilities names every field of Capabilities.
+var capabilities = []struct {
+	Capability
+	has func(Capabilities) bool
+}{
+	{CanPause, func(c Capabilities) bool { return c.SupportsPause }},
+	{CanSnapshot, func(c Capabilities) bool { return c.SupportsSnapshot }},
+	{CanHotplugMemory, func(c Capabilities) bool { return c.SupportsHotplugMemory }},
+	{CanVsock, func(c Capabilities) bool { return c.SupportsVsock }},
+	{CanGPUPassthrough, func(c Capabilities) bool { return c.SupportsGPUPassthrough }},
+	{CanDiskIOLimit, func(c Capabilities) bool { return c.SupportsDiskIOLimit }},
+}
+
+// Has reports whether the capability holds.
+func (c Capabilities) Has(k Capability) bool { return slices.Contains(c.Words(), k) }
+
+// Words returns the capabilities that hold, in a fixed order.
+func (c Capabilities) Words() []Capability {
+	var words []Capability
+	for _, k := range capabilities {
+		if k.has(c) {
+			words = append(words, k.Capability)
 		}
 	}
 	return words
