@@ -129,13 +129,15 @@ func TestExit(t *testing.T) {
 	}{
 		{func(t *testing.T, p process.Process, _ *exec.Cmd) { require.NoError(t, p.Signal(syscall.SIGKILL)) },
 			process.Exit{Known: true, Signal: syscall.SIGKILL}, "signal: killed"},
-		{func(t *testing.T, p process.Process, _ *exec.Cmd) { require.NoError(t, p.Signal(syscall.SIGHUP)) },
+		{func(t *testing.T, p process.Process, _ *exec.Cmd) { require.NoError(t, p.Signal(syscall.SIGUSR1)) },
 			process.Exit{Known: true, Code: 3}, "exit status 3"},
 	} {
-		cmd := exec.Command("sh", "-c", "trap 'exit 3' HUP; echo ready; while :; do sleep 0.01; done")
+		// Not HUP: a shell that was started with a signal ignored cannot trap it.
+		cmd := exec.Command("sh", "-c", "trap 'exit 3' USR1; echo ready; while :; do sleep 0.01; done")
 		out, err := cmd.StdoutPipe()
 		require.NoError(t, err)
 		require.NoError(t, cmd.Start())
+		t.Cleanup(func() { _ = cmd.Process.Kill() }) // if the test fails before its end
 		_, err = out.Read(make([]byte, 16))
 		require.NoError(t, err)
 		p, err := process.Find(cmd.Process.Pid)

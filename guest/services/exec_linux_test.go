@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -19,6 +20,13 @@ import (
 
 	"vmfs/guest/exec"
 )
+
+// A signal that is ignored, as nohup has SIGHUP, is so in every program that is
+// started; one that is heard is not. Nothing ignores it in a guest.
+func TestMain(m *testing.M) {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	os.Exit(m.Run())
+}
 
 // osStarter starts programs where the test is not process 1.
 type osStarter struct{}
