@@ -299,8 +299,15 @@ func runFlush(r *request) error {
 	if waiting {
 		ar.lane.remove(ar)
 	}
+	var before []*request // of which a Tclunk or Tremove waits to be over
+	if ar.f != nil && ar.f.closing == ar && !ar.started {
+		before = s.underWay(ar.f)
+	}
 	s.mu.Unlock()
 	ar.cancel(errFlushed)
+	for _, q := range before {
+		q.cancel(errClunked)
+	}
 	if waiting {
 		s.finish(ar, errFlushed)
 	}

@@ -39,21 +39,19 @@ var (
 	errBadName     = fault(linux.EINVAL, "bad file name")
 	errOffset      = fault(linux.EINVAL, "bad offset")
 	errDirOffset   = fault(linux.EINVAL, "bad offset in directory read")
+	errSmallCount  = fault(linux.EINVAL, "count is too small for a directory entry")
 	errFids        = fault(linux.ENFILE, "too many fids on this connection, or of this user")
 	errRequests    = fault(linux.ENOBUFS, "too many requests outstanding on this connection")
 	errNoAuth      = fault(linux.ENOENT, "authentication not required")
 	errNoVersion   = fault(linux.EPROTO, "no version was negotiated: send Tversion first")
 	errReplySize   = fault(linux.EMSGSIZE, "reply does not fit the message size")
-	errEndLoop     = fault(linux.EIO, "i/o error: the end of the file is read again and again")
-	errRemoveRoot  = fault(linux.EPERM, "cannot remove the root")
-	errRenameRoot  = fault(linux.EPERM, "cannot rename the root")
+	errEndLoop     = fault(linux.EIO, "the end of the file is read again and again: i/o error")
+	errRemoveRoot  = fault(linux.EPERM, "cannot remove the root: operation not permitted")
+	errRenameRoot  = fault(linux.EPERM, "cannot rename the root: operation not permitted")
 	errCycle       = fault(linux.EINVAL, "cannot move a directory into itself")
 	errXattrFid    = fault(linux.EBADF, "fid is of an extended attribute")
-	errIsDir       = fault(linux.EISDIR, "is a directory")
-	errNotDir      = fault(linux.ENOTDIR, "not a directory")
-	errGone        = fault(linux.ENOENT, "file does not exist")
-	errNoXattr     = fault(linux.EOPNOTSUPP, "no extended attributes here")
-	errNoGetLock   = fault(linux.EOPNOTSUPP, "locks cannot be asked for here")
+	errNoXattr     = fault(linux.EOPNOTSUPP, "no extended attributes here: operation not supported")
+	errNoGetLock   = fault(linux.EOPNOTSUPP, "locks cannot be asked for here: operation not supported")
 	errMsize       = fault(linux.EINVAL, "version: message size too small")
 )
 
@@ -90,38 +88,61 @@ func errnoOf(err error) linux.Errno {
 	return errno
 }
 
-// plan9Words are what 9P2000 clients, Linux among them, know an errno by.
-var plan9Words = map[linux.Errno]string{
-	linux.ENOENT:    "file does not exist",
-	linux.EACCES:    "permission denied",
-	linux.EEXIST:    "file already exists",
-	linux.ENOTDIR:   "not a directory",
-	linux.EISDIR:    "file is a directory",
-	linux.EIO:       "i/o error",
-	linux.ENOTEMPTY: "directory is not empty",
-	linux.EINTR:     "interrupted",
-	linux.EROFS:     "read only file system",
-	linux.EPERM:     "operation not permitted",
+// clientWords are what clients of 9P2000 make an errno of: Linux by the whole text and
+// 9pfuse of plan9port by a part of it, as far as they know one. Where it is not Plan 9's
+// own, the capital is Linux's.
+var clientWords = map[linux.Errno]string{
+	linux.E2BIG:        "Argument list too long",
+	linux.EACCES:       "permission denied",
+	linux.EADDRINUSE:   "Address already in use",
+	linux.EBADF:        "Bad file descriptor",
+	linux.EBUSY:        "file is busy",
+	linux.ECONNREFUSED: "Connection refused",
+	linux.ECONNRESET:   "Connection reset by peer",
+	linux.EDQUOT:       "Disk quota exceeded",
+	linux.EEXIST:       "file already exists",
+	linux.EFBIG:        "File too large",
+	linux.EHOSTUNREACH: "No route to host",
+	linux.EINTR:        "interrupted",
+	linux.EINVAL:       "Invalid argument",
+	linux.EIO:          "i/o error",
+	linux.EISDIR:       "Is a directory",
+	linux.ELOOP:        "Too many levels of symbolic links",
+	linux.ENOENT:       "file does not exist",
+	linux.ENOSPC:       "No space left on device",
+	linux.ENOTCONN:     "Transport endpoint is not connected",
+	linux.ENOTDIR:      "not a directory",
+	linux.ENOTEMPTY:    "directory is not empty",
+	linux.ENXIO:        "No such device or address",
+	linux.EOPNOTSUPP:   "Operation not supported",
+	linux.EPERM:        "Operation not permitted",
+	linux.EPIPE:        "Broken pipe",
+	linux.EROFS:        "read only file system",
+	linux.ETIMEDOUT:    "Connection timed out",
 }
 
-// textOf finds what a client that understands words is told. Where an errno's
-// own words end the text, those of Plan 9 take their place.
-func textOf(err error) string {
-	errno := errnoOf(err)
+// textOf finds what a client that understands words is told, in so many bytes: the
+// error's text, and at its end the words for its errno. Faults in the protocol's use
+// have their own words.
+func textOf(err error, room int) string {
 	text := err.Error()
-	words, ok := plan9Words[errno]
-	if !ok {
-		return text
+	errno := errnoOf(err)
+	words := clientWords[errno]
+	if _, ok := err.(*protoError); ok || words == "" {
+		return cutText(text, room)
 	}
-	if head, ok := strings.CutSuffix(text, errno.Error()); ok {
-		return head + words
+	text = strings.TrimSuffix(text, errno.Error())
+	if text == "" {
+		return cutText(words, room)
 	}
-	return text
+	words = strings.ToLower(words[:1]) + words[1:]
+	text = strings.TrimSuffix(strings.TrimSuffix(text, words), ": ")
+	return cutText(text, room-len(": ")-len(words)) + ": " + words
 }
 
 // cutText gives as much of a text as has room, in whole characters.
 func cutText(text string, room int) string {
-	room = min(room, 1<<16-1)
+	room = min(max(room, 0), 1<<16-1)
 	if len(text) <= room {
 		return text
 	}
@@ -134,5 +155,5 @@ func cutText(text string, room int) string {
 // panicError is what a request gets whose file panicked.
 type panicError struct{ value any }
 
-func (e *panicError) Error() string { return fmt.Sprintf("i/o error: panic: %v", e.value) }
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 func (e *panicError) Unwrap() error { return linux.EIO }

@@ -279,10 +279,19 @@ func (m *model) step() {
 		}
 	case 9:
 		name := m.name()
-		ok := f != nil && f.n.dir && !f.open && goodName(name) && !f.n.isGone() && f.n.kids[name] == nil
-		m.ask("Tlcreate", outcome("Tlcreate", ok), "fid", num, "name", name, "flags", "2", "mode", "0644")
+		ok := f != nil && f.n.dir && !f.open && goodName(name) && !f.n.isGone()
+		var n *modelNode // what is opened if it is there, with or without O_EXCL
+		flags := []int{2, 0o202}[m.pick(2)]
 		if ok {
-			m.fids[fid] = &modelFid{n: f.n.add(name, false), open: true, mode: 2}
+			n = f.n.kids[name]
+			ok = n == nil || !n.dir && flags == 2
+		}
+		m.ask("Tlcreate", outcome("Tlcreate", ok), "fid", num, "name", name, "flags", strconv.Itoa(flags), "mode", "0644")
+		if ok {
+			if n == nil {
+				n = f.n.add(name, false)
+			}
+			m.fids[fid] = &modelFid{n: n, open: true, mode: 2}
 		}
 	case 10:
 		name := m.name()
@@ -368,6 +377,9 @@ func (m *model) walk(fid int, f *modelFid) {
 			if next = n.parent; next == nil {
 				next = n
 			}
+		}
+		if name == "." {
+			next = n
 		}
 		if next == nil {
 			break

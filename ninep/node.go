@@ -144,11 +144,13 @@ func (s *session) up(from *node) (*node, error) {
 func (s *session) step(from *node, name string, one *[1]string) (*node, error) {
 	switch {
 	case !from.isDir():
-		return nil, errNotDir
+		return nil, linux.ENOTDIR
 	case from.deleted:
-		return nil, errGone
+		return nil, linux.ENOENT
 	case name == "..":
 		return s.up(from)
+	case name == ".": // which walk(5) has no use for, and every server walks
+		return s.clone(from)
 	}
 	if err := checkName(name); err != nil {
 		return nil, err
@@ -167,7 +169,7 @@ func (s *session) step(from *node, name string, one *[1]string) (*node, error) {
 	}
 	if len(qids) != 1 {
 		_ = file.Close()
-		return nil, fault(linux.EIO, "i/o error: walk of one name gave another number of qids")
+		return nil, fault(linux.EIO, "walk of one name gave another number of qids: i/o error")
 	}
 	return newNode(file, qids[0], from, name), nil
 }

@@ -57,7 +57,7 @@ func runOpen9P(r *request) error {
 		return err
 	}
 	if rclose && f.node.isDir() {
-		return errIsDir
+		return linux.EISDIR
 	}
 	if err := s.checkOpen9P(f.node, r.Mode&3 == oExec, rclose); err != nil {
 		return err
@@ -110,15 +110,19 @@ func runCreate9P(r *request) error {
 		kinds |= dmSpecial | wire.DMSETUID | wire.DMSETGID | wire.DMSETVTX
 	}
 	if r.Mode&^(kinds|wire.DMTMP|0o777) != 0 {
-		return fault(linux.EOPNOTSUPP, "files of that mode cannot be created here")
+		return fault(linux.EOPNOTSUPP, "files of that mode cannot be created here: operation not supported")
 	}
 	if r.Mode&wire.DMDIR != 0 && (r.Flags != oRead || rclose) {
-		return errIsDir
+		return linux.EISDIR
 	}
 	if r.Mode&wire.DMLINK != 0 {
 		if r.f2, err = s.linkTarget(r.Name2); err != nil {
 			return err
 		}
+	}
+	if n := s.existing(f.node, r.Name); n != nil {
+		_ = s.release(atOnce, n)
+		return linux.EEXIST
 	}
 	if err := s.beginCreate(f); err != nil {
 		return err
@@ -172,7 +176,7 @@ func execCreate9P(ctx context.Context, r *request) (err error) {
 		// It is made, and open(5) does not ask if its permissions let it be
 		// read: who may not will be told so by what he reads.
 		made := r.QID
-		if r.QID, r.Count, err = s.openNode(ctx, f.node); err != nil && errnoOf(err) == linux.EACCES {
+		if r.QID, r.Count, err = s.openNode(ctx, f.node, p9.ReadOnly); err != nil && errnoOf(err) == linux.EACCES {
 			r.QID, r.Count, err = made, 0, nil
 		}
 		if err != nil {
@@ -195,13 +199,6 @@ func (s *session) stepInto(f *fid, name string) (dir *node, err error) {
 		return nil, err
 	}
 	return s.replace(f, n), nil
-}
-
-func (s *session) openNode(ctx context.Context, n *node) (p9.QID, uint32, error) {
-	if o, ok := n.file.(OpenerContext); ok {
-		return o.OpenContext(ctx, p9.ReadOnly)
-	}
-	return s.openPlain(n, p9.ReadOnly)
 }
 
 // inherit makes a new file's permissions of those asked for and its

@@ -21,10 +21,12 @@ type dirReader struct {
 }
 
 // entries gives what follows an entry's offset: at least one, or none at the
-// end. The caller takes them off with used.
+// end. The caller takes them off with used. From the start it gives what there is
+// now, but for a file that cannot give it twice.
 func (s *session) entries(f *fid, off uint64, count uint32) ([]p9.Dirent, error) {
 	d := &f.dir
-	if off == d.at && len(d.rest) > 0 {
+	kept := off == d.at && len(d.rest) > 0
+	if kept && off != 0 {
 		return d.rest, nil
 	}
 	s.srv.tree.RLock()
@@ -35,6 +37,9 @@ func (s *session) entries(f *fid, off uint64, count uint32) ([]p9.Dirent, error)
 	rest, err := f.node.file.Readdir(off, count)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
+	}
+	if kept && len(rest) == 0 {
+		return d.rest, nil
 	}
 	if err := s.holdDir(d, len(rest)); err != nil {
 		return nil, err
@@ -80,6 +85,9 @@ func (s *session) doneDir(d *dirReader) {
 	}
 }
 
+// leastDirent is what an entry takes at least.
+var leastDirent = wire.DirentSize(&p9.Dirent{Name: "."})
+
 // runReaddir reads a directory into the reply.
 func runReaddir(r *request) error {
 	s := r.s
@@ -91,9 +99,12 @@ func runReaddir(r *request) error {
 		return errXattrFid
 	}
 	if !f.node.isDir() {
-		return errNotDir
+		return linux.ENOTDIR
 	}
 	count := int(min(r.Count, s.msize-wire.DataHeader))
+	if count < leastDirent && !s.google { // which must not look like the end
+		return errSmallCount
+	}
 	ents, err := s.entries(f, r.Offset, uint32(count))
 	if err != nil {
 		return err
@@ -107,7 +118,7 @@ func runReaddir(r *request) error {
 		n, size = i+1, next
 	}
 	if n == 0 && len(ents) > 0 && !s.google {
-		return fault(linux.EINVAL, "count is too small for a directory entry")
+		return errSmallCount
 	}
 	b := s.c.room(wire.DataHeader + size)
 	start := len(b.b)
@@ -168,12 +179,12 @@ func (s *session) readDir(f *fid, p []byte, off uint64) (int, error) {
 		}
 		for i := range ents {
 			was := len(b)
-			if b, err = s.appendEntry(b, f.node, ents[i].Name); err != nil {
+			if b, err = s.appendEntry(b, f.node, ents[i].Name); err != nil && was == 0 {
 				return 0, err
 			}
-			if len(b) > len(p) {
+			if err != nil || len(b) > len(p) { // the error comes again with the next read
 				if was == 0 {
-					return 0, fault(linux.EINVAL, "count is too small for a directory entry")
+					return 0, errSmallCount
 				}
 				d.bytes += uint64(was)
 				return was, nil
@@ -181,7 +192,7 @@ func (s *session) readDir(f *fid, p []byte, off uint64) (int, error) {
 			d.used(1)
 		}
 		if d.at == before {
-			return 0, fault(linux.EIO, "i/o error: directory entries have no offsets")
+			return 0, fault(linux.EIO, "directory entries have no offsets: i/o error")
 		}
 	}
 }

@@ -142,7 +142,7 @@ func runWalk(r *request) error {
 		_ = s.release(atOnce, old)
 	}
 	if err != nil && s.is(wire.Plan9) && errnoOf(err) == linux.ENOENT {
-		return errGone // the words that clients know: a lookup that fails is not an error to them
+		return linux.ENOENT // the words that clients know: a lookup that fails is not an error to them
 	}
 	return err
 }
@@ -265,13 +265,24 @@ func (s *session) take(r *request) (*fid, error) {
 	// It holds nothing that the limit is for: the requests it waits for do.
 	s.running++
 	s.enter(ar.Tag, ar)
-	for _, q := range s.tags {
-		if q.f == f && q.Type != wire.Twrite && q != ar {
-			defer q.cancel(errClunked)
+	before := s.underWay(f)
+	s.mu.Unlock()
+	for _, q := range before {
+		if q.Type != wire.Twrite {
+			q.cancel(errClunked)
 		}
 	}
-	s.mu.Unlock()
 	return nil, errLater
+}
+
+// underWay gives the requests that a fid waits for before it can end. s.mu is held.
+func (s *session) underWay(f *fid) (list []*request) {
+	for _, q := range s.tags {
+		if q.f == f && q != f.closing {
+			list = append(list, q)
+		}
+	}
+	return list
 }
 
 // closeFid ends a fid that is not in the table any more.

@@ -45,10 +45,10 @@ func runRead(r *request) error {
 	case f.xattr != nil:
 	case f.node.isDir():
 		if s.is(wire.Linux) {
-			return errIsDir
+			return linux.EISDIR
 		}
-	case r.Offset > math.MaxInt64:
-		return errOffset
+	case r.Offset > math.MaxInt64-uint64(count): // nothing is there, and no file counts so far
+		return nil
 	case f.reader != nil:
 		return s.readLater(f, r, count)
 	}
@@ -96,7 +96,7 @@ func (s *session) readPlain(file p9.File, p []byte, off int64) (int, error) {
 func checkRead(p []byte, n int, err error) (int, error) {
 	switch {
 	case n < 0 || n > len(p):
-		return 0, fault(linux.EIO, "i/o error: bad count of a read")
+		return 0, fault(linux.EIO, "bad count of a read: i/o error")
 	case n > 0 || errors.Is(err, io.EOF):
 		return n, nil
 	}
@@ -159,7 +159,7 @@ func runWrite(r *request) error {
 	case f.xattr != nil:
 		r.Count, err = f.xattr.write(r.Data, r.Offset)
 		return err
-	case r.Offset > math.MaxInt64:
+	case r.Offset > math.MaxInt64-uint64(len(r.Data)):
 		return errOffset
 	case f.writer != nil:
 		r.f = f
@@ -185,7 +185,7 @@ func (s *session) writePlain(file p9.File, p []byte, off int64) (int, error) {
 
 func checkWrite(p []byte, n int, err error) (int, error) {
 	if n < 0 || n > len(p) {
-		return 0, fault(linux.EIO, "i/o error: bad count of a write")
+		return 0, fault(linux.EIO, "bad count of a write: i/o error")
 	}
 	return n, err
 }

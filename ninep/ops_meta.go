@@ -40,7 +40,9 @@ func runSetAttr(r *request) error {
 	if err != nil {
 		return err
 	}
-	r.SetAttr.Permissions &= permissions
+	if err := f.node.checkSetAttr(r.SetMask, r.SetAttr); err != nil {
+		return err
+	}
 	if _, ok := f.node.file.(AttrSetterContext); ok {
 		r.f = f
 		return s.later(r, nil, execSetAttr)
@@ -51,6 +53,21 @@ func runSetAttr(r *request) error {
 		return err
 	}
 	return f.node.file.SetAttr(r.SetMask, *r.SetAttr)
+}
+
+// checkSetAttr refuses what no file of the kind can do, before any of it is done. Linux
+// sends the kind with the permissions.
+func (n *node) checkSetAttr(valid p9.SetAttrMask, attr *p9.SetAttr) error {
+	kind := attr.Permissions &^ permissions
+	attr.Permissions &= permissions
+	switch {
+	case valid.Size && n.isDir():
+		return linux.EISDIR
+	case !valid.Permissions || kind == 0:
+	case kind&^p9.FileModeMask != 0, n.isDir() != (kind == p9.ModeDirectory), n.isSymlink() != (kind == p9.ModeSymlink):
+		return fault(linux.EINVAL, "a mode that no file of this kind has: invalid argument")
+	}
+	return nil
 }
 
 func execSetAttr(ctx context.Context, r *request) error {
@@ -117,7 +134,7 @@ func (s *session) dirOf(num uint32, names ...string) (*fid, error) {
 		}
 	}
 	if !f.node.isDir() {
-		return nil, errNotDir
+		return nil, linux.ENOTDIR
 	}
 	return f, nil
 }

@@ -9,6 +9,7 @@ import (
 
 // Flags of open(2) as Linux/amd64 numbers them, which is what 9P2000.L sends.
 const (
+	oExcl      = 0o200
 	oTrunc     = 0o1000
 	oDirectory = 0o200000
 )
@@ -25,39 +26,33 @@ func runOpen(r *request) error {
 		return err
 	}
 	r.f = f
-	if _, ok := f.node.file.(OpenerContext); ok {
-		return s.laterOr(r, nil, execOpen, undoOpen)
-	}
-	ok := false
-	defer func() {
-		if !ok {
-			s.endOpen(f, fidClosed)
-		}
-	}()
-	if r.QID, r.Count, err = s.openPlain(f.node, flags); err != nil {
-		return err
-	}
-	ok = true
-	s.opened(r, f, flags)
-	return nil
+	return s.open(r, f.node)
 }
 
 // beginOpen checks that a fid can be opened, and reserves it.
 func (s *session) beginOpen(f *fid, flags p9.OpenFlags) error {
-	n := f.node
-	switch {
-	case f.xattr != nil:
+	if f.xattr != nil {
 		return errXattrFid
+	}
+	if err := f.node.checkOpen(flags); err != nil {
+		return err
+	}
+	return s.reserve(f, fidOpening)
+}
+
+// checkOpen refuses ways to open a file that its kind does not have.
+func (n *node) checkOpen(flags p9.OpenFlags) error {
+	switch {
 	case n.isSymlink():
 		return linux.ELOOP
 	case n.isDir() && (flags.Mode() != p9.ReadOnly || flags&oTrunc != 0):
-		return errIsDir
+		return linux.EISDIR
 	case !n.isDir() && flags&oDirectory != 0:
-		return errNotDir
+		return linux.ENOTDIR
 	case flags.Mode() == p9.OpenFlagsModeMask:
 		return fault(linux.EINVAL, "bad open mode")
 	}
-	return s.reserve(f, fidOpening)
+	return nil
 }
 
 // beginCreate checks that a fid is a directory's in which a file can be made
@@ -108,7 +103,51 @@ func (s *session) opened(r *request, f *fid, flags p9.OpenFlags) {
 	s.endOpen(f, fidOpen)
 }
 
-func (s *session) openPlain(n *node, flags p9.OpenFlags) (p9.QID, uint32, error) {
+// open opens a node for a fid that is reserved, and makes the fid the node's if it is
+// not yet: in a goroutine if that can block.
+func (s *session) open(r *request, n *node) error {
+	if _, ok := n.file.(OpenerContext); !ok {
+		return s.openAs(atOnce, r, n)
+	}
+	return s.laterOr(r, nil, func(ctx context.Context, r *request) error {
+		return s.openAs(ctx, r, n)
+	}, func(r *request) { s.notOpened(r.f, n) })
+}
+
+func (s *session) openAs(ctx context.Context, r *request, n *node) (err error) {
+	f, flags := r.f, p9.OpenFlags(r.Flags)
+	ok := false
+	defer func() {
+		if !ok {
+			s.notOpened(f, n)
+		}
+	}()
+	if r.QID, r.Count, err = s.openNode(ctx, n, flags); err != nil {
+		return err
+	}
+	ok = true
+	if n != f.node {
+		_ = s.release(atOnce, s.replace(f, n))
+	}
+	s.opened(r, f, flags)
+	return nil
+}
+
+// notOpened leaves a fid as it was before open.
+func (s *session) notOpened(f *fid, n *node) {
+	if n != f.node {
+		_ = s.release(atOnce, n)
+	}
+	s.endOpen(f, fidClosed)
+}
+
+func (s *session) openNode(ctx context.Context, n *node, flags p9.OpenFlags) (p9.QID, uint32, error) {
+	if o, ok := n.file.(OpenerContext); ok {
+		if _, err := s.nameOf(n); err != nil {
+			return p9.QID{}, 0, err
+		}
+		return o.OpenContext(ctx, flags)
+	}
 	s.srv.tree.RLock()
 	defer s.srv.tree.RUnlock()
 	if err := n.canChange(); err != nil {
@@ -117,27 +156,8 @@ func (s *session) openPlain(n *node, flags p9.OpenFlags) (p9.QID, uint32, error)
 	return n.file.Open(flags)
 }
 
-func execOpen(ctx context.Context, r *request) (err error) {
-	s, f := r.s, r.f
-	ok := false
-	defer func() {
-		if !ok {
-			s.endOpen(f, fidClosed)
-		}
-	}()
-	if _, err := s.nameOf(f.node); err != nil {
-		return err
-	}
-	r.QID, r.Count, err = f.node.file.(OpenerContext).OpenContext(ctx, p9.OpenFlags(r.Flags))
-	if err != nil {
-		return err
-	}
-	ok = true
-	s.opened(r, f, p9.OpenFlags(r.Flags))
-	return nil
-}
-
-// runCreate makes a file in the fid's directory and makes the fid it, open.
+// runCreate makes a file in the fid's directory and makes the fid it, open. A file
+// that is there is opened, as open(2) does it.
 func runCreate(r *request) error {
 	s := r.s
 	f, err := s.dirOf(r.Fid, r.Name)
@@ -148,10 +168,36 @@ func runCreate(r *request) error {
 		return err
 	}
 	r.f, r.Mode = f, r.Mode&permissions
+	if n := s.existing(f.node, r.Name); n != nil {
+		err := n.checkOpen(p9.OpenFlags(r.Flags))
+		switch {
+		case r.Flags&oExcl != 0, s.google: // p9's Create is exclusive
+			err = linux.EEXIST
+		case n.isDir():
+			err = linux.EISDIR
+		}
+		if err != nil {
+			s.notOpened(f, n)
+			return err
+		}
+		return s.open(r, n)
+	}
 	if _, ok := f.node.file.(CreatorContext); ok {
 		return s.laterOr(r, nil, execCreate, undoOpen)
 	}
 	return execCreate(atOnce, r)
+}
+
+// existing gives a node for the file that has the name, or nil if there is none that
+// can be walked to.
+func (s *session) existing(dir *node, name string) *node {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	n, err := s.step(dir, name, new([1]string))
+	if err != nil {
+		return nil
+	}
+	return n
 }
 
 func execCreate(ctx context.Context, r *request) error {

@@ -1,6 +1,10 @@
 package ninep
 
-import "context"
+import (
+	"context"
+
+	"github.com/hugelgupf/p9/linux"
+)
 
 // runRemove removes a fid's file, and the fid whatever comes of it.
 func runRemove(r *request) error {
@@ -85,7 +89,7 @@ func (s *session) unlink(ctx context.Context, n *node) (err error) {
 		return err
 	}
 	if !s.lookUp(parent, name).maybe(n) {
-		return errGone // another file has the name
+		return linux.ENOENT // another file has the name
 	}
 	return s.unlinkLater(ctx, parent, name, flags, fileID{n.qid.Path, true})
 }
@@ -94,7 +98,7 @@ func (s *session) nameOf(n *node) (string, error) {
 	s.srv.tree.RLock()
 	defer s.srv.tree.RUnlock()
 	if n.deleted {
-		return "", errGone
+		return "", linux.ENOENT
 	}
 	return n.name, nil
 }
@@ -103,7 +107,7 @@ func (s *session) unlinkPlain(n, parent *node, flags uint32) error {
 	s.srv.tree.Lock()
 	defer s.srv.tree.Unlock()
 	if n.deleted || n.parent != parent || !s.idOf(parent, n.name).maybe(n) {
-		return errGone
+		return linux.ENOENT
 	}
 	if err := parent.file.UnlinkAt(n.name, flags); err != nil {
 		return err
@@ -115,7 +119,7 @@ func (s *session) unlinkPlain(n, parent *node, flags uint32) error {
 // canChange refuses changes of what is gone. Server.tree must be held.
 func (n *node) canChange() error {
 	if n.deleted {
-		return errGone
+		return linux.ENOENT
 	}
 	return nil
 }
@@ -124,7 +128,7 @@ func (n *node) canChange() error {
 // be held.
 func (n *node) canHold() error {
 	if !n.isDir() {
-		return errNotDir
+		return linux.ENOTDIR
 	}
 	return n.canChange()
 }

@@ -10,7 +10,9 @@ import (
 )
 
 // wstatError refuses a change that stat(5) does not allow.
-func wstatError(text string) error { return fault(linux.EPERM, "wstat: cannot change "+text) }
+func wstatError(text string) error {
+	return fault(linux.EPERM, "wstat: cannot change "+text+": operation not permitted")
+}
 
 // runStat describes a file.
 func runStat(r *request) error {

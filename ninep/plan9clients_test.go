@@ -47,7 +47,7 @@ func Test9fansClient(t *testing.T) {
 	_, err = root.Open("nothing", plan9.OREAD)
 	assert.ErrorContains(t, err, "file does not exist")
 	_, err = root.Open("dir", plan9.OWRITE)
-	assert.ErrorContains(t, err, "is a directory")
+	assert.ErrorContains(t, err, "Is a directory")
 
 	f, err = root.Create("empty/new", plan9.ORDWR, 0o600)
 	require.NoError(t, err)

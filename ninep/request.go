@@ -153,6 +153,6 @@ func (s *session) appendError(c *wire.Codec, b []byte, m *wire.Msg, err error) [
 	if s != nil {
 		limit = int(s.msize)
 	}
-	m.Name = cutText(textOf(err), limit-wire.HeaderSize-2-4)
+	m.Name = textOf(err, limit-wire.HeaderSize-2-4)
 	return c.Append(b, wire.Rerror, m)
 }
