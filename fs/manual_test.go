@@ -2,6 +2,7 @@ package fs
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -18,6 +19,37 @@ func TestManual(t *testing.T) {
 	for _, f := range append(RootFiles(), VMFiles()...) {
 		assert.True(t, has(entries, f.Name, f.Help), "vmfs.4 has no %s with %q", f.Name, f.Help)
 	}
+}
+
+// TestManualErrors holds vmfs(4)'s list of errors to what the tree and the 9P server
+// give, and to docs/errors.md.
+func TestManualErrors(t *testing.T) {
+	page, err := os.ReadFile("../docs/man/vmfs.4")
+	require.NoError(t, err)
+	_, list, ok := strings.Cut(string(page), "\n.SH ERRORS\n")
+	require.True(t, ok)
+	list, _, _ = strings.Cut(list, "\n.SH ")
+	sources, err := filepath.Glob("../ninep/*.go")
+	require.NoError(t, err)
+	own, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	seen := map[string]bool{
+		"EAGAIN": true, "ENOSYS": true, // of which ninep makes another
+	}
+	for _, file := range append(append(sources, own...), "../docs/errors.md") {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, m := range regexp.MustCompile(`(?:linux\.|syscall\.|\| )(E[A-Z0-9]{3,})\b`).FindAllStringSubmatch(string(text), -1) {
+			if errno := m[1]; !seen[errno] {
+				seen[errno] = true
+				assert.Regexp(t, `(?m)^\.BR? .*\b`+errno+`\b`, list, "vmfs.4 says nothing of %s, which %s gives", errno, file)
+			}
+		}
+	}
+	assert.Greater(t, len(seen), 30)
 }
 
 var escapes = regexp.MustCompile(`\\f.|\n(\.[A-Z]+ )?`)

@@ -171,7 +171,8 @@ func (n *node) SetAttrContext(_ context.Context, valid p9.SetAttrMask, attr p9.S
 	return n.SetAttr(valid, attr)
 }
 
-// SetAttr is SetAttrContext for servers that know no contexts.
+// SetAttr is SetAttrContext for servers that know no contexts. It changes all that is
+// asked for, or nothing: what refuses comes first.
 func (n *node) SetAttr(valid p9.SetAttrMask, attr p9.SetAttr) error {
 	if err := n.gone(); err != nil {
 		return err
@@ -180,8 +181,8 @@ func (n *node) SetAttr(valid p9.SetAttrMask, attr p9.SetAttr) error {
 		if n.vm == nil || n.path != vmQID(n.vm).Path {
 			return failf(linux.EPERM, "the mode and owner of a file are those of its VM's directory: change them there")
 		}
-		if err := n.chown(valid, attr); err != nil {
-			return err
+		if attr.Permissions&^0o777 != 0 && valid.Permissions {
+			return failf(linux.EPERM, "mode %#o: a VM's directory has permissions for reading, writing and searching, and no other bits", attr.Permissions)
 		}
 	}
 	if valid.Size {
@@ -191,10 +192,19 @@ func (n *node) SetAttr(valid p9.SetAttrMask, attr p9.SetAttr) error {
 		if err := n.may(mayWrite, "truncate"); err != nil {
 			return err
 		}
-		n.s.truncs.truncate(n.path)
 	}
 	if valid.ATime || valid.MTime {
-		return n.touch(valid)
+		if err := n.touch(valid); err != nil {
+			return err
+		}
+	}
+	if valid.Permissions || valid.UID || valid.GID {
+		if err := n.chown(valid, attr); err != nil {
+			return err
+		}
+	}
+	if valid.Size {
+		n.s.truncs.truncate(n.path)
 	}
 	return nil
 }
@@ -233,7 +243,7 @@ func (n *node) chown(valid p9.SetAttrMask, attr p9.SetAttr) error {
 			o.GID = uint32(attr.GID)
 		}
 		if valid.Permissions {
-			o.Mode = uint32(attr.Permissions) & 0o777
+			o.Mode = uint32(attr.Permissions)
 		}
 		return o, nil
 	}))

@@ -355,6 +355,34 @@ func TestPermissionsBelow(t *testing.T) {
 	assert.Equal(t, []string{"one"}, names)
 }
 
+// TestSetAttrIsOne: a mode is changed with all else that is asked for, or not at all.
+func TestSetAttrIsOne(t *testing.T) {
+	host := newHost(t)
+	tree := New(host, Options{})
+	vm, err := host.Create("web", machine.Owner{UID: 1001, GID: 2001, Mode: 0o750})
+	require.NoError(t, err)
+	f, err := tree.AttachUser(context.Background(), peer(1001, 2001), "", noUser, "/web")
+	require.NoError(t, err)
+	for _, c := range []struct {
+		what  string
+		valid p9.SetAttrMask
+		attr  p9.SetAttr
+		errno linux.Errno
+	}{
+		{"a size, which no directory has", p9.SetAttrMask{Permissions: true, Size: true}, p9.SetAttr{Permissions: 0o700}, linux.EISDIR},
+		{"an owner whom only root can set", p9.SetAttrMask{Permissions: true, UID: true}, p9.SetAttr{Permissions: 0o700, UID: 5}, linux.EPERM},
+		{"a group of others", p9.SetAttrMask{Permissions: true, GID: true}, p9.SetAttr{Permissions: 0o700, GID: 9}, linux.EPERM},
+		{"set-user-ID", p9.SetAttrMask{Permissions: true}, p9.SetAttr{Permissions: 0o4700}, linux.EPERM},
+		{"the sticky bit", p9.SetAttrMask{Permissions: true}, p9.SetAttr{Permissions: 0o1750}, linux.EPERM},
+	} {
+		err := f.SetAttr(c.valid, c.attr)
+		assert.Equal(t, c.errno, errnoOf(err), "%s: %v", c.what, err)
+		assert.Equal(t, machine.Owner{UID: 1001, GID: 2001, Mode: 0o750}, vm.Owner(), c.what)
+	}
+	require.NoError(t, f.SetAttr(p9.SetAttrMask{Permissions: true, GID: true, MTime: true}, p9.SetAttr{Permissions: 0o700, GID: 2001}))
+	assert.EqualValues(t, 0o700, vm.Owner().Mode)
+}
+
 // TestChownRace holds that who has lost a VM does not get it back by a chmod that
 // was under way.
 func TestChownRace(t *testing.T) {
