@@ -42,10 +42,12 @@ type DiskConfig struct {
 }
 
 // NetworkConfig is one network device. With TAPDevice set it is that tap; with
-// User set it is the VMM's own user-mode network; with Passt set it is one that
-// passt(1) makes, a process of its own.
+// Bridge set it is a tap that is made for this VM on that bridge of the host, and
+// goes with the VMM; with User set it is the VMM's own user-mode network; with Passt
+// set it is one that passt(1) makes, a process of its own.
 type NetworkConfig struct {
 	TAPDevice string
+	Bridge    string
 	IP        string
 	MAC       string
 	Netmask   string
@@ -56,13 +58,15 @@ type NetworkConfig struct {
 	// apart from the VMM.
 	Passt bool
 	// Forwards lists the host ports that lead into the guest of a network that is
-	// no tap, each as PROTO:HOSTADDR:HOSTPORT:GUESTPORT ("tcp:127.0.0.1:2222:22").
+	// no tap, each as PROTO:HOSTADDR:HOSTPORT:GUESTPORT ("tcp:127.0.0.1:2222:22"): see
+	// ParseForward.
 	Forwards []string
 }
 
-// VMConfig is everything a back end needs to start a VM. All sizes are bytes.
+// VMConfig is everything a back end needs to start a VM. All sizes are bytes. What
+// its fields can be is what Check says.
 type VMConfig struct {
-	VCPUs       int
+	VCPUs       int // 0 counts as 1
 	MemoryBytes int64
 	// HotplugBytes is the memory that can be added above MemoryBytes.
 	HotplugBytes int64
@@ -76,10 +80,11 @@ type VMConfig struct {
 	VsockCID int64
 	// VsockSocket is the host-side Unix socket of a hybrid vsock device; "" is none.
 	VsockSocket string
-	PCIDevices  []string
-	KernelPath  string
-	InitrdPath  string
-	KernelArgs  string
+	// PCIDevices are devices of the host for the guest alone: see PCIDevice.
+	PCIDevices []string
+	KernelPath string
+	InitrdPath string
+	KernelArgs string
 
 	// Name and UUID identify the VM; a VMM started with them tells them again
 	// (see Identifier).

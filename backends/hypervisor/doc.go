@@ -8,7 +8,8 @@
 // control socket alone, since the VMM outlives the server that started it.
 // What only some back ends can do is a small optional interface beside these
 // (see optional.go); [Capabilities] tells users about it in words, and
-// hypervisortest holds the two to each other.
+// hypervisortest holds the two to each other. What a configuration can say is
+// [VMConfig.Check], which those who write it and those who start VMs ask alike.
 //
 // The package is a leaf: it imports the standard library only. Back ends,
 // package machine and hypervisortest import it; it imports none of them.

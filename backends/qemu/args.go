@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"vmfs/backends/hypervisor"
@@ -28,14 +27,15 @@ type plan struct {
 	passts map[string][]string // the commands that make those of passt's networks
 }
 
-// The files that every QEMU inherits. A tap adds "tap:NAME", a network of passt's
-// "passt:NUMBER".
+// The files that every QEMU inherits. A tap adds "tap:NAME", a network on a bridge
+// "bridge:NUMBER", one of passt's "passt:NUMBER".
 const (
 	fileControl = "control" // the listening control socket
 	fileMonitor = "monitor" // the listening socket of the monitor for people and tools
 	fileConsole = "console" // the listening socket of the console
 	fileVsock   = "vsock"   // the listening socket for the vsock device
 	fileTap     = "tap:"
+	fileBridge  = "bridge:"
 	filePasst   = "passt:"
 	firstFile   = 3 // the first descriptor behind the standard ones
 )
@@ -59,25 +59,21 @@ func (p *plan) file(name string) int {
 
 const (
 	mib = 1 << 20
-	// baseStep is what the base memory has to be a multiple of.
-	baseStep = 1 * mib
 	// memoryFloor is the least memory of a VM and the least that its balloon
 	// leaves: with less no kernel of today gets anywhere.
-	memoryFloor = 16 * mib
+	memoryFloor = hypervisor.MinMemory
 	// memoryStep is the size in which virtio-mem plugs memory.
 	memoryStep = 2 * mib
 	// hotplugAlign is what the hot-plug area is rounded up to.
 	hotplugAlign = memoryStep
 )
 
-var uuidForm = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
-
 // args makes the command line, without the program, or says what is wrong with
 // the configuration.
 func (p *plan) args() ([]string, error) {
 	p.files, p.passts = nil, nil
 	c := &p.config
-	if err := p.check(); err != nil {
+	if err := c.Check(); err != nil {
 		return nil, err
 	}
 	var a commandLine
@@ -151,38 +147,6 @@ func (p *plan) args() ([]string, error) {
 	return a, nil
 }
 
-// check looks at what concerns no single device.
-func (p *plan) check() error {
-	c := &p.config
-	if strings.ContainsAny(c.Name, "\x00\n") {
-		return fmt.Errorf("the name %q: %w", c.Name, hypervisor.ErrInvalid)
-	}
-	if c.UUID != "" && !uuidForm.MatchString(c.UUID) {
-		return fmt.Errorf("the uuid %q: %w", c.UUID, hypervisor.ErrInvalid)
-	}
-	if c.MemoryBytes < memoryFloor {
-		return fmt.Errorf("memory of %d bytes: less than %d is not enough for any kernel: %w", c.MemoryBytes, memoryFloor, hypervisor.ErrInvalid)
-	}
-	if c.MemoryBytes%baseStep != 0 {
-		return fmt.Errorf("memory of %d bytes: not a multiple of 1 MiB (%d would be): %w", c.MemoryBytes,
-			(c.MemoryBytes+baseStep-1)/baseStep*baseStep, hypervisor.ErrInvalid)
-	}
-	if c.HotplugBytes < 0 || c.HotplugBytes > 1<<46 || c.MemoryBytes > 1<<46 {
-		return fmt.Errorf("memory of %d bytes and hotplug of %d: %w", c.MemoryBytes, c.HotplugBytes, hypervisor.ErrInvalid)
-	}
-	for name, path := range map[string]string{
-		"serial log": c.SerialLogPath, "kernel": c.KernelPath, "initrd": c.InitrdPath, "run-time directory": p.dir.dir,
-	} {
-		if strings.ContainsRune(path, 0) {
-			return fmt.Errorf("the %s's path %q: %w", name, path, hypervisor.ErrInvalid)
-		}
-	}
-	if strings.ContainsRune(c.KernelArgs, 0) {
-		return fmt.Errorf("the kernel's arguments %q: %w", c.KernelArgs, hypervisor.ErrInvalid)
-	}
-	return nil
-}
-
 // processName is what ps and top show. The kernel keeps 15 bytes of it.
 func processName(name string) string {
 	if name == "" {
@@ -208,9 +172,6 @@ func (p *plan) smp() (*option, error) {
 	t := p.config.Topology
 	if t == nil {
 		t = &hypervisor.CPUTopology{CoresPerDie: n}
-	}
-	if p.config.VCPUs < 0 || t.CPUs() != n {
-		return nil, fmt.Errorf("%d vcpus with a topology of %d: %w", p.config.VCPUs, t.CPUs(), hypervisor.ErrInvalid)
 	}
 	o := opt("").num("cpus", int64(n)).num("sockets", int64(max(t.Packages, 1)))
 	switch {
@@ -268,9 +229,6 @@ func (p *plan) boot(a *commandLine) error {
 		a.text("bios", path)
 	}
 	if c.KernelPath == "" {
-		if c.InitrdPath != "" || c.KernelArgs != "" {
-			return fmt.Errorf("an initrd or arguments without a kernel: %w", hypervisor.ErrInvalid)
-		}
 		return nil
 	}
 	a.text("kernel", c.KernelPath)

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/hypervisor/hypervisortest"
 )
 
 func TestOption(t *testing.T) {
@@ -208,13 +209,13 @@ func TestArgs(t *testing.T) {
 				c.KernelPath = "/k"
 				c.Networks = []hypervisor.NetworkConfig{
 					{TAPDevice: "vm0", MAC: "52:54:00:12:34:5A", IP: "192.168.7.2", Netmask: "255.255.255.0"},
-					{User: true, Forwards: []string{"tcp:127.0.0.1:2222:22", "udp::53:5353", "tcp:[::1]:80:8080"}},
+					{User: true, Forwards: []string{"tcp:127.0.0.1:2222:22", "udp::53:5353"}},
 				}
 			},
 			want: []string{
 				"-netdev tap,id=net0,fd=6",
 				"-device virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:12:34:5a,romfile=",
-				"-netdev user,id=net1,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-:5353,hostfwd=tcp:[::1]:80-:8080",
+				"-netdev user,id=net1,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-:5353",
 				"-append console=ttyS0 ip=192.168.7.2:::255.255.255.0::eth0:off",
 			},
 			files: []string{"tap:vm0"},
@@ -236,7 +237,7 @@ func TestArgs(t *testing.T) {
 		"addresses of its own": {
 			config: func(c *hypervisor.VMConfig) {
 				c.KernelPath, c.KernelArgs = "/k", "ip=dhcp"
-				c.Networks = []hypervisor.NetworkConfig{{TAPDevice: "vm0", IP: "192.168.7.2"}}
+				c.Networks = []hypervisor.NetworkConfig{{TAPDevice: "vm0", IP: "192.168.7.2", Netmask: "255.255.255.0"}}
 			},
 			want:  []string{"-append console=ttyS0 ip=dhcp"},
 			files: []string{"tap:vm0"},
@@ -346,15 +347,6 @@ func TestRefusedConfigs(t *testing.T) {
 		is     error
 		says   string
 	}{
-		"no memory":      {config: func(c *hypervisor.VMConfig) { c.MemoryBytes = 0 }, says: "16777216"},
-		"odd memory":     {config: func(c *hypervisor.VMConfig) { c.MemoryBytes = 500000000 }, says: "500170752"},
-		"hotplug":        {config: func(c *hypervisor.VMConfig) { c.HotplugBytes = -1 }},
-		"name":           {config: func(c *hypervisor.VMConfig) { c.Name = "a\nb" }},
-		"uuid":           {config: func(c *hypervisor.VMConfig) { c.UUID = "no" }, says: `"no"`},
-		"kernel path":    {config: func(c *hypervisor.VMConfig) { c.KernelPath = "/a\x00b" }},
-		"initrd alone":   {config: func(c *hypervisor.VMConfig) { c.InitrdPath = "/i" }, says: "kernel"},
-		"topology":       {config: func(c *hypervisor.VMConfig) { c.VCPUs, c.Topology = 3, &hypervisor.CPUTopology{CoresPerDie: 2} }, says: "3 vcpus"},
-		"negative vcpus": {config: func(c *hypervisor.VMConfig) { c.VCPUs = -1 }},
 		"dies on arm64": {
 			config: func(c *hypervisor.VMConfig) { c.VCPUs, c.Topology = 2, &hypervisor.CPUTopology{DiesPerPackage: 2} },
 			plan:   func(p *plan) { p.arch, p.machine = archs[1], "virt" }, is: hypervisor.ErrNotSupported, says: "virt",
@@ -371,21 +363,6 @@ func TestRefusedConfigs(t *testing.T) {
 			is:     os.ErrNotExist, says: disk + "x",
 		},
 		"a directory as disk": {config: func(c *hypervisor.VMConfig) { c.Disks = []hypervisor.DiskConfig{{Path: dir}} }, says: dir},
-		"disk format": {
-			config: func(c *hypervisor.VMConfig) { c.Disks = []hypervisor.DiskConfig{{Path: disk, Format: "vmdk"}} }, says: "vmdk",
-		},
-		"burst alone": {config: func(c *hypervisor.VMConfig) { c.Disks = []hypervisor.DiskConfig{{Path: disk, IOBurstBps: 1}} }},
-		"burst below": {config: func(c *hypervisor.VMConfig) { c.Disks = []hypervisor.DiskConfig{{Path: disk, IOBps: 2, IOBurstBps: 1}} }},
-		"no network":  {config: func(c *hypervisor.VMConfig) { c.Networks = []hypervisor.NetworkConfig{{}} }},
-		"passt and user": {config: func(c *hypervisor.VMConfig) {
-			c.Networks = []hypervisor.NetworkConfig{{User: true, Passt: true}}
-		}},
-		"passt's address": {config: func(c *hypervisor.VMConfig) {
-			c.Networks = []hypervisor.NetworkConfig{{Passt: true, IP: "192.0.2.1"}}
-		}},
-		"passt forwards": {config: func(c *hypervisor.VMConfig) {
-			c.Networks = []hypervisor.NetworkConfig{{Passt: true, Forwards: []string{"tcp:h:1:1"}}}
-		}, says: "tcp:h:1:1"},
 		"no passt": {
 			config: func(c *hypervisor.VMConfig) { c.Networks = []hypervisor.NetworkConfig{{Passt: true}} },
 			plan: func(p *plan) {
@@ -397,33 +374,10 @@ func TestRefusedConfigs(t *testing.T) {
 			config: func(c *hypervisor.VMConfig) { c.Networks = []hypervisor.NetworkConfig{{Passt: true}} },
 			plan:   func(p *plan) { p.program.version = "7.1.9" }, is: hypervisor.ErrNotSupported, says: "7.1.9",
 		},
-		"both networks": {
-			config: func(c *hypervisor.VMConfig) {
-				c.Networks = []hypervisor.NetworkConfig{{User: true, TAPDevice: "t"}}
-			},
-		},
-		"multicast": {
-			config: func(c *hypervisor.VMConfig) {
-				c.Networks = []hypervisor.NetworkConfig{{User: true, MAC: "01:00:5e:00:00:01"}}
-			},
-			says: "01:00:5e:00:00:01",
-		},
-		"address": {config: func(c *hypervisor.VMConfig) { c.Networks = []hypervisor.NetworkConfig{{User: true, IP: "fe80::1"}} }},
-		"netmask": {config: func(c *hypervisor.VMConfig) {
-			c.Networks = []hypervisor.NetworkConfig{{User: true, IP: "1.2.3.4", Netmask: "255.0.255.0"}}
-		}},
-		"tap forwards": {config: func(c *hypervisor.VMConfig) {
-			c.Networks = []hypervisor.NetworkConfig{{TAPDevice: "t", Forwards: []string{"tcp::1:1"}}}
-		}},
-		"forward": {config: func(c *hypervisor.VMConfig) {
-			c.Networks = []hypervisor.NetworkConfig{{User: true, Forwards: []string{"tcp:h:1:1"}}}
-		}, says: "tcp:h:1:1"},
-		"pci": {config: func(c *hypervisor.VMConfig) { c.PCIDevices = []string{"/etc/passwd"} }, says: "/etc/passwd"},
 		"pci without an IOMMU": {
 			config: func(c *hypervisor.VMConfig) { c.PCIDevices = []string{"0000:01:00.0"} },
 			plan:   func(p *plan) { p.host.iommuUsed = func() bool { return false } }, is: hypervisor.ErrNotSupported, says: "IOMMU",
 		},
-		"cid": {config: func(c *hypervisor.VMConfig) { c.VsockCID = 2 }, says: "3.."},
 		"vsock without a module": {
 			config: func(c *hypervisor.VMConfig) { c.VsockCID = 3 },
 			plan:   func(p *plan) { p.host.exists = func(string) bool { return false } }, is: hypervisor.ErrNotSupported, says: vhostVsock,
@@ -457,23 +411,36 @@ func TestRefusedConfigs(t *testing.T) {
 	}
 }
 
-func TestForward(t *testing.T) {
-	for rule, want := range map[string]string{
-		"tcp:127.0.0.1:2222:22": "tcp:127.0.0.1:2222-:22",
-		"udp::1:65535":          "udp::1-:65535",
-		"tcp:[fe80::1]:1:2":     "tcp:[fe80::1]:1-:2",
-	} {
-		got, err := parseForward(rule)
-		require.NoError(t, err)
-		assert.Equal(t, want, got.forQEMU())
+// TestChecks has the command line made of whatever VMConfig.Check takes, and of
+// nothing else.
+func TestChecks(t *testing.T) {
+	for _, c := range hypervisortest.InvalidConfigs() {
+		config := minimal()
+		c.Make(&config)
+		_, err := testPlan(config).args()
+		require.ErrorIs(t, err, hypervisor.ErrInvalid, c.Name)
+		assert.ErrorContains(t, err, c.Says, c.Name)
 	}
-	for _, rule := range []string{
-		"", "tcp", "tcp:", "tcp:1", "tcp::1", "tcp::1:0", "tcp::65536:1", "sctp::1:1", "tcp:::1:1:1", "tcp:[1.2.3.4]:1:1",
-		"tcp:1.2.3.4,x=y:1:1", "tcp::1:1,restrict=off", "tcp:::1:2",
-	} {
-		_, err := parseForward(rule)
-		require.ErrorIs(t, err, hypervisor.ErrInvalid, rule)
+	for _, c := range hypervisortest.OddConfigs() {
+		config := minimal()
+		c.Make(&config)
+		p := testPlan(config)
+		p.vsockDevice = true
+		_, err := p.args()
+		assert.NoError(t, err, c.Name)
 	}
+}
+
+func FuzzArgs(f *testing.F) {
+	hypervisortest.FuzzConfigs(f, func(t *testing.T, c hypervisor.VMConfig) {
+		p := testPlan(c)
+		p.vsockDevice = true
+		args, err := p.args()
+		assert.Equal(t, c.Check(), err)
+		for _, a := range args {
+			assert.NotContains(t, a, "\x00")
+		}
+	})
 }
 
 func TestPasstCommand(t *testing.T) {
@@ -505,11 +472,8 @@ func TestMACsDiffer(t *testing.T) {
 	for _, uuid := range []string{"a", "b"} {
 		for i := range 2 {
 			p := testPlan(hypervisor.VMConfig{UUID: uuid, Networks: make([]hypervisor.NetworkConfig, 2)})
-			mac, err := p.mac(i)
-			require.NoError(t, err)
-			again, err := p.mac(i)
-			require.NoError(t, err)
-			assert.Equal(t, mac, again)
+			mac := p.mac(i)
+			assert.Equal(t, mac, p.mac(i))
 			assert.False(t, seen[mac], "%s twice", mac)
 			seen[mac] = true
 			assert.True(t, strings.HasPrefix(mac, "52:54:00:"), mac)

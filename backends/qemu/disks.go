@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,20 +18,6 @@ import (
 func (p *plan) disks(a *commandLine) error {
 	for i, d := range p.config.Disks {
 		n := strconv.Itoa(i)
-		if d.IOBps < 0 || d.IOBurstBps < 0 || d.IOBurstBps > 0 && d.IOBurstBps < d.IOBps {
-			return fmt.Errorf("disk %s: a burst of %d bytes a second with a limit of %d: %w", d.Path, d.IOBurstBps, d.IOBps, hypervisor.ErrInvalid)
-		}
-		if d.IOBurstBps > 0 && d.IOBps == 0 {
-			return fmt.Errorf("disk %s: a burst without a limit: %w", d.Path, hypervisor.ErrInvalid)
-		}
-		format := string(d.Format)
-		switch d.Format {
-		case "":
-			format = string(hypervisor.DiskRaw)
-		case hypervisor.DiskRaw, hypervisor.DiskQCOW2:
-		default:
-			return fmt.Errorf("disk %s: format %q: %w", d.Path, d.Format, hypervisor.ErrInvalid)
-		}
 		mode, err := diskMode(d)
 		if err != nil {
 			return err
@@ -40,7 +27,7 @@ func (p *plan) disks(a *commandLine) error {
 			file["driver"] = "host_device"
 		}
 		node := map[string]any{
-			"driver": format, "node-name": "disk" + n, "read-only": d.Readonly, "discard": "unmap", "file": file,
+			"driver": cmp.Or(d.Format, hypervisor.DiskRaw), "node-name": "disk" + n, "read-only": d.Readonly, "discard": "unmap", "file": file,
 		}
 		if d.IOBps > 0 {
 			limits := map[string]int64{"bps-total": d.IOBps}
@@ -81,7 +68,7 @@ func diskMode(d hypervisor.DiskConfig) (fs.FileMode, error) {
 	}
 	f, err := os.OpenFile(d.Path, how, 0)
 	if errors.Is(err, fs.ErrPermission) && !d.Readonly {
-		return 0, fmt.Errorf("disk: %w (it may do with readonly)", err)
+		return 0, fmt.Errorf("disk: %w (try readonly:yes)", err)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("disk: %w", err)

@@ -28,24 +28,21 @@ const programPasst = "passt"
 // passtRules makes of forwards what passt takes for them.
 func passtRules(rules []string) (args []string, err error) {
 	for _, rule := range rules {
-		f, err := parseForward(rule)
+		f, err := hypervisor.ParseForward(rule)
 		if err != nil {
 			return nil, err
 		}
-		at := ""
-		if f.addr != "" {
-			at = strings.Trim(f.addr, "[]") + "/"
+		at := address(f.Addr)
+		if at != "" {
+			at += "/"
 		}
-		args = append(args, map[string]string{"tcp": "-t", "udp": "-u"}[f.proto], at+f.hostPort+":"+f.guestPort)
+		args = append(args, map[string]string{"tcp": "-t", "udp": "-u"}[f.Proto], fmt.Sprintf("%s%d:%d", at, f.HostPort, f.GuestPort))
 	}
 	return args, nil
 }
 
 // passt plans a network of passt's, and returns how QEMU is told of it.
 func (p *plan) passt(i int, n hypervisor.NetworkConfig) (*option, error) {
-	if n.IP != "" {
-		return nil, fmt.Errorf("passt hands out its own addresses: %w", hypervisor.ErrInvalid)
-	}
 	rules, err := passtRules(n.Forwards)
 	if err != nil {
 		return nil, err

@@ -13,14 +13,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/qemu/qmp"
-	"vmfs/internal/unixsock"
 	"vmfs/internal/wait"
-	"vmfs/vsock"
-)
-
-const (
-	minCID = 3
-	maxCID = 1<<32 - 2
 )
 
 // A VsockDevice is what a virtio-vsock device in a process of its own needs to
@@ -67,15 +60,9 @@ func (p *plan) vsock(a *commandLine) error {
 		// keeps that there is none (see KernelVsock).
 		c.VsockSocket = ""
 	}
-	if c.VsockCID < minCID || c.VsockCID > maxCID {
-		return fmt.Errorf("vsock: the CID %d is not in %d..%d: %w", c.VsockCID, minCID, int64(maxCID), hypervisor.ErrInvalid)
-	}
 	if c.VsockSocket != "" {
 		if !p.vsockDevice {
 			return fmt.Errorf("vsock: the socket %s needs a device in user space, which this program has none of: %w", c.VsockSocket, hypervisor.ErrNotSupported)
-		}
-		if err := unixsock.CheckPath(vsock.ListenPath(c.VsockSocket, vsock.MaxPort)); err != nil {
-			return fmt.Errorf("vsock: a guest's connections: %w: %w", hypervisor.ErrInvalid, err)
 		}
 		a.opt("chardev", opt("socket").set("id", idVsockSock).num("fd", int64(p.file(fileVsock))).on("server", true).on("wait", false))
 		p.vsockSlot(a)

@@ -95,7 +95,7 @@ func TestBadConfigs(t *testing.T) {
 		want   error
 	}{
 		"kernel":   {hypervisor.VMConfig{KernelPath: missing}, fs.ErrNotExist},
-		"initrd":   {hypervisor.VMConfig{InitrdPath: missing}, fs.ErrNotExist},
+		"initrd":   {hypervisor.VMConfig{KernelPath: "/dev/null", InitrdPath: missing}, fs.ErrNotExist},
 		"disk":     {hypervisor.VMConfig{Disks: []hypervisor.DiskConfig{{Path: missing}}}, fs.ErrNotExist},
 		"limit":    {hypervisor.VMConfig{Disks: []hypervisor.DiskConfig{{Path: missing, IOBps: 1}}}, hypervisor.ErrNotSupported},
 		"pci":      {hypervisor.VMConfig{PCIDevices: []string{"0000:01:00.0"}}, hypervisor.ErrNotSupported},

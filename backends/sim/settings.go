@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -14,9 +15,7 @@ import (
 const (
 	defaultMemory = 128 << 20
 	memoryStep    = 2 << 20
-	memoryFloor   = 16 << 20
-	// maxVCPUs bounds what is believed of a configuration.
-	maxVCPUs = 1024
+	memoryFloor   = hypervisor.MinMemory
 )
 
 // settings is what the extras of a configuration say.
@@ -124,23 +123,13 @@ func checkConfig(c *hypervisor.VMConfig, caps hypervisor.Capabilities) error {
 	if c.MemoryBytes == 0 {
 		c.MemoryBytes = defaultMemory
 	}
-	if c.VCPUs == 0 {
-		c.VCPUs = 1
-		if c.Topology != nil {
-			c.VCPUs = c.Topology.CPUs()
-		}
+	c.VCPUs = cmp.Or(c.VCPUs, 1)
+	if err := c.Check(); err != nil {
+		return err
 	}
 	switch {
-	case c.MemoryBytes < 0 || c.HotplugBytes < 0 || c.MemoryBytes+c.HotplugBytes < 0:
-		return fmt.Errorf("memory of %d and %d more bytes: %w", c.MemoryBytes, c.HotplugBytes, hypervisor.ErrInvalid)
-	case c.VCPUs < 0 || c.VCPUs > maxVCPUs:
-		return fmt.Errorf("%d virtual CPUs are not from 1 to %d: %w", c.VCPUs, maxVCPUs, hypervisor.ErrInvalid)
-	case c.Topology != nil && c.Topology.CPUs() != c.VCPUs:
-		return fmt.Errorf("the topology has %d virtual CPUs, not %d: %w", c.Topology.CPUs(), c.VCPUs, hypervisor.ErrInvalid)
 	case len(c.PCIDevices) > 0:
 		return fmt.Errorf("PCI device %s: %w", c.PCIDevices[0], hypervisor.ErrNotSupported)
-	case c.VsockCID != 0 && (c.VsockCID < 3 || c.VsockCID > 1<<32-2):
-		return fmt.Errorf("vsock context ID %d is not from 3 to 4294967294: %w", c.VsockCID, hypervisor.ErrInvalid)
 	case !caps.SupportsVsock && (c.VsockCID != 0 || c.VsockSocket != ""):
 		return fmt.Errorf("vsock: %w", hypervisor.ErrNotSupported)
 	}

@@ -74,7 +74,7 @@ func TestWorldOutlivesServers(t *testing.T) {
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "sim.sock")
 	first := sim.New(sim.Config{World: world})
-	_, hv, err := first.StartVM(t.Context(), nil, "", socket, hypervisor.VMConfig{Name: "web", UUID: "u"})
+	_, hv, err := first.StartVM(t.Context(), nil, "", socket, hypervisor.VMConfig{Name: "web", UUID: "7d1c9a6e-0000-4000-8000-000000000002"})
 	require.NoError(t, err)
 	require.NoError(t, hv.Pause(t.Context()))
 	require.NoError(t, hypervisor.CloseHandle(hv))
@@ -84,7 +84,7 @@ func TestWorldOutlivesServers(t *testing.T) {
 	assert.Equal(t, hypervisor.StatePaused, info(t, again).State)
 	id, err := again.(hypervisor.Identifier).Identify(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, hypervisor.Identity{Name: "web", UUID: "u"}, id)
+	assert.Equal(t, hypervisor.Identity{Name: "web", UUID: "7d1c9a6e-0000-4000-8000-000000000002"}, id)
 
 	_, err = sim.NewWorld().Client(socket)
 	require.ErrorIs(t, err, hypervisor.ErrHypervisorNotRunning, "another process knows nothing of it")

@@ -22,9 +22,8 @@ import (
 type Config struct {
 	hv hypervisor.Type
 	// vm holds what the keys set. The fields that are not keys (Name, UUID,
-	// LogPath) stay empty.
-	vm      hypervisor.VMConfig
-	autoCID bool // vsock.cid=auto; VsockCID is 0 then
+	// LogPath) stay empty. VsockCID can be autoCID.
+	vm hypervisor.VMConfig
 }
 
 // Default returns the configuration of a new VM.
@@ -46,10 +45,16 @@ func (c Config) Type() hypervisor.Type { return c.hv }
 
 // AutoCID tells whether the guest's vsock context ID is to be picked for it.
 // VMConfig has none then.
-func (c Config) AutoCID() bool { return c.autoCID }
+func (c Config) AutoCID() bool { return c.vm.VsockCID == autoCID }
 
 // VMConfig returns what the back end needs to know. The caller owns the result.
-func (c Config) VMConfig() hypervisor.VMConfig { return c.clone().vm }
+func (c Config) VMConfig() hypervisor.VMConfig {
+	vm := c.clone().vm
+	if c.AutoCID() {
+		vm.VsockCID = 0
+	}
+	return vm
+}
 
 func (c Config) clone() Config {
 	c.vm.Disks = slices.Clone(c.vm.Disks)
@@ -113,9 +118,9 @@ func (c *Config) setLine(line string) error {
 	if !ok {
 		return errors.New("want KEY=VALUE")
 	}
-	k, ok := find(name)
-	if !ok {
-		return unknownKey(name)
+	k, err := find(name)
+	if err != nil {
+		return err
 	}
 	if len(words) > 1 {
 		if !k.words {
@@ -127,27 +132,19 @@ func (c *Config) setLine(line string) error {
 		return errors.New("a value cannot contain a line break or a NUL byte")
 	}
 	if value == "" {
-		k.clear(c, name)
+		k.clear(c)
 		return nil
 	}
-	return k.set(c, name, value)
+	return k.set(c, value)
 }
 
 // check finds settings that do not go together.
 func (c *Config) check() error {
-	if t := c.vm.Topology; t != nil && t.CPUs() != c.vm.VCPUs {
-		return fmt.Errorf("topology=%s makes %d CPUs, vcpus is %d: they must agree", formatTopology(*t), t.CPUs(), c.vm.VCPUs)
+	vm := c.vm
+	if c.AutoCID() {
+		vm.VsockCID = hypervisor.MinVsockCID
 	}
-	if c.vm.InitrdPath != "" && c.vm.KernelPath == "" {
-		return errors.New("initrd needs a kernel: set kernel=PATH")
-	}
-	if c.vm.KernelArgs != "" && c.vm.KernelPath == "" {
-		return errors.New("args needs a kernel: set kernel=PATH")
-	}
-	if c.vm.MemoryBytes > maxMemory-c.vm.HotplugBytes {
-		return fmt.Errorf("memory and hotplug together are more than %s", FormatSize(maxMemory))
-	}
-	return nil
+	return vm.Check()
 }
 
 // String returns the settings in the table's order, one a line, defaults that
@@ -195,6 +192,6 @@ func Changed(a, b Config) []string {
 
 // Live reports whether the key can change while the VM runs.
 func Live(name string) bool {
-	k, ok := find(name)
-	return ok && k.Live
+	k, err := find(name)
+	return err == nil && k.Live
 }

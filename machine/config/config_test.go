@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net"
 	"strings"
 	"testing"
 
@@ -8,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/hypervisor/hypervisortest"
 )
 
 const full = `hypervisor=qemu
@@ -22,7 +24,8 @@ disk=path:/srv/a,,b.img,format:raw,readonly:yes,bps:10M,burst:20M
 disk=path:/srv/c.qcow2,format:qcow2
 net=tap:vm0,mac:52:54:00:12:34:56,ip:192.0.2.7,netmask:255.255.255.0
 net=user,forward:tcp:127.0.0.1:2222:22,forward:udp::5353:53
-net=passt,mac:52:54:00:12:34:57,forward:tcp::8080:80
+net=passt,mac:52:54:00:12:34:57,forward:tcp::8080:80,forward:tcp:[::1]:8080:80
+net=bridge:br0
 pci=0000:01:00.0
 pci=/sys/bus/mdev/devices/83b8f4f2-509f-382f-3c1e-e6bfe0fa1001
 vsock.cid=42
@@ -48,7 +51,8 @@ func TestFull(t *testing.T) {
 		Networks: []hypervisor.NetworkConfig{
 			{TAPDevice: "vm0", MAC: "52:54:00:12:34:56", IP: "192.0.2.7", Netmask: "255.255.255.0"},
 			{User: true, Forwards: []string{"tcp:127.0.0.1:2222:22", "udp::5353:53"}},
-			{Passt: true, MAC: "52:54:00:12:34:57", Forwards: []string{"tcp::8080:80"}},
+			{Passt: true, MAC: "52:54:00:12:34:57", Forwards: []string{"tcp::8080:80", "tcp:[::1]:8080:80"}},
+			{Bridge: "br0"},
 		},
 		PCIDevices: []string{"0000:01:00.0", "/sys/bus/mdev/devices/83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"},
 		VsockCID:   42, VsockSocket: "/run/web.vsock", SerialLogPath: "/var/log/web.console",
@@ -93,18 +97,18 @@ func TestErrors(t *testing.T) {
 		"vcpus='1":                            "quote without an end",
 		"memory=12Q":                          "is not a size",
 		"memory=-1":                           "is not a size",
-		"memory=0":                            "out of range",
+		"memory=0":                            "16 MiB to 64 TiB",
 		"memory=99999999T":                    "too large",
-		"memory=100T":                         "out of range",
+		"memory=100T":                         "16 MiB to 64 TiB",
 		"kernel=vmlinuz":                      "not an absolute path",
-		"initrd=/i":                           "initrd needs a kernel",
-		"args=quiet":                          "args needs a kernel",
+		"initrd=/i":                           "initrd and args need a kernel",
+		"args=quiet":                          "initrd and args need a kernel",
 		"hypervisor=xen":                      `unknown hypervisor "xen"`,
-		"topology=cores:3":                    "makes 3 CPUs, vcpus is 1",
+		"topology=cores:3":                    "makes 3 CPUs and vcpus is 1",
 		"topology=sockets:1":                  `unknown part "sockets"`,
 		"topology=cores:0":                    "cores: ",
 		"disk=/x.img":                         "unknown part",
-		"disk=format:raw":                     "needs path",
+		"disk=format:raw":                     "needs a path",
 		"disk=path:x.img":                     "not an absolute path",
 		"disk=path:/x,path:/y":                "path: given twice",
 		"disk=path:/x,format:vmdk":            "unknown format",
@@ -114,28 +118,28 @@ func TestErrors(t *testing.T) {
 		"disk=path:/x,bps:5M,burst:1":         "less than bps",
 		"disk=path:/x,":                       "empty part",
 		"net=":                                "",
-		"net=bridge":                          "unknown part",
-		"net=user,tap:vm0":                    "one of tap:NAME, user and passt",
-		"net=user,passt":                      "one of tap:NAME, user and passt",
-		"net=mac:52:54:00:12:34:56":           "one of tap:NAME, user and passt",
+		"net=bridge":                          "bridge: it needs a value",
+		"net=user,tap:vm0":                    "one of tap, bridge, user and passt",
+		"net=user,passt":                      "one of tap, bridge, user and passt",
+		"net=mac:52:54:00:12:34:56":           "one of tap, bridge, user and passt",
 		"net=passt:yes":                       "takes no value",
-		"net=tap:":                            "not an interface name",
+		"net=tap:":                            "tap: it needs a value",
 		"net=tap:averyveryverylongname":       "not an interface name",
 		"net=user,mac:01:00:5e:00:00:01":      "multicast",
-		"net=user,mac:xyz":                    "not a MAC",
+		"net=user,mac:xyz":                    "not the MAC",
 		"net=tap:t,ip:1.2.3.4":                "go together",
 		"net=tap:t,ip:::1,netmask:255.0.0.0":  "not an IPv4",
 		"net=user,forward:tcp:127.0.0.1:0:22": "not a forward",
-		"net=user,forward:tcp:localhost:1:22": "not an IPv4",
+		"net=user,forward:tcp:localhost:1:22": "not a forward",
 		"net=user,forward:sctp::1:22":         "not a forward",
 		"net=tap:t,forward:tcp::1:22":         "for networks of user and passt",
-		"pci=1":                               "neither a PCI address",
-		"pci=0000:01:20.0":                    "neither a PCI address",
-		"vsock.cid=2":                         "not a context ID",
-		"vsock.cid=4294967295":                "not a context ID",
+		"pci=1":                               "want a PCI address",
+		"pci=0000:01:20.0":                    "want a PCI address",
+		"vsock.cid=2":                         "not a vsock context ID",
+		"vsock.cid=4294967295":                "not a vsock context ID",
 		"serial.log=log":                      "not an absolute path",
 		"'args=a\x00b'":                       "NUL",
-		"memory=64T\nhotplug=64T":             "together are more",
+		"memory=64T\nhotplug=64T":             "which with the memory of",
 		"net=user,ip:1.2.3.4,netmask:255.255.255.0":  "hands out its own",
 		"net=passt,ip:1.2.3.4,netmask:255.255.255.0": "hands out its own",
 	} {
@@ -176,7 +180,7 @@ func TestTableIsWhole(t *testing.T) {
 		assert.Contains(t, full, k.Name+"=", "the round trip covers every key")
 		c, err := Parse(full)
 		require.NoError(t, err)
-		k.clear(&c, k.Name)
+		k.clear(&c)
 		_, isDefault := map[string]bool{"hypervisor": true, "vcpus": true, "memory": true}[k.Name]
 		assert.Equal(t, isDefault, strings.Contains("\n"+c.String(), "\n"+k.Name+"="), "clear of %s", k.Name)
 	}
@@ -199,6 +203,53 @@ func FuzzParse(f *testing.F) {
 		require.NoError(t, err, "%q", c.String())
 		assert.Equal(t, c.String(), again.String())
 		assert.Equal(t, c.VMConfig(), again.VMConfig())
+		vm := c.VMConfig()
+		if c.AutoCID() {
+			vm.VsockCID = hypervisor.MinVsockCID
+		}
+		require.NoError(t, vm.Check(), "what config takes a back end takes")
+	})
+}
+
+// TestChecks has config take what back ends take, and nothing else: both ask
+// VMConfig.Check.
+func TestChecks(t *testing.T) {
+	for _, c := range hypervisortest.InvalidConfigs() {
+		config := Default()
+		c.Make(&config.vm)
+		// Name and UUID are no keys, and a key without a value is another thing.
+		if text := config.String(); config.vm.Name == "" && config.vm.UUID == "" && !strings.Contains(text, "=''") {
+			_, err := Parse(text)
+			require.ErrorIs(t, err, hypervisor.ErrInvalid, "%s: %q", c.Name, text)
+		}
+	}
+	for _, c := range hypervisortest.OddConfigs() {
+		config := Default()
+		c.Make(&config.vm)
+		again, err := Parse(config.String())
+		require.NoError(t, err, c.Name)
+		assert.Equal(t, config.String(), strings.ReplaceAll(again.String(), "02:00:5e:10:00:0a", "02-00-5E-10-00-0A"), c.Name)
+	}
+}
+
+// FuzzChecks goes from the configuration to the text: what VMConfig.Check takes, the
+// text can say.
+func FuzzChecks(f *testing.F) {
+	hypervisortest.FuzzConfigs(f, func(t *testing.T, vm hypervisor.VMConfig) {
+		vm.Name, vm.UUID, vm.VCPUs = "", "", max(vm.VCPUs, 1) // no keys, and 0 is 1
+		c := Config{hv: hypervisor.TypeSim, vm: vm}
+		if vm.Check() != nil {
+			return
+		}
+		again, err := Parse(c.String())
+		require.NoError(t, err, "%q", c.String())
+		if mac, err := net.ParseMAC(vm.Networks[0].MAC); err == nil {
+			vm.Networks[0].MAC = mac.String()
+		}
+		assert.Equal(t, vm.Networks, again.vm.Networks)
+		assert.Equal(t, c.vm.KernelArgs, again.vm.KernelArgs)
+		assert.Equal(t, c.vm.PCIDevices, again.vm.PCIDevices)
+		assert.Equal(t, c.vm.VsockSocket, again.vm.VsockSocket)
 	})
 }
 

@@ -139,6 +139,7 @@ func Run(t *testing.T, b Backend) {
 		t.Fatal("no VM starts: the rest of the suite is left out")
 	}
 	t.Run("failing start", s.testFailingStart)
+	t.Run("invalid configurations", s.testInvalidConfigs)
 	t.Run("identity", s.testIdentity)
 	t.Run("capabilities", s.testCapabilities)
 	t.Run("pause and resume", s.testPause)
