@@ -20,7 +20,7 @@ else
 QEMU_PACKAGE := qemu-system-x86
 endif
 DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
-TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt cpio diod socat gcc libc6-dev debootstrap
+TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt iproute2 cpio diod socat gcc libc6-dev debootstrap
 
 .DEFAULT_GOAL := build
 .PHONY: build install guest demo test lint vet staticcheck gofmt unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
@@ -89,7 +89,7 @@ test-qemu: deps
 # Go before 1.27 now and then takes the end of a -fuzztime that is a duration for a
 # failure, so it is a count unless told otherwise.
 FUZZ := ninep/wire:FuzzDecoders:100000 ninep:FuzzSession:5000 ninep:FuzzModel:3000 ninep/dial:FuzzParse:80000 \
-	ctl:FuzzParse:80000 machine/config:FuzzParse:80000 machine/rc:FuzzSplit:80000 backends/qemu/qmp:FuzzRead:80000
+	ctl:FuzzParse:80000 machine/config:FuzzParse:80000 machine/config:FuzzChecks:20000 backends/qemu:FuzzArgs:20000 machine/rc:FuzzSplit:80000 backends/qemu/qmp:FuzzRead:80000
 fuzz:
 	@for f in $(FUZZ); do \
 		count=$${f##*:}; f=$${f%:*}; \

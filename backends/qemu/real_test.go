@@ -311,7 +311,7 @@ func TestFailingStarts(t *testing.T) {
 		},
 		"not a tap": {
 			config: func(c *hypervisor.VMConfig, _ string) { c.Networks = []hypervisor.NetworkConfig{{TAPDevice: "lo"}} },
-			says:   []string{"lo", "is no tap"}, is: hypervisor.ErrInvalid,
+			says:   []string{"lo", "not a tap"}, is: hypervisor.ErrInvalid,
 		},
 		"locked disk": {
 			config: func(c *hypervisor.VMConfig, _ string) { c.Disks = []hypervisor.DiskConfig{{Path: locked}} },

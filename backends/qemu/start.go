@@ -7,9 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
+	"vmfs/backends/hostnet"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/qemu/qmp"
 	"vmfs/internal/unixsock"
@@ -187,7 +189,14 @@ func (p *plan) open(ctx context.Context, name string) (*os.File, error) {
 		return unixsock.Bind(ctx, p.dir.vhost())
 	}
 	if tap, ok := strings.CutPrefix(name, fileTap); ok {
-		return openTap(tap)
+		return hostnet.OpenTap(ctx, tap)
+	}
+	if n, ok := strings.CutPrefix(name, fileBridge); ok {
+		i, err := strconv.Atoi(n)
+		if err != nil {
+			return nil, err
+		}
+		return hostnet.BridgeTap(ctx, p.config.Networks[i].Bridge, hostnet.TapName(p.config.Name, p.config.UUID, i))
 	}
 	return nil, fmt.Errorf("no such file to inherit: %s", name)
 }

@@ -1,56 +1,38 @@
 package qemu
 
 import (
-	"errors"
-	"fmt"
-	"os"
+	"net"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
+	"vmfs/backends/hostnet"
+	"vmfs/backends/hostnet/hostnettest"
 	"vmfs/backends/hypervisor"
 	"vmfs/guest/guesttest"
 )
 
-// makeTap makes a tap that lasts until the test's end.
-func makeTap(t testing.TB, flags uint16) string {
+// namespace is an empty network where taps can be made.
+func namespace(t *testing.T) {
 	t.Helper()
-	name := fmt.Sprintf("vmfst%d", os.Getpid()%100000)
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err == nil {
-		defer unix.Close(fd)
-		req, rerr := unix.NewIfreq(name)
-		require.NoError(t, rerr)
-		req.SetUint16(flags | unix.IFF_NO_PI)
-		if err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err == nil {
-			err = unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1)
-		}
+	if err := hostnettest.Namespace(t); err != nil {
+		guesttest.Missing(t, err.Error())
 	}
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) || errors.Is(err, unix.EPERM) {
-		guesttest.Missing(t, fmt.Sprintf("a tap cannot be made (run as root, modprobe tun): %v", err))
+	if err := tryOpen("/dev/net/tun"); err != nil {
+		guesttest.Missing(t, err.Error()+" (modprobe tun)")
 	}
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
-		require.NoError(t, err)
-		defer unix.Close(fd)
-		req, err := unix.NewIfreq(name)
-		require.NoError(t, err)
-		req.SetUint16(flags | unix.IFF_NO_PI)
-		require.NoError(t, unix.IoctlIfreq(fd, unix.TUNSETIFF, req))
-		require.NoError(t, unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 0))
-	})
-	return name
 }
 
 func TestTap(t *testing.T) {
+	namespace(t)
+	hostnettest.IP(t, "tuntap add tap0 mode tap vnet_hdr")
 	s := newTestStarter(t)
 	dir := shortDir(t)
 	config := bare(dir)
-	config.Networks = []hypervisor.NetworkConfig{{TAPDevice: makeTap(t, unix.IFF_TAP|unix.IFF_VNET_HDR), MAC: "52:54:00:01:02:03"}}
+	config.Networks = []hypervisor.NetworkConfig{{TAPDevice: "tap0", MAC: "52:54:00:01:02:03"}}
 	v := startTest(t, s, dir, config)
 	assert.Equal(t, hypervisor.StateRunning, v.info().State)
 
@@ -66,16 +48,44 @@ func TestTap(t *testing.T) {
 	again.end()
 }
 
-func TestTunIsNoTap(t *testing.T) {
-	name := makeTap(t, unix.IFF_TUN)
-	f, err := openTap(name)
-	if err == nil {
-		_ = f.Close()
+// TestBridge has two guests on a bridge that ping each other, and nothing of it left
+// when they have ended, the one by force.
+func TestBridge(t *testing.T) {
+	namespace(t)
+	hostnettest.IP(t, "link add br0 type bridge")
+	hostnettest.IP(t, "link set br0 up")
+	s := newTestStarter(t)
+	kernel, initrd := guesttest.Image(t)
+	var vms []*testVM
+	var taps []string
+	for range 2 {
+		dir := shortDir(t)
+		config := bare(dir)
+		config.KernelPath, config.InitrdPath, config.KernelArgs, config.MemoryBytes = kernel, initrd, "quiet", 128*mib
+		config.Networks = []hypervisor.NetworkConfig{{User: true}, {Bridge: "br0"}}
+		vms = append(vms, startTest(t, s, dir, config))
+		taps = append(taps, hostnet.TapName(config.Name, config.UUID, 1))
 	}
-	require.Error(t, err)
-	assert.ErrorContains(t, err, name)
-	for _, name := range []string{"", "a/b", "..", "averyverylongname"} {
-		_, err := openTap(name)
-		require.ErrorIs(t, err, hypervisor.ErrInvalid, name)
+	for i, v := range vms {
+		v.ready(0)
+		sh := v.shell(t)
+		sh.run("ip link set eth1 up && ip addr add 192.0.2.1" + string(rune('0'+i)) + "/24 dev eth1")
+		require.NoError(t, sh.conn.Close())
+		assert.Contains(t, hostnettest.IP(t, "link show "+taps[i]), "master br0")
 	}
+	// A server that is started anew has nothing to do with it.
+	vms[0] = vms[0].reopen()
+	vms[0].shell(t).run("ping -c 1 -w 20 192.0.2.11")
+
+	gone := func(tap string) {
+		t.Helper()
+		assert.Eventually(t, func() bool { _, err := net.InterfaceByName(tap); return err != nil }, patience, 5*time.Millisecond, tap)
+	}
+	require.NoError(t, vms[0].Shutdown(testContext(t)))
+	gone(taps[0])
+	vms[1].end() // with SIGKILL
+	gone(taps[1])
+	again := startTest(t, s, vms[1].dir, vms[1].config)
+	assert.Contains(t, hostnettest.IP(t, "link show "+taps[1]), "master br0")
+	again.end()
 }

@@ -101,8 +101,15 @@ var layers = []layer{
 		reason: "starting and watching a VMM's process is the same for all back ends, and for none in particular",
 	},
 	{
+		part:    "vmfs/backends/hostnet",
+		vmfs:    []string{"vmfs/internal", "vmfs/backends/hypervisor", "vmfs/backends/process"},
+		foreign: []string{"golang.org/x/sys"},
+		reason: "a tap or a passt is what any VMM inherits: with a back end in it, the next one would " +
+			"have to do it again",
+	},
+	{
 		part: "vmfs/backends",
-		vmfs: []string{"vmfs/internal", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/vsock"},
+		vmfs: []string{"vmfs/internal", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/hostnet", "vmfs/vsock"},
 		any:  true,
 		reason: "a back end is one hypervisor behind the contract: it knows neither another back end " +
 			"nor who uses it, so that each can be added, replaced or left out alone",
