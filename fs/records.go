@@ -6,25 +6,26 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/machine"
+	"vmfs/machine/events"
 )
 
-// events is a fid on an events file: a line for each record since the open.
-type events struct {
-	sub *machine.Subscription
+// eventStream is a fid on an events file: a line for each event since the open.
+type eventStream struct {
+	sub *events.Subscription
 	// only, if not nil, tells which records the reader may see.
-	only func(machine.Record) bool
+	only func(events.Event) bool
 	rest rest
 }
 
 // read waits for a record and delivers it with those that are there besides,
 // whole lines as far as they fit.
-func (e *events) read(ctx context.Context, p []byte) (int, error) {
+func (e *eventStream) read(ctx context.Context, p []byte) (int, error) {
 	if len(e.rest) > 0 {
 		return e.rest.take(p), nil
 	}
 	n := 0
 	for n < len(p) {
-		var r machine.Record
+		var r events.Event
 		if n == 0 {
 			var err error
 			if r, err = e.sub.Next(ctx); err != nil {
@@ -48,8 +49,8 @@ func (e *events) read(ctx context.Context, p []byte) (int, error) {
 	return n, nil
 }
 
-func (e *events) write(context.Context, []byte) (int, error) { return 0, errAccess }
-func (e *events) close()                                     { e.sub.Close() }
+func (e *eventStream) write(context.Context, []byte) (int, error) { return 0, errAccess }
+func (e *eventStream) close()                                     { e.sub.Close() }
 
 // waiter is a fid on a wait file.
 type waiter struct {

@@ -10,6 +10,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/ctl"
 	"vmfs/machine"
+	"vmfs/machine/events"
 
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
@@ -153,9 +154,9 @@ func (t *Tree) appendVersion(b []byte) []byte {
 // he might read when it happened.
 func openAllEvents(n *node) (stream, error) {
 	w := n.s.user
-	return &events{
+	return &eventStream{
 		sub:  n.s.tree.host.Events().Subscribe(),
-		only: func(r machine.Record) bool { return r.Kind == machine.KindLost || w.may(r.Owner, mayRead) },
+		only: func(r events.Event) bool { return r.Kind == events.KindLost || w.may(r.Owner, mayRead) },
 	}, nil
 }
 

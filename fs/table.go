@@ -119,7 +119,7 @@ func init() {
 		},
 		{
 			name: "events", perm: 0o444, help: "what happens to the VM from the open on, a line each",
-			open: func(n *node) (stream, error) { return &events{sub: n.vm.Events().Subscribe()}, nil },
+			open: func(n *node) (stream, error) { return &eventStream{sub: n.vm.Events().Subscribe()}, nil },
 		},
 		{
 			name: "console", perm: 0o666, help: "the serial console, both ways, beginning with the scroll-back",

@@ -12,6 +12,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/machine"
+	"vmfs/machine/events"
 	"vmfs/vsock"
 )
 
@@ -31,7 +32,7 @@ type vsocks struct {
 	mu     sync.Mutex     // guards what follows, and the fields of vsockListener that say so
 	wg     sync.WaitGroup // what runs; not added to once closed
 	closed bool
-	sub    *machine.Subscription // nil before there is anything to end
+	sub    *events.Subscription // nil before there is anything to end
 	vms    map[*machine.VM]*vmVsock
 }
 
@@ -205,7 +206,7 @@ func (v *vsocks) forget(c *conversation) {
 // watch ends the streams of guests that begin anew or end. Most of those end by
 // themselves, sooner or later, with the device that carries them; this makes it
 // sure, and soon.
-func (v *vsocks) watch(sub *machine.Subscription) {
+func (v *vsocks) watch(sub *events.Subscription) {
 	for {
 		r, err := sub.Next(v.ctx)
 		if err != nil {
@@ -214,9 +215,9 @@ func (v *vsocks) watch(sub *machine.Subscription) {
 		switch r.Kind {
 		case string(hypervisor.EventReset):
 			v.guestGone(r, "reset", "the VM was reset", false)
-		case string(hypervisor.EventShutdown), machine.KindExited:
+		case string(hypervisor.EventShutdown), events.KindExited:
 			v.guestGone(r, "ended", "the VM has ended", true)
-		case machine.KindDeleted:
+		case events.KindDeleted:
 			v.drop(r)
 		}
 	}
@@ -224,7 +225,7 @@ func (v *vsocks) watch(sub *machine.Subscription) {
 
 // guestGone ends the streams of a VM and, with the VMM, who waits for new ones: all
 // that is older than the record which tells of it.
-func (v *vsocks) guestGone(r machine.Record, reason, why string, ended bool) {
+func (v *vsocks) guestGone(r events.Event, reason, why string, ended bool) {
 	vm, m := v.find(r.VM)
 	if m == nil {
 		return
@@ -264,7 +265,7 @@ func (v *vsocks) find(name string) (*machine.VM, *vmVsock) {
 }
 
 // drop forgets a VM that was deleted.
-func (v *vsocks) drop(r machine.Record) {
+func (v *vsocks) drop(r events.Event) {
 	v.guestGone(r, "ended", "the VM was deleted", true)
 	vm, _ := v.find(r.VM)
 	v.mu.Lock()

@@ -15,6 +15,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/machine/events"
 )
 
 // killedServer runs a server that starts, or restores, the VM web and is killed
@@ -167,7 +168,7 @@ func TestReadoption(t *testing.T) {
 	defer sub.Close()
 	require.NoError(t, v.PowerOff(within(t)))
 	s = awaitState(t, v, hypervisor.StateShutdown)
-	assert.Contains(t, kinds(t, sub, KindExited), "shutdown")
+	assert.Contains(t, kinds(t, sub, events.KindExited), "shutdown")
 	assert.Equal(t, "guest-shutdown", v.Status().Reason)
 	p, err = process.Find(dies.Status().PID)
 	require.NoError(t, err)
@@ -214,7 +215,7 @@ func TestAdoptStoppedVMM(t *testing.T) {
 	sub := on.Events().Subscribe()
 	defer sub.Close()
 	require.NoError(t, stopped[0].Signal(syscall.SIGCONT))
-	kinds(t, sub, KindAdopted)
+	kinds(t, sub, events.KindAdopted)
 	assert.Empty(t, on.Status().Reason)
 	require.NoError(t, on.Pause(within(t)))
 }
@@ -332,7 +333,7 @@ func TestReconnect(t *testing.T) {
 	conn := v.session.hv.(*fakeHandle).conn
 	v.mu.Unlock()
 	require.NoError(t, conn.Close())
-	assert.Contains(t, kinds(t, sub, KindHeard), KindUnheard)
+	assert.Contains(t, kinds(t, sub, events.KindReconnected), events.KindDisconnected)
 	require.NoError(t, v.Pause(within(t)))
 	require.NoError(t, v.Stop(within(t)))
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/machine/events"
 	"vmfs/machine/rc"
 )
 
@@ -133,7 +134,7 @@ type failure struct {
 
 func (f *failure) set(verb string, err error) {
 	f.err = err
-	f.text = time.Now().UTC().Format(timeFormat) + " " + verb + ": " + err.Error()
+	f.text = time.Now().UTC().Format(events.TimeFormat) + " " + verb + ": " + err.Error()
 }
 
 // LastError returns the time, verb and full text of the last command that failed,
@@ -163,5 +164,5 @@ func (v *VM) RecordError(verb string, err error) {
 	v.failure.set(verb, err)
 	v.mu.Unlock()
 	v.host.log.Warn("command failed", "vm", v.name, "verb", verb, "err", err)
-	v.emit(Record{Kind: KindFailed, Detail: []hypervisor.Detail{{Key: "verb", Value: verb}, {Key: "error", Value: err.Error()}}})
+	v.emit(events.Event{Kind: events.KindFailed, Detail: []hypervisor.Detail{{Key: "verb", Value: verb}, {Key: "error", Value: err.Error()}}})
 }

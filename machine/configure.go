@@ -9,6 +9,8 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/machine/config"
+	"vmfs/machine/durable"
+	"vmfs/machine/events"
 )
 
 // Config returns the VM's configuration.
@@ -54,7 +56,7 @@ func (v *VM) SetConfig(ctx context.Context, text string, replace bool) error {
 		if err := v.saveConfig(cfg); err != nil {
 			return err
 		}
-		v.emit(Record{Kind: KindConfig, Detail: []hypervisor.Detail{{Key: "keys", Value: strings.Join(keys, ",")}}})
+		v.emit(events.Event{Kind: events.KindConfig, Detail: []hypervisor.Detail{{Key: "keys", Value: strings.Join(keys, ",")}}})
 		return nil
 	})
 }
@@ -62,7 +64,7 @@ func (v *VM) SetConfig(ctx context.Context, text string, replace bool) error {
 func (v *VM) saveConfig(cfg config.Config) error {
 	v.disk.Lock()
 	defer v.disk.Unlock()
-	if err := replaceFile(filepath.Join(v.dir, configFile), []byte(cfg.String())); err != nil {
+	if err := durable.Replace(filepath.Join(v.dir, configFile), []byte(cfg.String())); err != nil {
 		return fmt.Errorf("write config: %w", err)
 	}
 	v.update(func() {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"time"
+	"vmfs/machine/durable"
 )
 
 // The console's output is a file that the VMM appends to, whether or not a
@@ -104,7 +105,7 @@ func (c *consoleLog) open() error {
 	}
 	f, err := os.OpenFile(c.path, flags, 0o600)
 	if err != nil {
-		return ignoreMissing(err)
+		return durable.IgnoreMissing(err)
 	}
 	c.f = f
 	// The notice is asked for before the first look, so that none is missed.
@@ -150,7 +151,7 @@ func (c *consoleLog) trim() error {
 	}
 	f, err := os.OpenFile(c.path, os.O_RDWR, 0)
 	if err != nil {
-		return ignoreMissing(err)
+		return durable.IgnoreMissing(err)
 	}
 	defer f.Close()
 	fi, err := f.Stat()

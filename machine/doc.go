@@ -17,19 +17,19 @@
 //	  config           its configuration, as package config writes it; not there before the first change
 //	  console.log      all that its serial console said; .1 is an older part (consolelog.go)
 //	  log              what its VMM printed
-//	  events           its last events, one a line (history.go)
+//	  events           its last events, one a line (package events)
 //	  snapshots/NAME/  one snapshot (snapshot.go)
 //	  run/             the sockets of its VMM
 //	vms/.new-*         a VM being made; vms/.del-*: a VM being removed. Cleared at Open.
 //
 // Locks, in the order in which they may be taken together: Host.cids, VM.disk,
-// VM.order, VM.mu, Host.mu; VM.order is also taken before the locks of a Feed and
-// then of its Subscriptions, and consoleLog.mu and the notifier's are taken alone or in
+// VM.order, VM.mu, Host.mu; VM.order is also taken before the lock of a Feed and
+// then those of its queues, and consoleLog.mu and the notifier's are taken alone or in
 // that order. VM.mu and Host.mu are held for a few assignments only. Nothing
 // waits for a hypervisor under any lock, and only Host.cids, VM.disk, VM.order and
 // consoleLog.mu are held over disk access: to read a VM's state takes none of
 // them.
 //
-// The package imports backends/hypervisor, backends/process, machine/config and
-// machine/rc, and nothing else of this module: back ends come by registration.
+// Its parts stand in packages of their own: config and rc (the text of the config
+// file), events, owner and durable. Back ends come by registration.
 package machine

@@ -15,6 +15,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/internal/unixsock"
+	"vmfs/machine/events"
 )
 
 // guestEnded sees to it that the VMM ends after its guest. The caller holds v.mu.
@@ -227,7 +228,7 @@ func (s *session) end(exit process.Exit) {
 		v.status.MemoryTarget = v.cfg.VMConfig().MemoryBytes
 	})
 	v.host.log.Info("VMM ended", "vm", v.name, "reason", reason, "text", text)
-	v.emit(Record{Kind: KindExited, State: state, Reason: reason, Detail: detail})
+	v.emit(events.Event{Kind: events.KindExited, State: state, Reason: reason, Detail: detail})
 	v.update(func() { v.session = nil })
 }
 

@@ -16,6 +16,9 @@ import (
 
 	"vmfs/internal/unixsock"
 	"vmfs/machine/config"
+	"vmfs/machine/durable"
+	"vmfs/machine/events"
+	"vmfs/machine/owner"
 )
 
 // A Host is the VMs of one state directory.
@@ -25,7 +28,7 @@ type Host struct {
 	log    *slog.Logger
 	lock   *os.File
 	notify *notifier // nil where the system has none
-	feed   Feed
+	feed   events.Feed
 
 	ctx    context.Context // ends when the Host is closed
 	cancel context.CancelFunc
@@ -91,7 +94,7 @@ func Open(ctx context.Context, o Options) (*Host, error) {
 	if h.notify, err = newNotifier(); err != nil {
 		h.log.Warn("no notices of file changes: consoles are looked at a few times a second instead", "err", err)
 	}
-	if err := clearLeftovers(vmsDir); err != nil {
+	if err := durable.ClearLeftovers(vmsDir); err != nil {
 		h.log.Warn("leftovers of an earlier server stay", "dir", vmsDir, "err", err)
 	}
 	if err := h.load(vmsDir); err != nil {
@@ -129,7 +132,7 @@ func (h *Host) load(vmsDir string) error {
 			v.id = 0
 			unnumbered = append(unnumbered, v)
 		}
-		seen[v.id] = true
+		seen[v.id] = v.id != 0
 		top = max(top, v.id)
 		h.vms[name] = v
 		h.gen++
@@ -137,8 +140,10 @@ func (h *Host) load(vmsDir string) error {
 	}
 	h.nextID.Store(top)
 	for _, v := range unnumbered {
-		v.id = h.nextID.Add(1)
-		v.rec.ID = v.id
+		for v.id = 1; seen[v.id]; v.id++ {
+		}
+		seen[v.id], v.rec.ID = true, v.id
+		h.nextID.Store(max(h.nextID.Load(), v.id))
 	}
 	slices.SortFunc(h.sorted, byName)
 	return nil
@@ -161,9 +166,9 @@ func (h *Host) Close() error {
 	h.cancel()
 	h.wg.Wait()
 	for _, v := range vms {
-		v.events.close()
+		v.events.Close()
 	}
-	h.feed.close()
+	h.feed.Close()
 	h.notify.close()
 	return h.lock.Close()
 }
@@ -216,9 +221,9 @@ func (h *Host) Gen() uint32 {
 	return h.gen
 }
 
-// Events returns the feed of all VMs' records, those of VMs that come and go
+// Events returns the feed of all VMs' events, those of VMs that come and go
 // included.
-func (h *Host) Events() *Feed { return &h.feed }
+func (h *Host) Events() *events.Feed { return &h.feed }
 
 // reserve takes a name. It is given back by settle.
 func (h *Host) reserve(name string) error {
@@ -268,7 +273,7 @@ func (h *Host) Create(name string, o Owner) (*VM, error) {
 	if err != nil {
 		return fail(err)
 	}
-	v.emit(Record{Kind: KindCreated, State: v.State()})
+	v.emit(events.Event{Kind: events.KindCreated, State: v.State()})
 	return v, nil
 }
 
@@ -293,7 +298,7 @@ func (h *Host) CreateAny(o Owner) (*VM, error) {
 // create makes the VM's directory aside and moves it into place when it is whole.
 func (h *Host) create(name string, o Owner) (v *VM, err error) {
 	vmsDir := filepath.Join(h.dir, "vms")
-	aside, err := os.MkdirTemp(vmsDir, newPrefix+name+"-")
+	aside, err := os.MkdirTemp(vmsDir, durable.NewPrefix+name+"-")
 	if err != nil {
 		return nil, err
 	}
@@ -303,14 +308,18 @@ func (h *Host) create(name string, o Owner) (v *VM, err error) {
 		}
 	}()
 	if o.Mode == 0 {
-		o.Mode = DefaultMode
+		o.Mode = owner.DefaultMode
+	}
+	id := h.nextID.Add(1)
+	if id > MaxID {
+		return nil, errors.New("no number is left for another VM")
 	}
 	rec := record{
 		Format:  recordFormat,
-		ID:      h.nextID.Add(1),
+		ID:      id,
 		UUID:    newUUID(),
 		Created: time.Now(),
-		Owner:   o.clean(),
+		Owner:   o.Clean(),
 		Phase:   phaseDown,
 	}
 	if err := rec.write(filepath.Join(aside, recordFile)); err != nil {
@@ -323,7 +332,7 @@ func (h *Host) create(name string, o Owner) (v *VM, err error) {
 	if err := os.Rename(aside, dir); err != nil {
 		return nil, err
 	}
-	if err := syncDir(vmsDir); err != nil {
+	if err := durable.SyncDir(vmsDir); err != nil {
 		os.Rename(dir, aside)
 		return nil, err
 	}

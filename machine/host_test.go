@@ -1,11 +1,13 @@
 package machine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +18,8 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/internal/unixsock"
+	"vmfs/machine/events"
+	"vmfs/machine/owner"
 	"vmfs/vsock"
 )
 
@@ -69,7 +73,7 @@ func TestCreateDelete(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "web", v.Name())
 	assert.Equal(t, hypervisor.StateCreated, v.State())
-	assert.Equal(t, Owner{UID: 7, GID: 8, Mode: DefaultMode}, v.Owner())
+	assert.Equal(t, Owner{UID: 7, GID: 8, Mode: owner.DefaultMode}, v.Owner())
 	assert.NotEmpty(t, v.UUID())
 	got, ok := h.VM("web")
 	assert.True(t, ok)
@@ -100,8 +104,8 @@ func TestCreateDelete(t *testing.T) {
 	assert.ErrorIs(t, err, ErrNotFound)
 	assert.NoDirExists(t, v.Dir(), "a deleted VM writes nothing")
 
-	assert.Equal(t, []string{"created", "created", "deleted"}, kinds(t, all, KindDeleted))
-	assert.Equal(t, []string{"deleted"}, kinds(t, own, KindDeleted))
+	assert.Equal(t, []string{"created", "created", "deleted"}, kinds(t, all, events.KindDeleted))
+	assert.Equal(t, []string{"deleted"}, kinds(t, own, events.KindDeleted))
 	_, err = own.Next(within(t))
 	assert.Error(t, err, "the feed of a deleted VM has ended")
 
@@ -201,7 +205,7 @@ func TestReopen(t *testing.T) {
 
 func lastSeq(t *testing.T, v *VM) uint64 {
 	t.Helper()
-	seq, _ := (&history{path: v.history.path}).last()
+	seq, _ := (&events.History{Path: v.history.Path}).Last()
 	return seq
 }
 
@@ -266,6 +270,29 @@ func TestUnreadableFiles(t *testing.T) {
 	h3 := open(t, h.dir)
 	torn, _ := h3.VM("torn")
 	assert.Equal(t, hypervisor.StateRunning, torn.State())
+}
+
+// VMs' numbers end where the qids of their files have room for them.
+func TestLastID(t *testing.T) {
+	h, _ := simHost(t)
+	create(t, h, "first", "")
+	h.nextID.Store(MaxID - 1)
+	last := create(t, h, "last", "")
+	assert.EqualValues(t, MaxID, last.ID())
+	_, err := h.Create("next", Owner{})
+	assert.ErrorContains(t, err, "no number is left")
+	require.NoError(t, h.Close())
+
+	path := filepath.Join(last.Dir(), recordFile)
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	b = bytes.Replace(b, []byte(strconv.Itoa(MaxID)), []byte(strconv.Itoa(MaxID+1)), 1)
+	require.NoError(t, os.WriteFile(path, b, 0o600))
+	h = open(t, h.dir)
+	last, ok := h.VM("last")
+	require.True(t, ok)
+	assert.Contains(t, last.LastError(), "id is 268435456, not one of 1 to 268435455")
+	assert.LessOrEqual(t, last.ID(), uint64(MaxID))
 }
 
 func TestManyVMs(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/machine/config"
+	"vmfs/machine/events"
 )
 
 // live runs a verb that asks a VMM.
@@ -199,7 +200,7 @@ func (v *VM) ResizeMemory(ctx context.Context, bytes int64, wait time.Duration) 
 		if err := v.saveConfig(cfg); err != nil {
 			return err
 		}
-		v.emit(Record{Kind: KindConfig, Detail: []hypervisor.Detail{{Key: "keys", Value: "memory"}}})
+		v.emit(events.Event{Kind: events.KindConfig, Detail: []hypervisor.Detail{{Key: "keys", Value: "memory"}}})
 		return nil
 	})
 }
@@ -226,7 +227,7 @@ func (v *VM) resizeLive(ctx context.Context, s *session, bytes int64, wait time.
 	if err := v.saveRecord(func(r *record) { r.MemoryTarget = bytes }); err != nil {
 		v.host.log.Error("record not written", "vm", v.name, "err", err)
 	}
-	v.emit(Record{Kind: KindResize, Detail: []hypervisor.Detail{{Key: "target", Value: strconv.FormatInt(bytes, 10)}}})
+	v.emit(events.Event{Kind: events.KindResize, Detail: []hypervisor.Detail{{Key: "target", Value: strconv.FormatInt(bytes, 10)}}})
 	if wait > 0 {
 		err = lostHandle(hv.ResizeMemoryAndWait(ctx, bytes, max(wait-time.Since(begun), 0)))
 	}

@@ -18,6 +18,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/sim"
+	"vmfs/machine/events"
 )
 
 func fault(t *testing.T, text string) sim.Fault {
@@ -68,7 +69,7 @@ func TestLife(t *testing.T) {
 	_, ok := w.VM(v.SocketPath())
 	assert.False(t, ok)
 
-	seen := kinds(t, sub, KindExited)
+	seen := kinds(t, sub, events.KindExited)
 	for _, k := range []string{"starting", "started", "running", "paused", "reset", "resize", "memory", "powerdown", "shutdown"} {
 		assert.Contains(t, seen, k)
 	}
@@ -443,14 +444,14 @@ func TestErrors(t *testing.T) {
 	assert.Contains(t, text, "not today")
 	v.RecordError("ctl", fmt.Errorf("ctl: line 1: %w", err))
 	assert.Equal(t, text, v.LastError(), "the same failure again is not another")
-	var r Record
-	for r.Kind != KindFailed { // what the start brought about may come after it
+	var r events.Event
+	for r.Kind != events.KindFailed { // what the start brought about may come after it
 		r, err = sub.Next(within(t))
 		require.NoError(t, err)
 	}
 	for more := true; more; {
 		r, more = sub.TryNext()
-		assert.NotEqual(t, KindFailed, r.Kind)
+		assert.NotEqual(t, events.KindFailed, r.Kind)
 	}
 	v.RecordError("frobnicate", hypervisor.ErrInvalid)
 	assert.Contains(t, v.LastError(), "frobnicate: invalid argument")

@@ -9,6 +9,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/machine/events"
 )
 
 const (
@@ -51,7 +52,7 @@ func (s *session) link(ctx context.Context, exited <-chan process.Exit) (process
 			told = true
 			v.host.log.Warn("the VMM does not answer yet", "vm", v.name, "pid", s.proc.PID, "err", err)
 			v.update(func() { v.setState(v.status.State, "not-answering") })
-			v.emit(Record{Kind: KindUnheard, Detail: []hypervisor.Detail{{Key: "error", Value: err.Error()}}})
+			v.emit(events.Event{Kind: events.KindDisconnected, Detail: []hypervisor.Detail{{Key: "error", Value: err.Error()}}})
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -118,9 +119,9 @@ func (s *session) accept(ctx context.Context, c contact) bool {
 		s.discard(ctx, c.hv)
 		return false
 	}
-	kind, adopting := KindHeard, s.from != ""
+	kind, adopting := events.KindReconnected, s.from != ""
 	if adopting {
-		kind = KindAdopted
+		kind = events.KindAdopted
 	}
 	if adopting && (s.from != phaseRunning || v.recordedPID() != s.proc.PID) {
 		if err := v.saveRecord(s.running(time.Now())); err != nil {
@@ -137,13 +138,13 @@ func (s *session) accept(ctx context.Context, c contact) bool {
 		v.status.PID = s.proc.PID
 		s.takeInfo(c.info, s.told)
 	})
-	v.emit(Record{Kind: kind, State: c.info.State, Reason: c.info.Reason, Detail: s.pidDetail()})
+	v.emit(events.Event{Kind: kind, State: c.info.State, Reason: c.info.Reason, Detail: s.pidDetail()})
 	s.first.Do(func() { close(s.heard) })
 	return true
 }
 
 func (s *session) pidDetail() []hypervisor.Detail {
-	d := []hypervisor.Detail{{Key: "backend", Value: string(s.typ)}}
+	d := []hypervisor.Detail{{Key: "hypervisor", Value: string(s.typ)}}
 	if s.proc.PID != 0 {
 		d = append(d, hypervisor.Detail{Key: "pid", Value: strconv.Itoa(s.proc.PID)})
 	}

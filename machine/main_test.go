@@ -15,6 +15,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/sim"
+	"vmfs/machine/events"
 )
 
 // The test program is also the fake VMM that the tests of adoption spawn, and the
@@ -105,7 +106,7 @@ func awaitState(t *testing.T, v *VM, states ...hypervisor.VMState) Status {
 }
 
 // kinds reads records until one of the kind comes and returns all their kinds.
-func kinds(t *testing.T, s *Subscription, until string) []string {
+func kinds(t *testing.T, s *events.Subscription, until string) []string {
 	t.Helper()
 	var list []string
 	for {

@@ -5,15 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
-
-	"github.com/google/renameio/v2"
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/machine/durable"
 )
 
 // A phase is how far a VM's record knows it to have come. The record is written
@@ -30,7 +27,7 @@ const (
 
 // A record is the run-time part of a VM on disk, record.json.
 type record struct {
-	Format  int       `json:"format"` // recordFormat
+	Format  int       `json:"format"`
 	ID      uint64    `json:"id"`
 	UUID    string    `json:"uuid"`
 	Created time.Time `json:"created"`
@@ -42,7 +39,7 @@ type record struct {
 	Seq uint64 `json:"seq"`
 
 	// What follows is of the VMM, or of the last one.
-	Backend      hypervisor.Type  `json:"backend,omitempty"`
+	Backend      hypervisor.Type  `json:"hypervisor,omitempty"`
 	Version      string           `json:"version,omitempty"`
 	Socket       string           `json:"socket,omitempty"`
 	Process      *process.Process `json:"process,omitempty"` // nil where it is not known, or not a process
@@ -55,15 +52,25 @@ type record struct {
 	ExitTime time.Time `json:"exitTime,omitzero"`
 }
 
-const recordFormat = 1
+// The formats of record.json. A record is written in the last one.
+const (
+	recordBackend = 1 // has "backend" where later ones have "hypervisor"
+	recordFormat  = 2
+)
+
+// MaxID is the last of the numbers of VMs: there is room for 28 bits in the paths of
+// their files' qids.
+const MaxID = 1<<28 - 1
 
 // check finds what a record that could be parsed cannot be.
 func (r *record) check() error {
 	switch {
-	case r.Format != recordFormat:
-		return fmt.Errorf("format is %d, this server knows %d", r.Format, recordFormat)
-	case r.ID == 0 || r.ID > 1<<62 || r.UUID == "":
-		return errors.New("no id or no uuid")
+	case r.Format != recordBackend && r.Format != recordFormat:
+		return fmt.Errorf("format is %d, this server knows %d to %d", r.Format, recordBackend, recordFormat)
+	case r.ID == 0 || r.ID > MaxID:
+		return fmt.Errorf("id is %d, not one of 1 to %d", r.ID, MaxID)
+	case r.UUID == "":
+		return errors.New("no uuid")
 	}
 	switch r.Phase {
 	case phaseDown, phaseStarting, phaseRestoring, phaseRunning:
@@ -84,7 +91,23 @@ func readRecord(path string) (record, error) {
 	if err := r.check(); err != nil {
 		return record{}, fmt.Errorf("%s: %w", path, err)
 	}
+	if r.Format == recordBackend {
+		if r.Backend, err = oldBackend(b); err != nil {
+			return record{}, fmt.Errorf("%s: %w", path, err)
+		}
+		r.Format = recordFormat
+	}
 	return r, nil
+}
+
+// oldBackend returns the back end of a record, or of a snapshot's, in the format
+// recordBackend.
+func oldBackend(b []byte) (hypervisor.Type, error) {
+	var old struct {
+		Backend hypervisor.Type `json:"backend"`
+	}
+	err := json.Unmarshal(b, &old)
+	return old.Backend, err
 }
 
 func (r record) write(path string) error {
@@ -92,27 +115,7 @@ func (r record) write(path string) error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(path, append(b, '\n'))
-}
-
-// replaceFile replaces the file as a whole or not at all, also over a crash.
-func replaceFile(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	err := renameio.WriteFile(path, data, 0o600, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o600))
-	if err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-// syncDir makes the names in a directory durable.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
+	return durable.Replace(path, append(b, '\n'))
 }
 
 func newUUID() string {
@@ -133,61 +136,3 @@ const (
 	runDir       = "run"
 	snapshotsDir = "snapshots"
 )
-
-// Prefixes of names beside VMs and snapshots that are not there yet or not any
-// more. No valid name starts with a dot.
-const (
-	newPrefix = ".new-"
-	delPrefix = ".del-"
-)
-
-// removeAside takes a directory out of sight at once and then away. A crash
-// between leaves it under a name that is cleared later.
-func removeAside(dir string) error {
-	parent, name := filepath.Split(dir)
-	aside, err := os.MkdirTemp(parent, delPrefix+name+"-")
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(dir, filepath.Join(aside, name)); err != nil {
-		os.Remove(aside)
-		return err
-	}
-	if err := syncDir(parent); err != nil {
-		return err
-	}
-	return os.RemoveAll(aside)
-}
-
-// clearLeftovers removes what a crash left of makings and removals.
-func clearLeftovers(dir string) error {
-	var errs []error
-	for _, prefix := range []string{newPrefix, delPrefix} {
-		left, err := filepath.Glob(filepath.Join(dir, prefix+"*"))
-		errs = append(errs, err)
-		for _, l := range left {
-			errs = append(errs, os.RemoveAll(l))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// clearTemporaries removes what a crash left of the replacing of files: they are
-// written under a name that begins with a dot, as no other file does.
-func clearTemporaries(dir string) error {
-	entries, err := os.ReadDir(dir)
-	errs := []error{ignoreMissing(err)}
-	for _, e := range entries {
-		if e.Type().IsRegular() && e.Name()[0] == '.' {
-			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func ignoreMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}

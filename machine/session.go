@@ -9,6 +9,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/machine/events"
 )
 
 // A session follows one VMM from the moment it is known to when it is gone. Its
@@ -130,7 +131,7 @@ func (s *session) run() {
 			continue // the VMM is on its way out
 		}
 		v.host.log.Warn("connection to the VMM lost", "vm", v.name)
-		v.emit(Record{Kind: KindUnheard})
+		v.emit(events.Event{Kind: events.KindDisconnected})
 	}
 }
 
@@ -301,7 +302,7 @@ func (s *session) take(e hypervisor.Event) {
 			}
 		}
 	})
-	v.emit(Record{Time: e.Time, Kind: string(e.Kind), State: e.State, Reason: e.Reason, Detail: e.Detail})
+	v.emit(events.Event{Time: e.Time, Kind: string(e.Kind), State: e.State, Reason: e.Reason, Detail: e.Detail})
 }
 
 func (p *Progress) take(key string, n int64) {

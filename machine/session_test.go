@@ -9,6 +9,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/machine/events"
 )
 
 // answering is a VMM of which events arrive while it answers.
@@ -85,7 +86,7 @@ func TestLostEvents(t *testing.T) {
 	<-done
 	r, err := sub.Next(within(t))
 	require.NoError(t, err)
-	assert.Equal(t, KindLost, r.Kind)
+	assert.Equal(t, events.KindLost, r.Kind)
 	assert.Equal(t, []hypervisor.Detail{{Key: "n", Value: "3"}}, r.Detail)
 	assert.Equal(t, hypervisor.StatePaused, v.Status().State)
 	assert.Equal(t, "io-error", v.Status().Reason)

@@ -11,6 +11,8 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/machine/config"
+	"vmfs/machine/durable"
+	"vmfs/machine/events"
 )
 
 // A snapshot is a directory of three: what the back end wrote (vmm), the
@@ -23,15 +25,21 @@ const (
 
 // snapshotRecord is snapshot.json.
 type snapshotRecord struct {
-	Format       int             `json:"format"` // recordFormat
+	Format       int             `json:"format"`
 	VM           string          `json:"vm"`
 	UUID         string          `json:"uuid"`
-	Backend      hypervisor.Type `json:"backend"`
+	Backend      hypervisor.Type `json:"hypervisor"`
 	Version      string          `json:"version,omitempty"`
 	Time         time.Time       `json:"time"`
 	MemoryTarget int64           `json:"memoryTarget"`
 	VsockCID     int64           `json:"vsockCID,omitempty"` // that was picked for the guest
 }
+
+// The formats of snapshot.json.
+const (
+	snapshotBackend = 1 // has "backend" where later ones have "hypervisor"
+	snapshotFormat  = 2
+)
 
 func (v *VM) snapshotDir(name string) string { return filepath.Join(v.dir, snapshotsDir, name) }
 
@@ -53,7 +61,7 @@ func (v *VM) Snapshot(ctx context.Context, name string) error {
 		if err := os.Mkdir(parent, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
-		aside, err := os.MkdirTemp(parent, newPrefix+name+"-")
+		aside, err := os.MkdirTemp(parent, durable.NewPrefix+name+"-")
 		if err != nil {
 			return err
 		}
@@ -68,7 +76,7 @@ func (v *VM) Snapshot(ctx context.Context, name string) error {
 		}
 		status, uuid := v.Status(), v.UUID()
 		info, err := json.MarshalIndent(snapshotRecord{
-			Format: recordFormat, VM: v.name, UUID: uuid, Backend: s.typ, Version: status.Version,
+			Format: snapshotFormat, VM: v.name, UUID: uuid, Backend: s.typ, Version: status.Version,
 			Time: time.Now(), MemoryTarget: status.MemoryTarget, VsockCID: v.pickedCID(),
 		}, "", "\t")
 		if err != nil {
@@ -77,16 +85,16 @@ func (v *VM) Snapshot(ctx context.Context, name string) error {
 		if err := hv.Snapshot(ctx, vmm); err != nil {
 			return err
 		}
-		if err := replaceFile(filepath.Join(aside, configFile), []byte(v.Config().String())); err != nil {
+		if err := durable.Replace(filepath.Join(aside, configFile), []byte(v.Config().String())); err != nil {
 			return err
 		}
-		if err := replaceFile(filepath.Join(aside, snapshotInfo), append(info, '\n')); err != nil {
+		if err := durable.Replace(filepath.Join(aside, snapshotInfo), append(info, '\n')); err != nil {
 			return err
 		}
 		if err := os.Rename(aside, v.snapshotDir(name)); err != nil {
 			return err
 		}
-		if err := syncDir(parent); err != nil {
+		if err := durable.SyncDir(parent); err != nil {
 			return err
 		}
 		v.emitSnapshot(name, "taken")
@@ -95,7 +103,7 @@ func (v *VM) Snapshot(ctx context.Context, name string) error {
 }
 
 func (v *VM) emitSnapshot(name, done string) {
-	v.emit(Record{Kind: KindSnapshot, Detail: []hypervisor.Detail{{Key: "name", Value: name}, {Key: "done", Value: done}}})
+	v.emit(events.Event{Kind: events.KindSnapshot, Detail: []hypervisor.Detail{{Key: "name", Value: name}, {Key: "done", Value: done}}})
 }
 
 // Restore brings the VM back as it was saved, paused, in a new VMM. Its
@@ -110,8 +118,8 @@ func (v *VM) Restore(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		if info.Format != recordFormat || info.UUID != v.UUID() {
-			return fmt.Errorf("snapshot %s is of a VM %s with uuid %s (format %d), not of this one: %w", name, info.VM, info.UUID, info.Format, hypervisor.ErrInvalid)
+		if info.UUID != v.UUID() {
+			return fmt.Errorf("snapshot %s was taken of another VM (%s, uuid %s): %w", name, info.VM, info.UUID, hypervisor.ErrInvalid)
 		}
 		text, err := os.ReadFile(filepath.Join(dir, configFile))
 		if err != nil {
@@ -150,12 +158,24 @@ func (v *VM) readSnapshot(name string) (snapshotRecord, error) {
 	case errors.Is(err, os.ErrNotExist):
 		err = ErrNotFound
 	case err == nil:
-		err = json.Unmarshal(b, &info)
+		err = info.parse(b)
 	}
 	if err != nil {
 		return info, fmt.Errorf("snapshot %s: %w", name, err)
 	}
 	return info, nil
+}
+
+func (s *snapshotRecord) parse(b []byte) error {
+	err := json.Unmarshal(b, s)
+	switch {
+	case err != nil:
+	case s.Format == snapshotBackend:
+		s.Backend, err = oldBackend(b)
+	case s.Format != snapshotFormat:
+		err = fmt.Errorf("its format is %d, this server knows %d to %d: %w", s.Format, snapshotBackend, snapshotFormat, hypervisor.ErrInvalid)
+	}
+	return err
 }
 
 // snapshotUUID returns the uuid of the VM as its snapshots have it, "" without
@@ -176,7 +196,7 @@ func (v *VM) snapshotUUID() string {
 // Snapshots returns the names of the VM's snapshots, sorted.
 func (v *VM) Snapshots() ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(v.dir, snapshotsDir))
-	if ignoreMissing(err) != nil {
+	if durable.IgnoreMissing(err) != nil {
 		return nil, fmt.Errorf("machine: snapshots of %s: %w", v.name, err)
 	}
 	names := []string{}
@@ -197,7 +217,7 @@ func (v *VM) DeleteSnapshot(ctx context.Context, name string) error {
 		if _, err := os.Lstat(v.snapshotDir(name)); errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
 		}
-		if err := removeAside(v.snapshotDir(name)); err != nil {
+		if err := durable.RemoveAside(v.snapshotDir(name)); err != nil {
 			return err
 		}
 		v.emitSnapshot(name, "removed")

@@ -11,6 +11,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/machine/events"
 )
 
 // The steps of a start, at each of which a server may be killed.
@@ -99,7 +100,7 @@ func (v *VM) launch(ctx context.Context, verb string, l launching) error {
 		return fmt.Errorf("nothing was started: %w", err)
 	}
 	v.step(stepRecorded)
-	v.emit(Record{Kind: KindStarting, Detail: []hypervisor.Detail{{Key: "verb", Value: verb}, {Key: "backend", Value: string(l.typ)}}})
+	v.emit(events.Event{Kind: events.KindStarting, Detail: []hypervisor.Detail{{Key: "verb", Value: verb}, {Key: "hypervisor", Value: string(l.typ)}}})
 
 	pid, hv, err := l.spawn(ctx, starter, socket)
 	v.step(stepSpawned)
@@ -137,7 +138,7 @@ func (v *VM) launch(ctx context.Context, verb string, l launching) error {
 		v.caps = caps
 		v.setState(l.state, "")
 	})
-	v.emit(Record{Kind: KindStarted, State: l.state, Detail: s.pidDetail()})
+	v.emit(events.Event{Kind: events.KindStarted, State: l.state, Detail: s.pidDetail()})
 	s.begin()
 	if err := s.refresh(ctx, hv); err != nil && ctx.Err() == nil && !notRunning(err) {
 		h.log.Warn("no answer after the start", "vm", v.name, "err", err)

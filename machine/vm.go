@@ -13,6 +13,9 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/machine/config"
+	"vmfs/machine/durable"
+	"vmfs/machine/events"
+	"vmfs/machine/owner"
 )
 
 // A VM is one virtual machine of a Host. Its methods may be called at the same
@@ -23,17 +26,17 @@ type VM struct {
 	name    string
 	id      uint64
 	dir     string
-	events  Feed
+	events  events.Feed
 	console consoleLog
 
 	gen atomic.Uint32 // see Gen
 
 	disk sync.Mutex // orders the writes of record and config
 
-	order   sync.Mutex // orders records: guards seq, history and what follows
+	order   sync.Mutex // orders events: guards seq, history and what follows
 	seq     uint64
-	history history
-	gone    bool // the last record was emitted
+	history events.History
+	gone    bool // the last event was emitted
 
 	mu      sync.Mutex    // guards all below
 	changed chan struct{} // closed and replaced at each change
@@ -93,7 +96,7 @@ func (h *Host) newVM(name string, rec record, cfg config.Config) *VM {
 		cfg:     cfg,
 		seq:     rec.Seq,
 	}
-	v.history.path = filepath.Join(v.dir, historyFile)
+	v.history.Path = filepath.Join(v.dir, historyFile)
 	v.console.init(v, filepath.Join(v.dir, consoleFile))
 	v.status = Status{
 		State:        hypervisor.StateCreated,
@@ -116,11 +119,11 @@ func (h *Host) newVM(name string, rec record, cfg config.Config) *VM {
 func (h *Host) loadVM(name string) *VM {
 	dir := filepath.Join(h.dir, "vms", name)
 	log := h.log.With("vm", name)
-	if err := clearLeftovers(filepath.Join(dir, snapshotsDir)); err != nil {
+	if err := durable.ClearLeftovers(filepath.Join(dir, snapshotsDir)); err != nil {
 		log.Warn("leftovers of snapshots stay", "err", err)
 	}
 	for _, d := range []string{dir, filepath.Join(dir, runDir)} {
-		if err := clearTemporaries(d); err != nil {
+		if err := durable.ClearTemporaries(d); err != nil {
 			log.Warn("leftovers of an earlier server stay", "dir", d, "err", err)
 		}
 	}
@@ -132,7 +135,7 @@ func (h *Host) loadVM(name string) *VM {
 			Format:  recordFormat,
 			UUID:    newUUID(),
 			Created: time.Now(),
-			Owner:   Owner{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Mode: DefaultMode},
+			Owner:   Owner{UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Mode: owner.DefaultMode},
 			Phase:   phaseDown,
 			Ran:     true,
 		}
@@ -140,14 +143,14 @@ func (h *Host) loadVM(name string) *VM {
 			rec.Created = fi.ModTime()
 		}
 		// The next write of the record would destroy what may yet be of use.
-		if err := os.Rename(path, path+".bad"); ignoreMissing(err) != nil {
+		if err := os.Rename(path, path+".bad"); durable.IgnoreMissing(err) != nil {
 			log.Error("unreadable record cannot be put aside", "err", err)
 		}
 	}
 
 	cfg := h.defaultConfig()
 	text, cfgErr := os.ReadFile(filepath.Join(dir, configFile))
-	if ignoreMissing(cfgErr) == nil {
+	if durable.IgnoreMissing(cfgErr) == nil {
 		cfg, cfgErr = cfg.Merge(string(text))
 	}
 	if cfgErr != nil {
@@ -156,7 +159,7 @@ func (h *Host) loadVM(name string) *VM {
 
 	v := h.newVM(name, rec, cfg)
 	v.console.use(v.consolePath())
-	seq, state := v.history.last()
+	seq, state := v.history.Last()
 	v.seq = max(seq, rec.Seq)
 	if rec.Phase != phaseDown {
 		// What it did when last seen stands until its VMM has answered or is gone.
@@ -327,41 +330,41 @@ func (v *VM) saveRecordLocked(change func(*record)) error {
 	return nil
 }
 
-// emit completes r, keeps it and tells it to all subscribers. The caller holds no
+// emit completes e, keeps it and tells it to all subscribers. The caller holds no
 // lock.
-func (v *VM) emit(r Record) {
+func (v *VM) emit(e events.Event) {
 	v.order.Lock()
 	defer v.order.Unlock()
 	if v.gone {
 		return
 	}
 	v.seq++
-	r.Seq, r.VM, r.Owner = v.seq, v.name, v.Owner()
-	if r.Time.IsZero() {
-		r.Time = time.Now()
+	e.Seq, e.VM, e.Owner = v.seq, v.name, v.Owner()
+	if e.Time.IsZero() {
+		e.Time = time.Now()
 	}
-	if r.Kind == KindDeleted {
+	if e.Kind == events.KindDeleted {
 		v.gone = true
-	} else if err := v.history.add(r.String()); err != nil {
-		v.host.log.Warn("event not kept", "vm", v.name, "event", r.String(), "err", err)
+	} else if err := v.history.Add(e.String()); err != nil {
+		v.host.log.Warn("event not kept", "vm", v.name, "event", e.String(), "err", err)
 	}
-	v.events.publish(r)
-	v.host.feed.publish(r)
+	v.events.Publish(e)
+	v.host.feed.Publish(e)
 	if v.gone {
-		v.events.close()
+		v.events.Close()
 	}
 }
 
-// Events returns the feed of this VM's records.
-func (v *VM) Events() *Feed { return &v.events }
+// Events returns the feed of this VM's events.
+func (v *VM) Events() *events.Feed { return &v.events }
 
-// History returns the last records of the VM as lines, those of earlier servers
+// History returns the last events of the VM as lines, those of earlier servers
 // included, the oldest first.
 func (v *VM) History() ([]string, error) {
 	v.order.Lock()
 	defer v.order.Unlock()
 	h := v.history
-	lines, _, err := h.lines()
+	lines, _, err := h.Lines()
 	if err != nil {
 		return nil, fmt.Errorf("machine: events of %s: %w", v.name, err)
 	}
@@ -379,7 +382,7 @@ func (v *VM) Delete(ctx context.Context) error {
 		h := v.host
 		v.disk.Lock()
 		defer v.disk.Unlock()
-		err := removeAside(v.dir)
+		err := durable.RemoveAside(v.dir)
 		if _, statErr := os.Lstat(v.dir); !errors.Is(statErr, os.ErrNotExist) {
 			return err
 		}
@@ -387,7 +390,7 @@ func (v *VM) Delete(ctx context.Context) error {
 			// It is out of sight; the rest goes at the next start of a server.
 			h.log.Warn("removed VM has left something", "vm", v.name, "err", err)
 		}
-		v.emit(Record{Kind: KindDeleted})
+		v.emit(events.Event{Kind: events.KindDeleted})
 		v.update(func() { v.deleted = true })
 		v.console.wakeAll()
 		h.forget(v)

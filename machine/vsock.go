@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/machine/events"
 )
 
 // vsockSocketName is the host's end of a guest's vsock, in the VM's run-time
@@ -70,5 +71,5 @@ func (v *VM) vsockSocket(c hypervisor.VMConfig) string {
 // RecordVsock tells the VM's events of something that happened to its vsock
 // streams.
 func (v *VM) RecordVsock(detail ...hypervisor.Detail) {
-	v.emit(Record{Kind: KindVsock, Detail: detail})
+	v.emit(events.Event{Kind: events.KindVsock, Detail: detail})
 }

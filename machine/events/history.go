@@ -1,4 +1,4 @@
-package machine
+package events
 
 import (
 	"bytes"
@@ -6,24 +6,26 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"vmfs/machine/durable"
 )
 
-// The events file of a VM holds its records as lines. It is appended to; when it
+// The events file of a VM holds its events as lines. It is appended to; when it
 // has grown past maxHistory its older half goes.
 const maxHistory = 256 << 10
 
-// A history is the events file of one VM. Its methods are called one at a time.
-type history struct {
-	path string
+// A History is the events file of one VM. Its methods are called one at a time.
+type History struct {
+	Path string
 	// torn tells that the file may end within a line, after a crash or a full
 	// disk, which the next line must not continue.
 	torn bool
 }
 
-// last returns the number of the last whole record, 0 if there is none, and the
-// state that the last record with one gives.
-func (h *history) last() (seq uint64, state string) {
-	lines, torn, err := h.lines()
+// Last returns the number of the last whole event, 0 if there is none, and the
+// state that the last event with one gives.
+func (h *History) Last() (seq uint64, state string) {
+	lines, torn, err := h.Lines()
 	h.torn = torn
 	if err != nil {
 		return 0, ""
@@ -45,12 +47,12 @@ func (h *history) last() (seq uint64, state string) {
 	return seq, state
 }
 
-// lines returns the whole lines of the file and whether there is a piece of one
+// Lines returns the whole lines of the file and whether there is a piece of one
 // after them.
-func (h *history) lines() (lines []string, torn bool, err error) {
-	b, err := os.ReadFile(h.path)
+func (h *History) Lines() (lines []string, torn bool, err error) {
+	b, err := os.ReadFile(h.Path)
 	if err != nil {
-		return nil, false, ignoreMissing(err)
+		return nil, false, durable.IgnoreMissing(err)
 	}
 	i := bytes.LastIndexByte(b, '\n')
 	torn = i+1 < len(b)
@@ -60,10 +62,10 @@ func (h *history) lines() (lines []string, torn bool, err error) {
 	return strings.Split(string(b[:i]), "\n"), torn, nil
 }
 
-// add appends a line. The file is opened for it each time: events are rare, VMs
+// Add appends a line. The file is opened for it each time: events are rare, VMs
 // many.
-func (h *history) add(line string) error {
-	f, err := os.OpenFile(h.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+func (h *History) Add(line string) error {
+	f, err := os.OpenFile(h.Path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
@@ -90,5 +92,5 @@ func (h *history) add(line string) error {
 	if _, err := f.ReadAt(b, end-int64(len(b))); err != nil {
 		return err
 	}
-	return replaceFile(h.path, b[bytes.IndexByte(b, '\n')+1:])
+	return durable.Replace(h.Path, b[bytes.IndexByte(b, '\n')+1:])
 }

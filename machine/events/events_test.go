@@ -1,4 +1,4 @@
-package machine
+package events
 
 import (
 	"context"
@@ -16,8 +16,8 @@ import (
 	"vmfs/machine/rc"
 )
 
-func TestRecordString(t *testing.T) {
-	r := Record{
+func TestEventString(t *testing.T) {
+	r := Event{
 		Seq: 7, Time: time.Date(2026, 1, 2, 3, 4, 5, 6_700_000, time.FixedZone("x", 3600)), VM: "web", Kind: "paused",
 		State: hypervisor.StatePaused, Reason: "io-error",
 		Detail: []hypervisor.Detail{{Key: "text", Value: "it's\nfull"}, {Key: "empty"}},
@@ -37,16 +37,16 @@ func TestFeedOverrun(t *testing.T) {
 	defer slow.Close()
 	defer fast.Close()
 	for i := range maxQueue + 10 {
-		f.publish(Record{Seq: uint64(i + 1), VM: "web"})
-		r, err := fast.Next(within(t))
+		f.Publish(Event{Seq: uint64(i + 1), VM: "web"})
+		r, err := fast.Next(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, uint64(i+1), r.Seq)
 	}
-	r, err := slow.Next(within(t))
+	r, err := slow.Next(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, KindLost, r.Kind)
 	assert.Contains(t, r.String(), "n=10")
-	r, err = slow.Next(within(t))
+	r, err = slow.Next(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, uint64(11), r.Seq)
 	n := 1
@@ -76,34 +76,34 @@ func TestFeedEnds(t *testing.T) {
 	closed.Close()
 	assert.ErrorIs(t, <-done, io.EOF)
 
-	f.publish(Record{Seq: 1})
-	f.close()
-	r, err := s.Next(within(t))
+	f.Publish(Event{Seq: 1})
+	f.Close()
+	r, err := s.Next(t.Context())
 	require.NoError(t, err, "what is queued is still told")
 	assert.Equal(t, uint64(1), r.Seq)
-	_, err = s.Next(within(t))
+	_, err = s.Next(t.Context())
 	assert.ErrorIs(t, err, io.EOF)
-	_, err = f.Subscribe().Next(within(t))
+	_, err = f.Subscribe().Next(t.Context())
 	assert.ErrorIs(t, err, io.EOF)
 }
 
 func TestHistory(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "events")
-	h := &history{path: path}
-	seq, state := h.last()
+	h := &History{Path: path}
+	seq, state := h.Last()
 	assert.Zero(t, seq)
 	assert.Empty(t, state)
 	line := func(n uint64) string {
-		return Record{Seq: n, VM: "web", Kind: "running", State: "running", Detail: []hypervisor.Detail{{Key: "x", Value: strings.Repeat("y", 1000)}}}.String()
+		return Event{Seq: n, VM: "web", Kind: "running", State: "running", Detail: []hypervisor.Detail{{Key: "x", Value: strings.Repeat("y", 1000)}}}.String()
 	}
 	const n = 600
 	for i := range uint64(n) {
-		require.NoError(t, h.add(line(i+1)))
+		require.NoError(t, h.Add(line(i+1)))
 	}
 	fi, err := os.Stat(path)
 	require.NoError(t, err)
 	assert.LessOrEqual(t, fi.Size(), int64(maxHistory))
-	lines, torn, err := h.lines()
+	lines, torn, err := h.Lines()
 	require.NoError(t, err)
 	assert.False(t, torn)
 	assert.Equal(t, line(n), lines[len(lines)-1])
@@ -115,11 +115,11 @@ func TestHistory(t *testing.T) {
 	_, err = f.WriteString("601 2026-01")
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
-	h = &history{path: path}
-	seq, state = h.last()
+	h = &History{Path: path}
+	seq, state = h.Last()
 	assert.Equal(t, uint64(n), seq)
 	assert.Equal(t, "running", state)
-	require.NoError(t, h.add(line(n+1)))
-	seq, _ = h.last()
+	require.NoError(t, h.Add(line(n+1)))
+	seq, _ = h.Last()
 	assert.Equal(t, uint64(n+1), seq)
 }

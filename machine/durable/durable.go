@@ -1,0 +1,93 @@
+// Package durable is changes to files and directories that are made as a whole or
+// not at all, also where the server or the host dies within one.
+//
+// The package imports renameio alone.
+package durable
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/google/renameio/v2"
+)
+
+// Replace replaces the file as a whole or not at all, also over a crash.
+func Replace(path string, data []byte) error {
+	dir := filepath.Dir(path)
+	err := renameio.WriteFile(path, data, 0o600, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o600))
+	if err != nil {
+		return err
+	}
+	return SyncDir(dir)
+}
+
+// SyncDir makes the names in a directory durable.
+func SyncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+// NewPrefix begins the name of what is being made, and delPrefix that of what is being
+// removed. Nothing else that is kept has a name with a dot at its beginning.
+const (
+	NewPrefix = ".new-"
+	delPrefix = ".del-"
+)
+
+// RemoveAside takes a directory out of sight at once and then away. A crash
+// between leaves it under a name that is cleared later.
+func RemoveAside(dir string) error {
+	parent, name := filepath.Split(dir)
+	aside, err := os.MkdirTemp(parent, delPrefix+name+"-")
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(dir, filepath.Join(aside, name)); err != nil {
+		os.Remove(aside)
+		return err
+	}
+	if err := SyncDir(parent); err != nil {
+		return err
+	}
+	return os.RemoveAll(aside)
+}
+
+// ClearLeftovers removes what a crash left of makings and removals.
+func ClearLeftovers(dir string) error {
+	var errs []error
+	for _, prefix := range []string{NewPrefix, delPrefix} {
+		left, err := filepath.Glob(filepath.Join(dir, prefix+"*"))
+		errs = append(errs, err)
+		for _, l := range left {
+			errs = append(errs, os.RemoveAll(l))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ClearTemporaries removes what a crash left of the replacing of files: they are
+// written under a name that begins with a dot, as no other file does.
+func ClearTemporaries(dir string) error {
+	entries, err := os.ReadDir(dir)
+	errs := []error{IgnoreMissing(err)}
+	for _, e := range entries {
+		if e.Type().IsRegular() && e.Name()[0] == '.' {
+			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// IgnoreMissing returns nil for a file that is not there.
+func IgnoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
