@@ -23,7 +23,7 @@ DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
 TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt iproute2 cpio diod socat gcc libc6-dev debootstrap
 
 .DEFAULT_GOAL := build
-.PHONY: build install guest demo test lint vet staticcheck gofmt unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
+.PHONY: build install guest demo test lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
 
 ## build: bin/vmfs, a static binary
 build:
@@ -97,12 +97,15 @@ fuzz:
 		$(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime "$(or $(FUZZTIME),$${count}x)" ./$${f%%:*} || exit 1; \
 	done
 
-## lint: go vet for every system of the cross builds, staticcheck, gofmt
-lint: gofmt vet staticcheck
+## lint: go vet for every system of the cross builds, staticcheck, gofmt, go.mod as go mod tidy has it
+lint: gofmt tidy vet staticcheck
 
 gofmt:
 	@bad=$$(find . -name '*.go' -not -path './.git/*' -not -path './build/*' -exec "$$($(GO) env GOROOT)/bin/gofmt" -l {} +) || exit 1; \
 	if [ -n "$$bad" ]; then printf 'gofmt -w is due for:\n%s\n' "$$bad" >&2; exit 1; fi
+
+tidy:
+	$(GO) mod tidy -diff
 
 vet:
 	@for t in $(CROSS); do \

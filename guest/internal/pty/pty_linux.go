@@ -1,4 +1,5 @@
-// Package pty opens Linux pseudo-terminals. It imports golang.org/x/sys alone.
+// Package pty opens Linux pseudo-terminals, whose readers Close wakes. It imports
+// golang.org/x/sys and golang.org/x/term.
 package pty
 
 import (
@@ -7,6 +8,7 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 )
 
 // Open opens a pseudo-terminal of the given size.
@@ -48,30 +50,22 @@ func SetSize(master *os.File, rows, cols uint16) error {
 // MakePlain makes the terminal suit a peer that echoes and edits lines itself: it
 // sends lines, gets no echo, and no carriage returns.
 func MakePlain(tty *os.File) error {
-	return change(tty, func(t *unix.Termios) {
-		t.Lflag &^= unix.ECHO
-		t.Oflag &^= unix.ONLCR
-	})
-}
-
-// MakeRaw switches off all that a terminal does with bytes on their way.
-func MakeRaw(tty *os.File) error {
-	return change(tty, func(t *unix.Termios) {
-		t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
-		t.Oflag &^= unix.OPOST
-		t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
-		t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
-	})
-}
-
-func change(tty *os.File, f func(*unix.Termios)) error {
 	return control(tty, func(fd int) error {
 		t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 		if err != nil {
 			return err
 		}
-		f(t)
+		t.Lflag &^= unix.ECHO
+		t.Oflag &^= unix.ONLCR
 		return unix.IoctlSetTermios(fd, unix.TCSETS, t)
+	})
+}
+
+// MakeRaw switches off all that a terminal does with bytes on their way.
+func MakeRaw(tty *os.File) error {
+	return control(tty, func(fd int) error {
+		_, err := term.MakeRaw(fd)
+		return err
 	})
 }
 
