@@ -8,8 +8,8 @@ import (
 	"strings"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/internal/durable"
 	"vmfs/machine/config"
-	"vmfs/machine/durable"
 	"vmfs/machine/events"
 )
 

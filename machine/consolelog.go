@@ -7,7 +7,7 @@ import (
 	"os"
 	"sync"
 	"time"
-	"vmfs/machine/durable"
+	"vmfs/internal/durable"
 )
 
 // The console's output is a file that the VMM appends to, whether or not a

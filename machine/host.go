@@ -14,9 +14,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"vmfs/internal/durable"
 	"vmfs/internal/unixsock"
 	"vmfs/machine/config"
-	"vmfs/machine/durable"
 	"vmfs/machine/events"
 	"vmfs/machine/owner"
 )

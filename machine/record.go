@@ -10,7 +10,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
-	"vmfs/machine/durable"
+	"vmfs/internal/durable"
 )
 
 // A phase is how far a VM's record knows it to have come. The record is written

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/internal/durable"
 	"vmfs/machine/config"
-	"vmfs/machine/durable"
 	"vmfs/machine/events"
 )
 

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/internal/durable"
 	"vmfs/machine/config"
-	"vmfs/machine/durable"
 	"vmfs/machine/events"
 	"vmfs/machine/owner"
 )

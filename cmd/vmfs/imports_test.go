@@ -116,8 +116,8 @@ var layers = []layer{
 	},
 	{
 		part:    "vmfs/internal",
-		foreign: []string{"golang.org/x/sys"},
-		reason: "below internal are small packages of one idea each (locks, waiting, queues, Unix sockets) " +
+		foreign: []string{"golang.org/x/sys", "github.com/google/renameio"},
+		reason: "below internal are small packages of one idea each (locks, waiting, queues, Unix sockets, files) " +
 			"that every layer but the contract may use: they know nothing of VMs, guests or 9P",
 	},
 	{

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"vmfs/machine/durable"
+	"vmfs/internal/durable"
 )
 
 // The events file of a VM holds its events as lines. It is appended to; when it
