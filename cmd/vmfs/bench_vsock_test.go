@@ -196,7 +196,7 @@ func middle(vs []float64) float64 {
 	return vs[len(vs)/2]
 }
 
-func rate(f bench.Figure) float64 { return f.MiBs }
+func perSecond(f bench.Figure) float64 { return f.MiBs }
 func p50(f bench.Figure) float64 {
 	if f.P50 < 0 {
 		return math.NaN()
@@ -210,11 +210,11 @@ func (b *vsockBench) tables() {
 	for _, what := range []string{bench.ToGuest, bench.FromGuest} {
 		for _, n := range vsockStreams {
 			fmt.Printf("| %s | %d | %.0f MiB/s | %.0f MiB/s | %.2f | %s | %s | %s |\n", what, n,
-				b.value(what, wayDirect, n, rate), b.value(what, way9P, n, rate), b.ratio(what, way9P, wayDirect, n, rate),
-				cell(b.value(what, waySlirp, n, rate), n, printed("%.0f MiB/s")), cell(b.ratio(what, way9P, waySlirp, n, rate), n, printed("%.2f")), b.fairness(what, n))
+				b.value(what, wayDirect, n, perSecond), b.value(what, way9P, n, perSecond), b.ratio(what, way9P, wayDirect, n, perSecond),
+				cell(b.value(what, waySlirp, n, perSecond), n, printed("%.0f MiB/s")), cell(b.ratio(what, way9P, waySlirp, n, perSecond), n, printed("%.2f")), b.fairness(what, n))
 		}
 		fmt.Printf("| %s, by processes | 1 | socat %.0f MiB/s | `vmfs rdwr` %.0f MiB/s | %.2f | | | |\n", what,
-			b.value(what, waySocat, 1, rate), b.value(what, wayRdwr, 1, rate), b.ratio(what, wayRdwr, waySocat, 1, rate))
+			b.value(what, waySocat, 1, perSecond), b.value(what, wayRdwr, 1, perSecond), b.ratio(what, wayRdwr, waySocat, 1, perSecond))
 	}
 	fmt.Printf("\n| p50 | streams | %s | 9P | more | ratio | slirp TCP | 9P to slirp |\n|---|---:|---:|---:|---:|---:|---:|---:|\n", wayDirect)
 	us := func(v float64) string { return show(time.Duration(v)) }

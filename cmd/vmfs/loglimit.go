@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // Clients can cause warnings, by commands that fail and by breaking the protocol.
@@ -34,9 +36,8 @@ type warningCounts struct {
 }
 
 type warningCount struct {
-	left float64   // how many there may be at once
-	at   time.Time // when left was counted
-	lost int       // since the last that was passed on
+	*rate.Limiter
+	lost int // since the last that was passed on
 }
 
 func (l *warningLimit) Handle(ctx context.Context, r slog.Record) error {
@@ -69,16 +70,13 @@ func (c *warningCounts) take(message string, now time.Time) (ok bool, lost int) 
 	defer c.mu.Unlock()
 	w := c.of[message]
 	if w == nil {
-		w = &warningCount{left: warningBurst, at: now}
+		w = &warningCount{Limiter: rate.NewLimiter(rate.Every(warningTime), warningBurst)}
 		c.of[message] = w
 	}
-	w.left = min(w.left+max(0, float64(now.Sub(w.at))/float64(warningTime)), warningBurst)
-	w.at = now
-	if w.left < 1 {
+	if !w.AllowN(now, 1) {
 		w.lost++
 		return false, 0
 	}
-	w.left--
 	lost, w.lost = w.lost, 0
 	return true, lost
 }
