@@ -47,6 +47,8 @@ func (s *session) link(ctx context.Context, exited <-chan process.Exit) (process
 			return process.Exit{}, false
 		case s.proc.IsZero() && notRunning(err):
 			wait = retryFirst
+		case !s.proc.IsZero() && !s.proc.Alive():
+			// Its end is about to be told.
 		case !told:
 			// It lives and does not answer: that is told once.
 			told = true
