@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/process"
 )
 
 // A plan is all that QEMU's command line is made of. Making the command line
@@ -23,7 +24,7 @@ type plan struct {
 	// vsockDevice is whether the server can start a vsock device.
 	vsockDevice bool
 
-	files  []string            // what QEMU inherits, in the order of its descriptors, from firstFile on
+	files  []string            // what QEMU inherits, in the order of its descriptors, from process.FirstFile on
 	passts map[string][]string // the commands that make those of passt's networks
 }
 
@@ -37,7 +38,6 @@ const (
 	fileTap     = "tap:"
 	fileBridge  = "bridge:"
 	filePasst   = "passt:"
-	firstFile   = 3 // the first descriptor behind the standard ones
 )
 
 // The names of QEMU's objects that the handle uses.
@@ -54,7 +54,7 @@ const (
 // file returns the descriptor under which QEMU inherits a file.
 func (p *plan) file(name string) int {
 	p.files = append(p.files, name)
-	return firstFile + len(p.files) - 1
+	return process.FirstFile + len(p.files) - 1
 }
 
 const (

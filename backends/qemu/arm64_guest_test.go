@@ -70,7 +70,7 @@ func TestArm64Guest(t *testing.T) {
 		require.NoError(t, v.DeleteVM(testContext(t)))
 		e := v.events.await(t, mark, "end", kind(hypervisor.EventShutdown))
 		assert.Equal(t, reasonGuestShutdown, e.Reason)
-		require.NoError(t, v.child.await(testContext(t), patience))
+		require.NoError(t, v.child.Await(testContext(t), patience))
 	}
 	powerOff()
 

@@ -311,8 +311,8 @@ func (vm *VM) lost(err error) {
 // be known.
 func (vm *VM) awaitEnd() (exit string, ended bool) {
 	if vm.child != nil {
-		err := vm.child.await(vm.ctx, exitWait)
-		return vm.child.how(), err == nil
+		err := vm.child.Await(vm.ctx, exitWait)
+		return vm.child.How(), err == nil
 	}
 	ctx, cancel := context.WithTimeout(vm.ctx, exitWait)
 	defer cancel()

@@ -327,7 +327,7 @@ func TestGuest(t *testing.T) {
 		sh.run("true")
 	})
 	t.Run("guest ends while nobody looks", func(t *testing.T) {
-		pid := v.child.pid()
+		pid := v.child.PID
 		sh.run("{ sleep 1; poweroff; } & true")
 		require.NoError(t, sh.conn.Close())
 		require.NoError(t, v.Close())
@@ -344,9 +344,9 @@ func TestGuest(t *testing.T) {
 		e := again.events.await(t, 0, "end", kind(hypervisor.EventShutdown))
 		assert.Equal(t, reasonGuestShutdown, e.Reason)
 		again.events.awaitClosed(t)
-		require.NoError(t, v.child.await(testContext(t), patience))
-		assert.Equal(t, "exit status 0", v.child.how())
-		assert.Equal(t, pid, v.child.pid())
+		require.NoError(t, v.child.Await(testContext(t), patience))
+		assert.Equal(t, "exit status 0", v.child.How())
+		assert.Equal(t, pid, v.child.PID)
 	})
 	t.Run("restore with disks", func(t *testing.T) {
 		require.NoError(t, os.Remove(qcow), "a disk that was removed comes back")

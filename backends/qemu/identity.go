@@ -11,7 +11,7 @@ import (
 	"github.com/digitalocean/go-qemu/qmp/raw"
 
 	"vmfs/backends/hypervisor"
-	"vmfs/internal/unixsock"
+	"vmfs/backends/process"
 )
 
 // Identify asks QEMU for the name and UUID that it was started with, and finds its
@@ -58,9 +58,9 @@ const noUUID = "00000000-0000-0000-0000-000000000000"
 // process that is a QEMU with this very pid file.
 func (vm *VM) pid() (int, error) {
 	if vm.child != nil {
-		return vm.child.pid(), nil
+		return vm.child.PID, nil
 	}
-	peer, _ := unixsock.PeerOf(vm.conn.NetConn()) // who called listen(2), which QEMU did; none where that is not known
+	peer, _ := process.Peer(vm.conn.NetConn()) // who called listen(2), which QEMU did; none where that is not known
 	candidates := []int{peer.PID}
 	if b, err := os.ReadFile(vm.dir.pidFile()); err == nil {
 		if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {

@@ -157,7 +157,7 @@ func TestHungWhileClosed(t *testing.T) {
 	s := newTestStarter(t)
 	dir := shortDir(t)
 	v := startTest(t, s, dir, bare(dir))
-	pid := v.child.pid()
+	pid := v.child.PID
 	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
 	began := time.Now()
 	again := v.reopen()

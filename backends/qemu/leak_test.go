@@ -58,7 +58,7 @@ func TestNothingLeaks(t *testing.T) {
 			cancel()
 			if err == nil { // it was fast
 				vm := hv.(*VM)
-				require.NoError(t, vm.child.kill())
+				require.NoError(t, vm.child.Kill())
 				require.NoError(t, vm.Close())
 				require.NoError(t, vm.dir.clear())
 				continue
@@ -82,7 +82,7 @@ func TestNothingLeaks(t *testing.T) {
 		require.Error(t, vm.Snapshot(ctx, filepath.Join(t.TempDir(), "snap")))
 		_, err = vm.OpenConsole(ctx)
 		require.Error(t, err)
-		require.NoError(t, vm.child.kill())
+		require.NoError(t, vm.child.Kill())
 		require.NoError(t, vm.Close())
 		require.NoError(t, vm.dir.clear())
 	}

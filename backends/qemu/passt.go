@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/process"
 	"vmfs/internal/wait"
 )
 
@@ -61,7 +61,7 @@ func (p *plan) passt(i int, n hypervisor.NetworkConfig) (*option, error) {
 	// It stays in the foreground, since its words would be lost otherwise, and says
 	// on its standard output that it is ready. As root it becomes nobody by itself.
 	// Of its words only warnings and errors are wanted among QEMU's.
-	p.passts[name] = append([]string{path, "--quiet", "--foreground", "--fd", strconv.Itoa(firstFile), "--pid", "/proc/self/fd/1"}, rules...)
+	p.passts[name] = append([]string{path, "--quiet", "--foreground", "--fd", strconv.Itoa(process.FirstFile), "--pid", "/proc/self/fd/1"}, rules...)
 	return opt("stream").set("id", "net"+strconv.Itoa(i)).on("server", false).
 		set("addr.type", "fd").num("addr.str", int64(p.file(name))), nil
 }
@@ -72,7 +72,7 @@ const portWait = time.Second
 
 // startPasst starts a passt, and once more if it ends where a port may be about to
 // become free.
-func startPasst(ctx context.Context, command []string, log string) (end *os.File, c *child, err error) {
+func startPasst(ctx context.Context, command []string, log string) (end *os.File, c *process.Child, err error) {
 	forwards := slices.Contains(command, "-t") || slices.Contains(command, "-u")
 	for until := time.Now().Add(portWait); ; {
 		end, c, err = tryPasst(ctx, command, log)
@@ -90,7 +90,7 @@ var errPasstEnded = errors.New("passt ended")
 // tryPasst starts a passt and waits until it is ready: its ports are bound, and
 // it has given up what it does not need. It returns the end of the connection that
 // is QEMU's; passt ends when nobody has that.
-func tryPasst(ctx context.Context, command []string, log string) (end *os.File, c *child, err error) {
+func tryPasst(ctx context.Context, command []string, log string) (end *os.File, c *process.Child, err error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, nil, err
@@ -113,7 +113,9 @@ func tryPasst(ctx context.Context, command []string, log string) (end *os.File, 
 	// passt opens it by its path when it is nobody already.
 	err = say.Chmod(0o622)
 	if err == nil {
-		c, err = spawn(command[0], append(words, command[1:]...), []*os.File{theirs}, say, log)
+		c, err = process.Start(ctx, process.Command{
+			Path: command[0], Args: append(words, command[1:]...), Files: []*os.File{theirs}, Stdout: say, Log: log,
+		})
 	}
 	_ = say.Close() // passt has its own
 	if err != nil {
@@ -127,18 +129,18 @@ func tryPasst(ctx context.Context, command []string, log string) (end *os.File, 
 		return ours, c, nil
 	}
 	if !errors.Is(err, io.EOF) { // the context's end; nothing else ends the reading of a pipe
-		return nil, nil, errors.Join(ctx.Err(), c.kill())
+		return nil, nil, errors.Join(ctx.Err(), c.Kill())
 	}
 	// It ends, or has closed its standard output, which is no passt then.
-	_ = c.await(ctx, exitWait)
-	how := c.how()
-	if kerr := c.kill(); kerr != nil {
+	_ = c.Await(ctx, exitWait)
+	how := c.How()
+	if kerr := c.Kill(); kerr != nil {
 		return nil, nil, kerr
 	}
 	if how == "" {
 		return nil, nil, fmt.Errorf("%s did not get ready: %w", command[0], errors.Join(ctx.Err(), err))
 	}
-	said := lastWords(c.said())
+	said := lastWords(c.Said())
 	if said == "" {
 		said = "it said nothing"
 	}
@@ -148,17 +150,12 @@ func tryPasst(ctx context.Context, command []string, log string) (end *os.File, 
 // passtWords returns the option by which passt goes on to say on standard error
 // what goes wrong: older ones need it, newer ones have it no more.
 func passtWords(ctx context.Context, path string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
 	const option = "--stderr"
-	cmd := exec.CommandContext(ctx, path, "--help")
-	cmd.Env = environment()
-	cmd.WaitDelay = time.Second
-	help, _ := cmd.CombinedOutput() // some call it a failure
+	help, _ := process.Output(ctx, path, "--help") // some call it a failure
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("%s --help: %w", path, ctx.Err())
 	}
-	if strings.Contains(string(help), option) {
+	if strings.Contains(help, option) {
 		return []string{option}, nil
 	}
 	return nil, nil

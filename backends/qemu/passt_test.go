@@ -160,14 +160,14 @@ func TestPasstDies(t *testing.T) {
 	config := bare(dir)
 	config.Networks = []hypervisor.NetworkConfig{{Passt: true}, {Passt: true}}
 	v := startTest(t, s, dir, config)
-	require.Len(t, v.child.beside, 2)
-	require.NoError(t, v.child.beside[1].kill())
+	require.Len(t, v.child.Beside, 2)
+	require.NoError(t, v.child.Beside[1].Kill())
 	e := v.events.await(t, 0, "loss of the network", kind(hypervisor.EventNetwork))
 	assert.Equal(t, []hypervisor.Detail{{Key: "network", Value: "net1"}}, e.Detail)
 	assert.Equal(t, hypervisor.StateRunning, v.info().State)
 	require.NoError(t, v.Shutdown(testContext(t)))
-	require.NoError(t, v.child.beside[0].await(testContext(t), patience))
-	assert.Equal(t, "exit status 0", v.child.beside[0].how(), "it ends by itself")
+	require.NoError(t, v.child.Beside[0].Await(testContext(t), patience))
+	assert.Equal(t, "exit status 0", v.child.Beside[0].How(), "it ends by itself")
 }
 
 // TestPasstWaits starts a VM whose port is taken a moment longer.

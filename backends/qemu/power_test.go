@@ -21,7 +21,7 @@ func TestShutdownLate(t *testing.T) {
 			v.told = true // as if by GetVMInfo: the guest has none that could end
 			v.mu.Unlock()
 			if gone {
-				require.NoError(t, v.child.kill())
+				require.NoError(t, v.child.Kill())
 				<-v.conn.Done()
 			}
 			require.NoError(t, v.Shutdown(testContext(t)))

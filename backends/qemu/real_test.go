@@ -179,7 +179,7 @@ func ended(t testing.TB, s *Starter, dir string, config hypervisor.VMConfig, vm 
 // end ends the VM at once.
 func (v *testVM) end() {
 	if v.child != nil {
-		assert.NoError(v.t, v.child.kill())
+		assert.NoError(v.t, v.child.Kill())
 	} else if pid, err := v.pid(); err == nil {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // may have ended
 	}
@@ -279,7 +279,7 @@ func TestFailingStarts(t *testing.T) {
 		},
 		"another program": {
 			config: func(c *hypervisor.VMConfig, _ string) { c.Extras = map[string]string{"qemu.binary": "/bin/echo"} },
-			says:   []string{"/bin/echo is no QEMU"},
+			says:   []string{"/bin/echo is not QEMU"},
 		},
 		"a QEMU that fails": {
 			config: func(c *hypervisor.VMConfig, _ string) { c.Extras = map[string]string{"qemu.binary": deaf} },
@@ -392,11 +392,11 @@ func TestOddNames(t *testing.T) {
 	v := startTest(t, s, dir, config)
 	id, err := v.Identify(testContext(t))
 	require.NoError(t, err)
-	assert.Equal(t, hypervisor.Identity{Name: config.Name, UUID: config.UUID, PID: v.child.pid()}, id)
+	assert.Equal(t, hypervisor.Identity{Name: config.Name, UUID: config.UUID, PID: v.child.PID}, id)
 	again := v.reopen()
 	id, err = again.Identify(testContext(t))
 	require.NoError(t, err)
-	assert.Equal(t, hypervisor.Identity{Name: config.Name, UUID: config.UUID, PID: v.child.pid()}, id, "of a handle that did not start it")
+	assert.Equal(t, hypervisor.Identity{Name: config.Name, UUID: config.UUID, PID: v.child.PID}, id, "of a handle that did not start it")
 
 	for _, name := range []string{SocketName, "monitor.sock", "console.sock"} {
 		fi, err := os.Stat(filepath.Join(dir, name))
@@ -405,7 +405,7 @@ func TestOddNames(t *testing.T) {
 	}
 	require.NoError(t, again.Shutdown(testContext(t)))
 	again.events.awaitClosed(t)
-	require.NoError(t, v.child.await(testContext(t), patience))
+	require.NoError(t, v.child.Await(testContext(t), patience))
 	// QEMU takes its sockets along; the rest goes at the next start.
 	assert.NoFileExists(t, filepath.Join(dir, SocketName))
 	said, err := os.ReadFile(config.LogPath)
@@ -420,18 +420,18 @@ func TestDescriptors(t *testing.T) {
 	require.NoError(t, err)
 	defer secret.Close()
 	v := startTest(t, s, shortDir(t), bare(shortDir(t)))
-	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", v.child.pid()))
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", v.child.PID))
 	require.NoError(t, err)
 	for _, fd := range fds {
 		to, _ := os.Readlink(fd)
 		assert.NotEqual(t, "/etc/passwd", to)
 	}
-	in, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/0", v.child.pid()))
+	in, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/0", v.child.PID))
 	require.NoError(t, err)
 	assert.Equal(t, "/dev/null", in)
-	sid, _, errno := syscall.Syscall(syscall.SYS_GETSID, uintptr(v.child.pid()), 0, 0)
+	sid, _, errno := syscall.Syscall(syscall.SYS_GETSID, uintptr(v.child.PID), 0, 0)
 	require.Zero(t, errno)
-	assert.EqualValues(t, v.child.pid(), sid, "a session of its own")
+	assert.EqualValues(t, v.child.PID, sid, "a session of its own")
 }
 
 // TestEndWithoutAWord is a QEMU that is killed: the handle that started it knows
@@ -441,7 +441,7 @@ func TestEndWithoutAWord(t *testing.T) {
 	for _, own := range []bool{true, false} {
 		dir := shortDir(t)
 		v := startTest(t, s, dir, bare(dir))
-		pid := v.child.pid()
+		pid := v.child.PID
 		if !own {
 			v = v.reopen()
 		}
@@ -539,12 +539,12 @@ func TestUncooperativeGuest(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.ErrorContains(t, err, "qemu: memory "+config.Name)
 
-	require.NoError(t, syscall.Kill(v.child.pid(), syscall.SIGSTOP))
+	require.NoError(t, syscall.Kill(v.child.PID, syscall.SIGSTOP))
 	began := time.Now()
 	err = v.ResizeMemoryAndWait(context.Background(), 80*mib, 200*time.Millisecond)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.Less(t, time.Since(began), 5*time.Second)
-	require.NoError(t, syscall.Kill(v.child.pid(), syscall.SIGCONT))
+	require.NoError(t, syscall.Kill(v.child.PID, syscall.SIGCONT))
 	require.NoError(t, v.ResizeMemoryAndWait(testContext(t), 64*mib, patience), "what it has already is reached at once")
 }
 

@@ -20,7 +20,7 @@ func (s *Starter) RestoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 	if err != nil {
 		return 0, nil, fmt.Errorf("qemu: restore %s: %w", filepath.Base(filepath.Dir(socketPath)), err)
 	}
-	return vm.child.pid(), vm, nil
+	return vm.child.PID, vm, nil
 }
 
 func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string) (*VM, error) {

@@ -13,6 +13,7 @@ import (
 
 	"vmfs/backends/hostnet"
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/process"
 	"vmfs/backends/qemu/qmp"
 	"vmfs/internal/unixsock"
 )
@@ -23,7 +24,7 @@ func (s *Starter) StartVM(ctx context.Context, p *hypervisor.Paths, version, soc
 	if err != nil {
 		return 0, nil, fmt.Errorf("qemu: start %s: %w", nameOf(config, socketPath), err)
 	}
-	return vm.child.pid(), vm, nil
+	return vm.child.PID, vm, nil
 }
 
 func nameOf(config hypervisor.VMConfig, socketPath string) string {
@@ -66,7 +67,7 @@ func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socket
 		return nil, err
 	}
 	pl := &plan{config: config, set: set, host: s.host, dir: dir, vsockDevice: s.config.StartVsockDevice != nil}
-	if pl.program, err = s.probes.ask(ctx, path); err != nil {
+	if pl.program, err = s.probes.Ask(ctx, path, probe); err != nil {
 		return nil, err
 	}
 	if err := checkVersion(pl.program.version, version); err != nil {
@@ -119,7 +120,7 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 
 // spawn makes what QEMU inherits, starts it and connects to it. What it returns
 // beside an error is to be abandoned.
-func (s *Starter) spawn(ctx context.Context, pl *plan, args []string) (*VM, *child, error) {
+func (s *Starter) spawn(ctx context.Context, pl *plan, args []string) (*VM, *process.Child, error) {
 	rec := &record{
 		Format: recordFormat, Config: pl.config, Binary: pl.program.path, Version: pl.program.version,
 		Accel: pl.accel, Machine: pl.machine, Args: args, Time: time.Now(),
@@ -141,16 +142,16 @@ func (s *Starter) spawn(ctx context.Context, pl *plan, args []string) (*VM, *chi
 }
 
 // run starts QEMU with what it inherits, and what is beside it before it.
-func (p *plan) run(ctx context.Context, args []string, log string) (c *child, err error) {
+func (p *plan) run(ctx context.Context, args []string, log string) (c *process.Child, err error) {
 	var files []*os.File
-	var beside []*child
+	var beside []*process.Child
 	defer func() {
 		for _, f := range files {
 			_ = f.Close() // QEMU has its own by now, or never will
 		}
 		if err != nil {
 			for _, b := range beside {
-				err = errors.Join(err, b.kill())
+				err = errors.Join(err, b.Kill())
 			}
 		}
 	}()
@@ -169,10 +170,10 @@ func (p *plan) run(ctx context.Context, args []string, log string) (c *child, er
 		}
 		files = append(files, f)
 	}
-	if c, err = spawn(p.program.path, args, files, nil, log); err != nil {
+	if c, err = process.Start(ctx, process.Command{Path: p.program.path, Args: args, Files: files, Log: log}); err != nil {
 		return nil, err
 	}
-	c.beside = beside
+	c.Beside = beside
 	return c, nil
 }
 
@@ -219,17 +220,17 @@ func (vm *VM) letRun(ctx context.Context) error {
 
 // abandon ends what a failed start has made, and returns err with QEMU's own
 // words. The child or the handle may be nil.
-func (s *Starter) abandon(ctx context.Context, c *child, vm *VM, dir runDir, err error) error {
+func (s *Starter) abandon(ctx context.Context, c *process.Child, vm *VM, dir runDir, err error) error {
 	if c != nil {
 		// QEMU that ends by itself is let finish what it has to say.
 		if ctx.Err() == nil && (errors.Is(err, qmp.ErrDisconnected) || errors.Is(err, hypervisor.ErrHypervisorNotRunning)) {
-			_ = c.await(ctx, exitWait) // if not, it is killed
+			_ = c.Await(ctx, exitWait) // if not, it is killed
 		}
-		byItself := c.how()
-		if kerr := c.kill(); kerr != nil {
+		byItself := c.How()
+		if kerr := c.Kill(); kerr != nil {
 			s.log.Error("QEMU of a failed start cannot be ended", "dir", dir.dir, "err", kerr)
 		}
-		switch said := plain(c.said()); {
+		switch said := plain(c.Said()); {
 		case byItself != "" && said != "":
 			err = fmt.Errorf("QEMU ended (%s): %s", byItself, said)
 		case byItself != "":

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/process"
 )
 
 // Config says how a Starter works. Its zero value is good.
@@ -32,7 +33,7 @@ type Starter struct {
 	config Config
 	log    *slog.Logger
 	host   host
-	probes probes
+	probes process.Probes[program]
 }
 
 var (
@@ -134,7 +135,7 @@ func (s *Starter) GetBinaryPath(p *hypervisor.Paths, version string) (string, er
 		return "", fmt.Errorf("qemu: %w", err)
 	}
 	if version != "" {
-		prog, err := s.probes.ask(context.Background(), path)
+		prog, err := s.probes.Ask(context.Background(), path, probe)
 		if err == nil {
 			err = checkVersion(prog.version, version)
 		}
@@ -150,7 +151,7 @@ func (s *Starter) GetVersion(p *hypervisor.Paths) (string, error) {
 	path, err := findProgram(s.binary(p, settings{}))
 	if err == nil {
 		var prog program
-		if prog, err = s.probes.ask(context.Background(), path); err == nil {
+		if prog, err = s.probes.Ask(context.Background(), path, probe); err == nil {
 			return prog.version, nil
 		}
 	}

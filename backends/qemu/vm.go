@@ -26,7 +26,7 @@ type VM struct {
 	dir   runDir
 	name  string
 	conn  *qmp.Conn
-	child *child // nil where another server started it
+	child *process.Child // nil where another server started it
 	log   *slog.Logger
 	start StartVsockDevice // nil: none
 	caps  hypervisor.Capabilities
@@ -70,7 +70,7 @@ var (
 // connect makes the handle on the QEMU that serves the control socket in dir. It
 // does not wait for an answer: a QEMU that hangs makes the handle's calls wait, as
 // far as their contexts let them.
-func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *child) (*VM, error) {
+func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *process.Child) (*VM, error) {
 	conn, err := qmp.Dial(ctx, dir.control())
 	if err != nil {
 		return nil, dialError(err)
@@ -162,7 +162,7 @@ func (vm *VM) wrap(op string, err error) error {
 	case errors.Is(err, qmp.ErrDisconnected):
 		err = hypervisor.ErrHypervisorNotRunning
 		if vm.child != nil {
-			if how := vm.child.how(); how != "" {
+			if how := vm.child.How(); how != "" {
 				err = fmt.Errorf("%w (%s)", err, how)
 			}
 		}

@@ -138,7 +138,7 @@ func (vm *VM) watchVsock(ctx context.Context, k keeper) bool {
 
 // qemuGone tells whether QEMU, not only the connection to it, has ended.
 func (vm *VM) qemuGone() bool {
-	if errors.Is(vm.conn.Err(), qmp.ErrDisconnected) || vm.child != nil && vm.child.how() != "" {
+	if errors.Is(vm.conn.Err(), qmp.ErrDisconnected) || vm.child != nil && vm.child.How() != "" {
 		return true
 	}
 	vm.mu.Lock()

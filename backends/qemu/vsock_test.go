@@ -146,7 +146,7 @@ func TestVsock(t *testing.T) {
 	require.NoError(t, v.Resume(testContext(t)))
 	refuses()
 	require.NoError(t, v.Shutdown(testContext(t)))
-	require.NoError(t, v.child.await(testContext(t), patience))
+	require.NoError(t, v.child.Await(testContext(t), patience))
 
 	for _, snap := range []string{snaps[3], snaps[0]} {
 		_, hv, err := s.RestoreVM(testContext(t), nil, "", filepath.Join(dir, SocketName), snap)

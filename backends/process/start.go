@@ -1,0 +1,205 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// FirstFile is the descriptor that the first of Command.Files has in the process.
+const FirstFile = 3
+
+// A Command is a process to start, that of a VMM or one beside it. It gets a session
+// of its own and nothing of the server's but what is here: so it outlives the server,
+// takes no signals meant for it, and ignores and blocks none that the server does. On
+// Linux it cannot gain privileges by what it executes.
+type Command struct {
+	// Path is the program. Where it is "" it is this very one, which then is what
+	// was registered for Name (see Main).
+	Path string
+	// Name is the first of the process's arguments; "" is Path.
+	Name string
+	// Args are the arguments after the first.
+	Args []string
+	// Files are inherited, from FirstFile on.
+	Files []*os.File
+	// Log is the file that its output is appended to.
+	Log string
+	// Stdout is its standard output, where that does not go to Log.
+	Stdout *os.File
+	// User is who the process is to be; nil is who the server is.
+	User *User
+}
+
+// A User is the ids of a process.
+type User struct {
+	UID, GID uint32
+	Groups   []uint32
+}
+
+// A Child is a process that this server started. A goroutine of its own waits for
+// its end for as long as the server lives, since somebody has to.
+type Child struct {
+	Process
+	// Beside are processes that are of use to this one alone: they end when it does,
+	// or are ended with it.
+	Beside []*Child
+
+	log  string
+	from int64 // where in the log the output of this start begins
+
+	ended chan struct{} // closed when the process was waited for; err is set then
+	err   error         // how it ended
+}
+
+// Start starts a process and returns when its program runs.
+func Start(ctx context.Context, c Command) (*Child, error) {
+	log, err := os.OpenFile(c.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("log: %w", err)
+	}
+	defer log.Close()
+	fi, err := log.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("log: %w", err)
+	}
+	if c.Path == "" {
+		if c.Path, err = self(); err != nil {
+			return nil, err
+		}
+	}
+	if c.Name == "" {
+		c.Name = c.Path
+	}
+	cmd := &exec.Cmd{
+		Path: c.Path, Args: append([]string{c.Name}, c.Args...), Env: Environment(), Dir: "/",
+		Stdout: log, Stderr: log, // files: no goroutine copies them
+		ExtraFiles:  c.Files,
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	if c.Stdout != nil {
+		cmd.Stdout = c.Stdout
+	}
+	running, err := start(cmd, c.User)
+	if err != nil {
+		return nil, err
+	}
+	child := &Child{log: c.Log, from: fi.Size(), ended: make(chan struct{})}
+	child.Process, err = Find(cmd.Process.Pid)
+	if errors.Is(err, ErrEnded) {
+		// It has, already. Nobody else has its pid before it was waited for.
+		child.Process, err = Process{PID: cmd.Process.Pid}, nil
+	}
+	go func() { // ends with the process
+		child.err = cmd.Wait()
+		close(child.ended)
+	}()
+	if err == nil {
+		err = running(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, child.Kill())
+	}
+	return child, nil
+}
+
+// Environment is that of the processes that are started: nothing of the server's that
+// is not needed.
+func Environment() []string {
+	env := []string{"LC_ALL=C.UTF-8"}
+	for _, key := range []string{"PATH", "TMPDIR", "LD_LIBRARY_PATH"} {
+		if v, ok := os.LookupEnv(key); ok {
+			env = append(env, key+"="+v)
+		}
+	}
+	return env
+}
+
+// How says how the process ended, "" while it runs.
+func (c *Child) How() string {
+	select {
+	case <-c.ended:
+	default:
+		return ""
+	}
+	var exit *exec.ExitError
+	switch {
+	case c.err == nil:
+		return "exit status 0"
+	case errors.As(c.err, &exit):
+		return exit.Error()
+	default:
+		return c.err.Error()
+	}
+}
+
+// killWait bounds the wait for a killed process. One that is in a system call that
+// cannot be interrupted ends later.
+const killWait = 10 * time.Second
+
+// Kill ends the process at once, with those beside it, and waits for them.
+func (c *Child) Kill() error {
+	err := c.Signal(syscall.SIGKILL)
+	if err == nil || errors.Is(err, ErrEnded) {
+		err = c.Await(context.Background(), killWait)
+	}
+	for _, b := range c.Beside {
+		err = errors.Join(err, b.Kill())
+	}
+	return err
+}
+
+// Await waits for the process's end, for as long as most and ctx let it.
+func (c *Child) Await(ctx context.Context, most time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, most, fmt.Errorf("process %d does not end", c.PID))
+	defer cancel()
+	select {
+	case <-c.ended:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// saidMax bounds what of a process's words goes into an error.
+const saidMax = 2000
+
+// Said is the end of what the process has printed into its log, as one line.
+func (c *Child) Said() string {
+	f, err := os.Open(c.log)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	b, err := io.ReadAll(io.NewSectionReader(f, max(c.from, fi.Size()-saidMax), saidMax))
+	if err != nil {
+		return ""
+	}
+	var lines []string
+	for line := range strings.Lines(string(b)) {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
+}
+
+// Main is for the init function of a package that starts this very program as a
+// process of another kind: if this process was started by a Command with that Name, it
+// calls main and exits with what that returns. Being in an init function it works in
+// every program that links the package, tests included.
+func Main(name string, main func(args []string) int) {
+	if os.Args[0] == name {
+		os.Exit(main(os.Args[1:]))
+	}
+}
