@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hugelgupf/p9/p9"
 	"github.com/stretchr/testify/require"
 
 	"vmfs/guest/guesttest"
@@ -50,7 +49,7 @@ func TestBenchVM(t *testing.T) {
 	s.start()
 	s.makeVM("web", fmt.Sprintf("memory=128M\nkernel=%s\ninitrd=%s\nargs='console=ttyS0 quiet'\nqemu.accel=tcg\n", kernel, initrd))
 	b := &vmBench{server: s, dir: filepath.Join(s.state, "vms", "web"), member: s.attach()}
-	defer b.member.close()
+	defer b.member.Close()
 	b.lv = startLibvirt(t, kernel, initrd)
 
 	if strings.Contains(tables, "pause") {
@@ -158,14 +157,14 @@ func (b *vmBench) pauseTable() {
 		awaitReady(t, b.lv.console, 0)
 		defer b.lv.virsh(t, "destroy", "web")
 	}
-	ctl, err := b.member.open("web/ctl", p9.WriteOnly)
+	ctl, err := b.member.Open(t.Context(), "web/ctl", os.O_WRONLY)
 	require.NoError(t, err)
 	defer ctl.Close()
 	mon := dialMonitor(t, filepath.Join(b.dir, "run", "monitor.sock"))
 	defer mon.Close()
 	echo := startEcho(t)
 	say := func(verb string) {
-		_, err := io.WriteString(ctl, verb+"\n")
+		_, err := ctl.Write(t.Context(), []byte(verb+"\n"))
 		require.NoError(t, err)
 	}
 	settle := func(state string) { // a state that came by another way

@@ -20,9 +20,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hugelgupf/p9/p9"
 	"github.com/stretchr/testify/require"
 
+	"vmfs/client"
 	"vmfs/guest"
 	"vmfs/guest/guesttest"
 	"vmfs/vsock"
@@ -76,12 +76,12 @@ func TestBenchVsock(t *testing.T) {
 	fmt.Printf("\nvsock: a guest of 512 MiB under TCG, %s, %d CPUs, %s; %d turns, %d MiB a transfer\n",
 		strings.TrimSpace(hostKernel()), runtime.NumCPU(), runtime.Version(), vsockTurns, vsockMiB)
 
-	client, err := attachSize(t.Context(), s.addr, vsockMsize)
+	c, err := (client.Config{MessageSize: vsockMsize}).Dial(t.Context(), s.addr)
 	require.NoError(t, err)
-	defer client.close()
+	defer c.Close()
 	ways := []namedWay{
 		{wayDirect, direct{&vsock.Hybrid{Socket: s.hostSocket("web")}}},
-		{way9P, tree{client}},
+		{way9P, tree{c}},
 		{waySlirp, ports},
 	}
 	single := []namedWay{{waySocat, b.socat()}, {wayRdwr, b.rdwr()}}
@@ -369,14 +369,21 @@ func (w direct) Duplex(port int) (bench.Stream, error) {
 }
 
 // tree is the way by 9P.
-type tree struct{ *session }
+type tree struct{ *client.Client }
 
 func (w tree) Open(port int) (io.ReadWriteCloser, error) {
-	return w.open("web/vsock/"+strconv.Itoa(port), p9.ReadWrite)
+	f, err := w.Client.Open(context.Background(), "web/vsock/"+strconv.Itoa(port), os.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		io.ReadWriter
+		io.Closer
+	}{f.With(context.Background()), f}, nil
 }
 
 func (w tree) Duplex(port int) (bench.Stream, error) {
-	return w.converse("web", "connect "+strconv.Itoa(port))
+	return w.Connect(context.Background(), "web", uint32(port))
 }
 
 // program is the way through the standard streams of a program.

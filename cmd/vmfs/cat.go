@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
-	"github.com/hugelgupf/p9/p9"
 	"github.com/spf13/cobra"
+
+	"vmfs/client"
 )
 
 func newCat() *cobra.Command {
@@ -23,15 +26,15 @@ happens, until the file ends or the command is interrupted.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := connect(cmd)
+			c, err := connect(cmd)
 			if err != nil {
 				return err
 			}
-			defer s.close()
+			defer c.Close()
 			exitWithReader(cmd.OutOrStdout())
 			var result error
 			for _, name := range args {
-				if err := s.cat(cmd.OutOrStdout(), name); err != nil {
+				if err := cat(cmd.Context(), c, cmd.OutOrStdout(), name); err != nil {
 					report(fmt.Errorf("cat %s: %w", name, err))
 					result = errReported
 				}
@@ -44,20 +47,20 @@ happens, until the file ends or the command is interrupted.`,
 }
 
 // cat copies the file name to w.
-func (s *session) cat(w io.Writer, name string) error {
-	f, err := s.open(name, p9.ReadOnly)
+func cat(ctx context.Context, c *client.Client, w io.Writer, name string) error {
+	f, err := c.Open(ctx, name, os.O_RDONLY)
 	if err != nil {
-		return lost(err)
+		return err
 	}
 	defer f.Close()
-	return f.copyTo(w)
+	return copyOut(w, f.With(ctx))
 }
 
-// copyTo writes to w what f has, each piece at once, until f ends.
-func (f *file) copyTo(w io.Writer) error {
+// copyOut writes to w what r has, each piece at once, until r ends.
+func copyOut(w io.Writer, r io.Reader) error {
 	buf := make([]byte, ioSize)
 	for {
-		n, err := f.Read(buf)
+		n, err := r.Read(buf)
 		if n > 0 {
 			if _, werr := w.Write(buf[:n]); werr != nil {
 				return fmt.Errorf("%w: %w", errOutput, werr)
@@ -67,7 +70,7 @@ func (f *file) copyTo(w io.Writer) error {
 			return nil
 		}
 		if err != nil {
-			return lost(err)
+			return err
 		}
 	}
 }

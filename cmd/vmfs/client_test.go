@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"vmfs/client"
 	"vmfs/ninep/dial"
 )
 
@@ -80,7 +81,7 @@ func TestPaths(t *testing.T) {
 		"web//vsock/./12": {"web", "vsock", "12"},
 		"../../web/../db": {"db"},
 	} {
-		assert.Equal(t, want, append([]string{}, splitPath(in)...), in)
+		assert.Equal(t, want, append([]string{}, client.Split(in)...), in)
 	}
 	for in, want := range map[string]string{
 		"web": "web", "/web/ctl": "web", "web/": "web",
@@ -90,26 +91,10 @@ func TestPaths(t *testing.T) {
 	}
 	for in, want := range map[string]sharing{
 		"clone": cloned, "web/vsock/clone": cloned,
-		"web/vsock/1024": private, "web/vsock/listen/9": private,
 		"web/console": shared, "web/vsock/3/data": shared,
 		"web/vsock/3/ctl": text, "web/ctl": text, "web": text, "": text,
 	} {
 		assert.Equal(t, want, sharingOf(in), in)
-	}
-}
-
-func TestReason(t *testing.T) {
-	for _, c := range []struct{ text, sent, want string }{
-		{"2026-11-23T10:12:22.266Z pause: machine: pause web: start it first", "pause\n", "machine: pause web: start it first"},
-		{"2026-11-23T10:12:22.266Z frob: 12: web: unknown", "start\nfrob: 12\n", "web: unknown"},
-		{"2026-11-23T10:12:22Z set: line 2: no key", "a=1\nb=2\n", "line 2: no key"},
-		{"2026-11-23T10:12:22Z memory lots: memory web: no size", "lots\n", "memory web: no size"},
-		{"2026-11-23T10:12:22Z memory: memory web: no size", "memory lots", "memory web: no size"},
-		{"2026-11-23T10:12:22Z stop: somebody else's", "start\n", "stop: somebody else's"},
-		{"delete: machine: delete web: stop it first", "", "machine: delete web: stop it first"},
-		{"words", "", "words"},
-	} {
-		assert.Equal(t, c.want, reason(c.text, c.sent))
 	}
 }
 

@@ -6,9 +6,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hugelgupf/p9/p9"
 	"github.com/spf13/cobra"
 
+	"vmfs/client"
 	"vmfs/machine/config"
 )
 
@@ -40,7 +40,7 @@ func completeWrite(cmd *cobra.Command, args []string, toComplete string) ([]stri
 	if len(args) == 0 {
 		return completePath(cmd, args, toComplete)
 	}
-	vm, file := vmOf(args[0]), splitPath(args[0])
+	vm, file := vmOf(args[0]), client.Split(args[0])
 	if len(file) > 2 || vm == "" && !slices.Equal(file, []string{"ctl"}) {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -76,9 +76,9 @@ func completeKey(prefix string) ([]string, cobra.ShellCompDirective) {
 // serverVerbs returns the verbs that a ctl file says are valid now.
 func serverVerbs(cmd *cobra.Command, ctl, prefix string) []string {
 	var verbs []string
-	withServer(cmd, func(s *session) {
-		text, _ := s.readFile(ctl)
-		for line := range strings.Lines(text) {
+	withServer(cmd, func(ctx context.Context, c *client.Client) {
+		text, _ := c.ReadFile(ctx, ctl)
+		for line := range strings.Lines(string(text)) {
 			if verb, _, _ := strings.Cut(strings.TrimSpace(line), " "); verb != "" && strings.HasPrefix(verb, prefix) {
 				verbs = append(verbs, verb)
 			}
@@ -92,7 +92,7 @@ func completeRmdir(cmd *cobra.Command, _ []string, toComplete string) ([]string,
 	var names []string
 	for _, n := range serverNames(cmd, toComplete) {
 		dir, isDir := strings.CutSuffix(n, "/")
-		parts := splitPath(dir)
+		parts := client.Split(dir)
 		if isDir && vmOf(dir) != "" && (len(parts) == 1 || parts[1] == "snapshots") {
 			names = append(names, n)
 		}
@@ -132,11 +132,11 @@ func vmNames(cmd *cobra.Command, prefix string) []string {
 func serverNames(cmd *cobra.Command, prefix string) []string {
 	dir := prefix[:strings.LastIndexByte(prefix, '/')+1]
 	var names []string
-	withServer(cmd, func(s *session) {
-		ents, _ := s.readDir(dir)
+	withServer(cmd, func(ctx context.Context, c *client.Client) {
+		ents, _ := c.ReadDir(ctx, dir)
 		for _, e := range ents {
 			name := dir + e.Name
-			if e.QID.Type&p9.TypeDir != 0 {
+			if e.IsDir() {
 				name += "/"
 			}
 			if strings.HasPrefix(name, prefix) {
@@ -147,17 +147,15 @@ func serverNames(cmd *cobra.Command, prefix string) []string {
 	return names
 }
 
-// withServer calls fn with a session, if one can be had, for as long as somebody
+// withServer calls fn with a connection, if one can be had, for as long as somebody
 // at a shell waits.
-func withServer(cmd *cobra.Command, fn func(*session)) {
+func withServer(cmd *cobra.Command, fn func(context.Context, *client.Client)) {
 	ctx, cancel := context.WithTimeout(context.Background(), completionTimeout)
 	defer cancel()
-	s, err := attachTo(ctx, serverAddr(cmd))
+	c, err := attachTo(ctx, serverAddr(cmd))
 	if err != nil {
 		return
 	}
-	defer s.close()
-	stop := context.AfterFunc(ctx, s.close)
-	defer stop()
-	fn(s)
+	defer c.Close()
+	fn(ctx, c)
 }

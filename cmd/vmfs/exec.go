@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -14,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"vmfs/client"
 	"vmfs/guest/exec"
 )
 
@@ -60,18 +60,18 @@ sh -c. The flags may also stand behind the VM.`,
 		if len(args) < 2 {
 			return usagef("exec: want a VM and a command")
 		}
-		s, err := connect(cmd)
+		c, err := connect(cmd)
 		if err != nil {
 			return err
 		}
-		defer s.close()
+		defer c.Close()
 		vm := strings.Trim(args[0], "/")
-		c, err := s.converse(vm, "connect "+strconv.Itoa(exec.FramedPort))
+		s, err := c.Connect(cmd.Context(), vm, exec.FramedPort)
 		if err != nil {
 			report(fmt.Errorf("exec %s: %w", vm, err))
 			return exitStatus(exitNoExec)
 		}
-		return runInGuest(cmd, c, o.tty, exec.Command{Args: args[1:], Dir: o.dir, Env: o.env})
+		return runInGuest(cmd, vm, s, o.tty, exec.Command{Args: args[1:], Dir: o.dir, Env: o.env})
 	}
 	f := cmd.Flags()
 	f.SetInterspersed(false)
@@ -83,7 +83,7 @@ sh -c. The flags may also stand behind the VM.`,
 }
 
 // runInGuest runs a program and returns its exit status as the error, nil for 0.
-func runInGuest(cmd *cobra.Command, c *conversation, tty bool, command exec.Command) error {
+func runInGuest(cmd *cobra.Command, vm string, s *client.Stream, tty bool, command exec.Command) error {
 	ctx, cancel := context.WithCancelCause(cmd.Context())
 	defer cancel(nil)
 	command.Stdin, command.Stdout, command.Stderr = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
@@ -105,22 +105,20 @@ func runInGuest(cmd *cobra.Command, c *conversation, tty bool, command exec.Comm
 	command.Signals = signals
 	wg.Go(func() { passSignals(got, signals, over, cancel) })
 
-	status, err := exec.Run(ctx, c, command)
+	status, err := exec.Run(ctx, s, command)
 	var start *exec.StartError
 	switch {
 	case errors.As(err, &start):
-		report(fmt.Errorf("exec %s: %w", c.vm(), err))
+		report(fmt.Errorf("exec %s: %w", vm, err))
 		return exitStatus(start.Status)
 	case err != nil:
-		report(fmt.Errorf("exec %s: %w", c.vm(), lostStream(err)))
+		report(fmt.Errorf("exec %s: %w", vm, lostStream(err)))
 		return exitStatus(exitNoExec)
 	case status != 0:
 		return exitStatus(status)
 	}
 	return nil
 }
-
-func (c *conversation) vm() string { return vmOf(c.path) }
 
 // lostStream makes readable the error of a run whose stream ended.
 func lostStream(err error) error {

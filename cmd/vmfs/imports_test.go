@@ -62,6 +62,13 @@ var layers = []layer{
 			"other trees and usable by other programs",
 	},
 	{
+		part:    "vmfs/client",
+		vmfs:    []string{"vmfs/ninep/wire", "vmfs/ninep/dial"},
+		foreign: []string{"github.com/hugelgupf/p9/p9", "github.com/hugelgupf/p9/linux"},
+		reason: "client is for any Go program that talks to a server: it knows the tree by its paths alone, " +
+			"so that what it links is small and no back end or server comes with it",
+	},
+	{
 		part: "vmfs/fs",
 		vmfs: []string{"vmfs/internal", "vmfs/ctl", "vmfs/machine", "vmfs/backends/hypervisor", "vmfs/vsock"},
 		any:  true,

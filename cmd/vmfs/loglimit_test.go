@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hugelgupf/p9/p9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -41,7 +40,7 @@ func TestLogFlood(t *testing.T) {
 	s.start()
 	s.must("mkdir", "web")
 	c := s.client()
-	fail := func() { require.Error(t, c.write("web/ctl", p9.WriteOnly, []string{"pause"}, nil)) }
+	fail := func() { require.Error(t, c.send("web/ctl", "pause")) }
 	for range 3 * warningBurst {
 		fail()
 	}

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/hugelgupf/p9/p9"
 	"github.com/spf13/cobra"
+
+	"vmfs/client"
 )
 
 func newLs() *cobra.Command {
@@ -22,18 +26,18 @@ listed itself. Without PATH it is the root: the VMs and the server's own files.`
   vmfs ls --addr 'tcp!10.0.0.7!564' web/snapshots`,
 		ValidArgsFunction: completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := connect(cmd)
+			c, err := connect(cmd)
 			if err != nil {
 				return err
 			}
-			defer s.close()
+			defer c.Close()
 			if len(args) == 0 {
 				args = []string{"/"}
 			}
 			var result error
 			for i, name := range args {
-				if err := s.list(cmd.OutOrStdout(), name, long, len(args) > 1, i > 0); err != nil {
-					report(fmt.Errorf("ls %s: %w", name, lost(err)))
+				if err := list(cmd.Context(), c, cmd.OutOrStdout(), name, long, len(args) > 1, i > 0); err != nil {
+					report(fmt.Errorf("ls %s: %w", name, err))
 					result = errReported
 				}
 			}
@@ -47,20 +51,15 @@ listed itself. Without PATH it is the root: the VMs and the server's own files.`
 
 // list prints what name is, or has. Where several are listed each directory
 // has a heading.
-func (s *session) list(w io.Writer, name string, long, heading, blank bool) error {
-	f, err := s.walk(name)
+func list(ctx context.Context, c *client.Client, w io.Writer, name string, long, heading, blank bool) error {
+	info, err := c.Stat(ctx, name)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	_, _, attr, err := f.GetAttr(p9.AttrMaskAll)
-	if err != nil {
-		return err
+	if !info.Attr.Mode.IsDir() {
+		return printEntry(w, name, long, info.Attr)
 	}
-	if !attr.Mode.IsDir() {
-		return printEntry(w, name, long, attr)
-	}
-	ents, err := s.readDir(name)
+	ents, err := c.ReadDir(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -71,19 +70,17 @@ func (s *session) list(w io.Writer, name string, long, heading, blank bool) erro
 		fmt.Fprintf(w, "%s:\n", name)
 	}
 	for _, e := range ents {
-		var attr p9.Attr
+		var info client.Info
 		if long {
-			_, ent, err := f.Walk([]string{e.Name})
-			if err != nil {
+			info, err = c.Stat(ctx, name+"/"+e.Name)
+			if errors.Is(err, os.ErrNotExist) {
 				continue // it went since the directory was read
 			}
-			_, _, attr, err = ent.GetAttr(p9.AttrMaskAll)
-			ent.Close()
 			if err != nil {
 				return fmt.Errorf("%s: %w", e.Name, err)
 			}
 		}
-		if err := printEntry(w, e.Name, long, attr); err != nil {
+		if err := printEntry(w, e.Name, long, info.Attr); err != nil {
 			return err
 		}
 	}

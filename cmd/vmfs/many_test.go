@@ -46,7 +46,7 @@ func runMany(s *server) manyResult {
 		names[i] = fmt.Sprintf("vm%02d", i)
 	}
 	root := s.attach()
-	defer root.close()
+	defer root.Close()
 	for _, name := range names {
 		require.NoError(t, root.mkdir(name))
 		require.NoError(t, root.send(name+"/config", "memory=32M\nkernel="+kernel+"\nqemu.accel=tcg\n"))
@@ -92,7 +92,7 @@ func runMany(s *server) manyResult {
 	assert.Equal(t, pids, catAll(s, names, "pid"), "and each has the process that it had")
 
 	again := s.attach()
-	defer again.close()
+	defer again.Close()
 	for i, name := range names {
 		all.Go(func() { errs[i] = again.send(name+"/ctl", "kill") })
 	}

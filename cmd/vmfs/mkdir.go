@@ -1,15 +1,15 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"path"
 	"strconv"
 
 	"github.com/hugelgupf/p9/linux"
-	"github.com/hugelgupf/p9/p9"
 	"github.com/spf13/cobra"
 
+	"vmfs/client"
 	"vmfs/machine"
 )
 
@@ -31,12 +31,14 @@ its owner, its group and others may do with it; read and write are what counts.`
 			if err != nil || perm > 0o777 {
 				return usagef("mkdir: mode %q is not within 0 to 777 in octal", mode)
 			}
-			return eachEntry(cmd, "mkdir", args, func(s *session, dir p9.File, base, _ string) error {
-				_, err := dir.Mkdir(base, p9.FileMode(perm), p9.NoUID, p9.NoGID)
-				if why := machine.CheckName(base); errors.Is(err, linux.EINVAL) && why != nil {
-					return &explained{text: why.Error(), errno: linux.EINVAL}
+			return eachEntry(cmd, "mkdir", args, func(ctx context.Context, c *client.Client, name string) error {
+				err := c.Mkdir(ctx, name, uint32(perm))
+				if names := client.Split(name); errors.Is(err, linux.EINVAL) && len(names) == 1 {
+					if why := machine.CheckName(names[0]); why != nil {
+						return why
+					}
 				}
-				return lost(err)
+				return err
 			})
 		},
 	}
@@ -57,41 +59,23 @@ deletes a snapshot.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: completeRmdir,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return eachEntry(cmd, "rmdir", args, func(s *session, dir p9.File, base, name string) error {
-				if err := dir.UnlinkAt(base, atRemoveDir); err != nil {
-					return s.explain(name, "", err)
-				}
-				return nil
-			})
+			return eachEntry(cmd, "rmdir", args, func(ctx context.Context, c *client.Client, name string) error { return c.Rmdir(ctx, name) })
 		},
 	}
 	addrFlag(cmd)
 	return cmd
 }
 
-// eachEntry calls do with the directory and the last name of each path, and
-// reports failures as those of op.
-func eachEntry(cmd *cobra.Command, op string, paths []string, do func(s *session, dir p9.File, base, name string) error) error {
-	s, err := connect(cmd)
+// eachEntry calls do with each path, and reports failures as those of op.
+func eachEntry(cmd *cobra.Command, op string, paths []string, do func(ctx context.Context, c *client.Client, name string) error) error {
+	c, err := connect(cmd)
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	one := func(name string) error {
-		if len(splitPath(name)) == 0 {
-			return fmt.Errorf("that is the root")
-		}
-		clean := path.Clean("/" + name)
-		dir, err := s.walk(path.Dir(clean))
-		if err != nil {
-			return lost(err)
-		}
-		defer dir.Close()
-		return do(s, dir, path.Base(clean), name)
-	}
+	defer c.Close()
 	var result error
 	for _, name := range paths {
-		if err := one(name); err != nil {
+		if err := do(cmd.Context(), c, name); err != nil {
 			report(fmt.Errorf("%s %s: %w", op, name, err))
 			result = errReported
 		}

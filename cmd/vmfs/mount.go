@@ -71,13 +71,13 @@ which user each operation is for; access=any makes them all the mounter's.`,
 			if err := mountable(dir, line); err != nil {
 				return fmt.Errorf("mount %s: %w", dir, err)
 			}
-			s, err := connect(cmd) // its error says more than the kernel's
+			c, err := connect(cmd) // its error says more than the kernel's
 			if err != nil {
 				return fmt.Errorf("mount %s: %w", dir, err)
 			}
-			s.close()
-			c := exec.CommandContext(cmd.Context(), line[0], line[1:]...)
-			out, err := c.CombinedOutput()
+			c.Close()
+			mount := exec.CommandContext(cmd.Context(), line[0], line[1:]...)
+			out, err := mount.CombinedOutput()
 			if err != nil {
 				return fmt.Errorf("mount %s: %s: %w: %s%s", dir, shellJoin(line), err, strings.TrimSpace(string(out)), no9p())
 			}

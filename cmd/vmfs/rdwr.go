@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,8 +9,10 @@ import (
 	"path"
 	"strings"
 
-	"github.com/hugelgupf/p9/p9"
+	"github.com/hugelgupf/p9/linux"
 	"github.com/spf13/cobra"
+
+	"vmfs/client"
 )
 
 func newRdwr() *cobra.Command {
@@ -34,23 +37,21 @@ for its ctl.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeOnePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := connect(cmd)
+			c, err := connect(cmd)
 			if err != nil {
 				return err
 			}
-			defer s.close()
+			defer c.Close()
 			exitWithReader(cmd.OutOrStdout())
-			if vm, verb, ok := vsockPort(args[0]); ok {
-				var c *conversation
-				if c, err = s.converse(vm, verb); err == nil {
-					err = c.relay(cmd.InOrStdin(), cmd.OutOrStdout())
-				}
-				if err != nil {
-					return fmt.Errorf("rdwr %s: %w", args[0], err)
-				}
-				return nil
+			stream, ok, err := c.Stream(cmd.Context(), args[0])
+			switch {
+			case err != nil:
+			case ok:
+				err = relayStream(stream, cmd.InOrStdin(), cmd.OutOrStdout())
+			default:
+				err = rdwr(cmd.Context(), c, args[0], cmd.InOrStdin(), cmd.OutOrStdout())
 			}
-			if err := s.rdwr(args[0], cmd.InOrStdin(), cmd.OutOrStdout()); err != nil {
+			if err != nil {
 				return fmt.Errorf("rdwr %s: %w", args[0], err)
 			}
 			return nil
@@ -64,23 +65,20 @@ for its ctl.`,
 type sharing int
 
 const (
-	text    sharing = iota // nothing: each reads a content and writes commands
-	shared                 // one stream for all
-	private                // a stream for each open
-	cloned                 // a ctl for each open, once its first read has made what it is for
+	text   sharing = iota // nothing: each reads a content and writes commands
+	shared                // one stream for all
+	cloned                // a ctl for each open, once its first read has made what it is for
 )
 
 // sharingOf tells what kind of file name is, by its place in the tree.
 func sharingOf(name string) sharing {
-	names := splitPath(name)
+	names := client.Split(name)
 	n := len(names)
 	switch {
 	case n > 0 && names[n-1] == "clone":
 		return cloned
 	case n == 2 && names[1] == "console", n == 4 && names[1] == "vsock" && names[3] == "data":
 		return shared
-	case n == 3 && names[1] == "vsock", n == 4 && names[1] == "vsock" && names[2] == "listen":
-		return private
 	}
 	return text
 }
@@ -88,49 +86,45 @@ func sharingOf(name string) sharing {
 // rdwr copies in to the file name and the file to out, until the file ends and,
 // if it is no stream, in as well. The goroutine that copies in may be left in its
 // read of in: the process ends with the command.
-func (s *session) rdwr(name string, in io.Reader, out io.Writer) error {
+func rdwr(ctx context.Context, c *client.Client, name string, in io.Reader, out io.Writer) error {
 	kind := sharingOf(name)
-	rd, wr, err := s.openBoth(name, kind)
+	rd, wr, err := openBoth(ctx, c, name, kind)
 	if err != nil {
-		return lost(err)
+		return err
 	}
 	if kind == cloned {
 		buf := make([]byte, ioSize)
-		n, err := rd.Read(buf)
+		n, err := rd.Read(ctx, buf)
 		if err != nil {
-			return lost(err)
+			return err
 		}
 		if _, err := out.Write(buf[:n]); err != nil {
 			return fmt.Errorf("%w: %w", errOutput, err)
 		}
 		// Errors are those of what was made.
-		name = path.Join(path.Dir(path.Clean("/"+name)), strings.TrimSpace(string(buf[:n])), "ctl")
+		rd.SetName(path.Join(path.Dir(path.Clean("/"+name)), strings.TrimSpace(string(buf[:n])), "ctl"))
 	}
 	written := make(chan error, 1)
 	go func() {
-		err := copyChunks(wr, in)
+		err := copyChunks(wr.With(ctx), in)
 		if wr != rd {
-			if cerr := wr.Close(); err == nil {
+			if cerr := wr.Clunk(ctx); err == nil {
 				err = cerr
 			}
 		}
 		written <- err
 	}()
 	read := make(chan error, 1)
-	go func() { read <- rd.copyTo(out) }()
+	go func() { read <- copyOut(out, rd.With(ctx)) }()
 	for left := 2; left > 0; left-- {
 		select {
 		case err := <-read:
-			if err != nil || kind == shared || kind == private {
+			if err != nil || kind == shared {
 				return err
 			}
 		case err := <-written:
-			var input *os.PathError
-			if err != nil && errors.As(err, &input) {
-				return err
-			}
 			if err != nil {
-				return s.explain(name, wr.last, err)
+				return err
 			}
 		}
 	}
@@ -138,15 +132,15 @@ func (s *session) rdwr(name string, in io.Reader, out io.Writer) error {
 }
 
 // openBoth opens name to read and to write: once or twice, as its kind wants.
-func (s *session) openBoth(name string, kind sharing) (rd, wr *file, err error) {
-	if kind == private || kind == cloned {
-		rd, err = s.open(name, p9.ReadWrite)
+func openBoth(ctx context.Context, c *client.Client, name string, kind sharing) (rd, wr *client.File, err error) {
+	if kind == cloned {
+		rd, err = c.Open(ctx, name, os.O_RDWR)
 		return rd, rd, err
 	}
-	if rd, err = s.open(name, p9.ReadOnly); err != nil {
+	if rd, err = c.Open(ctx, name, os.O_RDONLY); err != nil {
 		return nil, nil, err
 	}
-	wr, err = s.open(name, p9.WriteOnly)
+	wr, err = c.Open(ctx, name, os.O_WRONLY)
 	return rd, wr, err
 }
 
@@ -167,4 +161,38 @@ func copyChunks(w io.Writer, in io.Reader) error {
 			return err
 		}
 	}
+}
+
+// relayStream copies in to the stream, whose end it passes on, and the stream to out,
+// until the guest ends its side. The goroutine that copies in may be left in its
+// read of in.
+func relayStream(s *client.Stream, in io.Reader, out io.Writer) error {
+	written := make(chan error, 1)
+	go func() {
+		err := copyChunks(s, in)
+		if err == nil {
+			err = s.CloseWrite()
+		}
+		written <- err
+	}()
+	read := make(chan error, 1)
+	go func() { read <- copyOut(out, s) }()
+	for {
+		select {
+		case err := <-read:
+			return err
+		case err := <-written:
+			// A guest that reads no more may still have something to say.
+			if err != nil && !refusesInput(err) {
+				return err
+			}
+			written = nil
+		}
+	}
+}
+
+// refusesInput tells whether an error is that of a guest that has closed its side,
+// of which the reading end hears too.
+func refusesInput(err error) bool {
+	return errors.Is(err, linux.EPIPE) || errors.Is(err, linux.ECONNRESET)
 }

@@ -95,7 +95,7 @@ type keptVM struct {
 // agree waits until everything that is known of the VMs agrees.
 func (k *soak) agree(step int) {
 	a := k.attach()
-	defer a.close()
+	defer a.Close()
 	k.heal(a)
 	var wrong []string
 	for end := time.Now().Add(soakGrace); ; time.Sleep(50 * time.Millisecond) {
@@ -140,7 +140,7 @@ func (k *soak) compare(a attached) (wrong []string) {
 	if !slices.Equal(dirs, k.names) {
 		wrong = append(wrong, fmt.Sprintf("vms/ has %v", dirs))
 	}
-	root, err := a.readDir("/")
+	root, err := a.list("/")
 	if err != nil {
 		return append(wrong, err.Error())
 	}
@@ -246,7 +246,7 @@ func (k *soak) compareVM(a attached, name string, procs processes) (wrong []stri
 		}
 	}
 	entries, _ = os.ReadDir(filepath.Join(dir, "snapshots"))
-	listed, err := a.readDir(name + "/snapshots")
+	listed, err := a.list(name + "/snapshots")
 	if err != nil || len(listed) != len(entries) {
 		bad("snapshots are %v, listed %v, %v", entries, listed, err)
 	}
@@ -330,7 +330,7 @@ func (k *soak) end() {
 			assert.NoError(t, a.send(name+"/ctl", "kill"))
 		}
 	}
-	a.close()
+	a.Close()
 	k.agree(-1)
 	var last usage
 	assert.Eventually(t, func() bool { last = k.usage(); return last.fds <= k.fresh.fds }, patience, 100*time.Millisecond, "descriptors are left open")
@@ -350,7 +350,7 @@ func (k *soak) end() {
 	for _, name := range k.names {
 		assert.NoError(t, a.rmdir(name))
 	}
-	a.close()
+	a.Close()
 	left, err := os.ReadDir(filepath.Join(k.state, "vms"))
 	assert.NoError(t, err)
 	assert.Empty(t, left)

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/hugelgupf/p9/linux"
-	"github.com/hugelgupf/p9/p9"
 	"github.com/stretchr/testify/require"
 
 	"vmfs/guest/guesttest"
@@ -72,7 +71,7 @@ func TestSoak(t *testing.T) {
 		k.names = append(k.names, name)
 		require.NoError(t, k.makeOne(root, name))
 	}
-	root.close()
+	root.Close()
 
 	var clients []*soakClient
 	for i := range soakClients {
@@ -256,7 +255,7 @@ type soakClient struct {
 
 func (c *soakClient) hangUp() {
 	if c.conn != nil {
-		c.conn.close()
+		c.conn.Close()
 		c.conn = nil
 	}
 }
@@ -342,7 +341,7 @@ func (c *soakClient) something(a attached, name string) (string, error) {
 	case n < 74:
 		return "remove a snapshot", a.rmdir(name + "/snapshots/" + snapshot)
 	case n < 77:
-		return "config", a.write(name+"/config", p9.WriteOnly|openAppend, []string{"vcpus=" + pick("1", "2")}, nil)
+		return "config", write(context.Background(), a.Client, name+"/config", os.O_WRONLY|os.O_APPEND, []string{"vcpus=" + pick("1", "2")}, nil)
 	case n < 81:
 		return "write console", c.writeConsole(a, name)
 	case n < 86:
@@ -360,10 +359,10 @@ func (c *soakClient) something(a attached, name string) (string, error) {
 
 // look reads what there is to read.
 func (c *soakClient) look(a attached, name string) error {
-	if _, err := a.readDir("/"); err != nil {
+	if _, err := a.list("/"); err != nil {
 		return err
 	}
-	if _, err := a.readDir(name + "/snapshots"); err != nil {
+	if _, err := a.list(name + "/snapshots"); err != nil {
 		return err
 	}
 	for _, f := range []string{"ctl", "config", "state", "memory", "capabilities", "info", "error", "log", "pid"} {
@@ -394,14 +393,14 @@ func (c *soakClient) apart(most time.Duration, f func(attached) error) error {
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer s.Close()
 	done := make(chan error, 1)
 	go func() { done <- f(attached{s}) }()
 	select {
 	case err = <-done:
 		return err
 	case <-time.After(time.Duration(c.rnd.IntN(int(most)))):
-		s.close()
+		s.Close()
 		<-done
 		return errHungUp
 	}
@@ -410,11 +409,11 @@ func (c *soakClient) apart(most time.Duration, f func(attached) error) error {
 // glance reads a file that blocks, for a moment.
 func (c *soakClient) glance(name, path string) (string, error) {
 	return "read " + path[len(name)+1:], c.apart(400*time.Millisecond, func(a attached) error {
-		f, err := a.open(path, p9.ReadOnly)
+		f, err := a.open(path)
 		if err != nil {
 			return err
 		}
-		_, err = io.Copy(io.Discard, f)
+		_, err = io.Copy(io.Discard, f.With(context.Background()))
 		return err
 	})
 }
@@ -427,7 +426,7 @@ func (c *soakClient) follow(name, path string) (string, error) {
 		what = "read events of one"
 	}
 	return what, c.apart(400*time.Millisecond, func(a attached) error {
-		f, err := a.open(path, p9.ReadOnly)
+		f, err := a.open(path)
 		if err != nil {
 			return err
 		}
@@ -437,7 +436,7 @@ func (c *soakClient) follow(name, path string) (string, error) {
 		var rest string
 		buf := make([]byte, ioSize)
 		for {
-			n, err := f.Read(buf)
+			n, err := f.Read(context.Background(), buf)
 			if err != nil {
 				return nil // the connection's end; or the VM's
 			}

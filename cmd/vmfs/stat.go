@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"time"
 
-	"github.com/hugelgupf/p9/p9"
 	"github.com/spf13/cobra"
+
+	"vmfs/client"
 )
 
 func newStat() *cobra.Command {
@@ -20,15 +22,15 @@ the server generates is 0: read it to know.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := connect(cmd)
+			c, err := connect(cmd)
 			if err != nil {
 				return err
 			}
-			defer s.close()
+			defer c.Close()
 			var result error
 			for _, name := range args {
-				if err := s.stat(cmd.OutOrStdout(), name); err != nil {
-					report(fmt.Errorf("stat %s: %w", name, lost(err)))
+				if err := stat(cmd.Context(), c, cmd.OutOrStdout(), name); err != nil {
+					report(fmt.Errorf("stat %s: %w", name, err))
 					result = errReported
 				}
 			}
@@ -40,16 +42,12 @@ the server generates is 0: read it to know.`,
 }
 
 // stat prints the attributes of name.
-func (s *session) stat(w io.Writer, name string) error {
-	f, err := s.walk(name)
+func stat(ctx context.Context, c *client.Client, w io.Writer, name string) error {
+	info, err := c.Stat(ctx, name)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	qid, _, a, err := f.GetAttr(p9.AttrMaskAll)
-	if err != nil {
-		return err
-	}
+	qid, a := info.QID, info.Attr
 	_, err = fmt.Fprintf(w, "path=%s\nqid=%#x version=%d type=%#x\nmode=%s\nuid=%d\ngid=%d\nsize=%d\nmtime=%s\n",
 		name, qid.Path, qid.Version, uint8(qid.Type), a.Mode.OSMode(), a.UID, a.GID, a.Size, mtime(a).Format(time.RFC3339Nano))
 	return err

@@ -18,10 +18,10 @@ import (
 	"time"
 
 	"github.com/hugelgupf/p9/linux"
-	"github.com/hugelgupf/p9/p9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"vmfs/client"
 	"vmfs/vsock"
 	"vmfs/vsock/vhostuser"
 )
@@ -54,11 +54,10 @@ func (s *server) awaitVsock() {
 }
 
 // client connects to the server.
-func (s *server) client() *session {
+func (s *server) client() attached {
 	s.t.Helper()
-	c, err := attachTo(s.t.Context(), s.addr)
-	require.NoError(s.t, err)
-	s.t.Cleanup(c.close)
+	c := s.attach()
+	s.t.Cleanup(func() { c.Close() })
 	return c
 }
 
@@ -97,9 +96,9 @@ func ended(t *testing.T, pid int) {
 }
 
 // mustDial gets a stream to a port of web.
-func (s *session) mustDial(t *testing.T, port string) *conversation {
+func (a attached) mustDial(t *testing.T, port uint32) *client.Stream {
 	t.Helper()
-	c, err := s.converse("web", "connect "+port)
+	c, err := a.Connect(t.Context(), "web", port)
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	return c
@@ -113,7 +112,7 @@ func pattern(n int) []byte {
 }
 
 // toGuest streams data into the guest, which says what came of it.
-func toGuest(t *testing.T, c *conversation, data []byte) {
+func toGuest(t *testing.T, c *client.Stream, data []byte) {
 	t.Helper()
 	_, err := io.WriteString(c, "-sha256sum\n")
 	require.NoError(t, err)
@@ -127,9 +126,9 @@ func toGuest(t *testing.T, c *conversation, data []byte) {
 
 // fromGuest streams n bytes out of the guest and compares them with what the guest
 // says they were.
-func fromGuest(t *testing.T, s *session, n int) {
+func fromGuest(t *testing.T, s attached, n int) {
 	t.Helper()
-	c := s.mustDial(t, "1024")
+	c := s.mustDial(t, 1024)
 	// A megabyte of chance again and again: the guest makes no more of it in a second.
 	_, err := fmt.Fprintf(c, "-f=/tmp/r$$; head -c 1048576 /dev/urandom >$f; for i in $(seq %d); do cat $f; done; sha256sum <$f; rm $f\n", n>>20)
 	require.NoError(t, err)
@@ -206,7 +205,7 @@ func TestVsockGuest(t *testing.T) {
 			"0": linux.ENOENT, "4294967295": linux.ENOENT, "web": linux.ENOENT, "007": linux.ENOENT,
 			"1": linux.ECONNREFUSED, "4294967294": linux.ECONNREFUSED,
 		} {
-			_, err := c.open("web/vsock/"+port, p9.ReadWrite)
+			_, err := c.Open(t.Context(), "web/vsock/"+port, os.O_RDWR)
 			var errno linux.Errno
 			require.ErrorAs(t, err, &errno, port)
 			assert.Equal(t, want, errno, port)
@@ -216,23 +215,23 @@ func TestVsockGuest(t *testing.T) {
 	})
 
 	t.Run("both ways", func(t *testing.T) {
-		toGuest(t, c.mustDial(t, "1024"), pattern(sizes.transfer))
+		toGuest(t, c.mustDial(t, 1024), pattern(sizes.transfer))
 		fromGuest(t, c, sizes.transfer)
 	})
 
 	t.Run("half-close", func(t *testing.T) {
 		// The guest ends its side first, and goes on reading.
-		k := c.mustDial(t, "13")
+		k := c.mustDial(t, 13)
 		_, err := io.ReadAll(k)
 		require.NoError(t, err)
 		_, err = io.WriteString(k, "still here")
 		assert.NoError(t, err)
-		status, err := c.readFile(k.path + "/status")
+		status, err := c.ReadFile(t.Context(), k.Dir()+"/status")
 		require.NoError(t, err)
 		assert.Contains(t, status, "state=established\n")
 		require.NoError(t, k.CloseWrite())
 		// We do, and go on reading.
-		k = c.mustDial(t, "7")
+		k = c.mustDial(t, 7)
 		_, err = io.WriteString(k, "echo")
 		require.NoError(t, err)
 		require.NoError(t, k.CloseWrite())
@@ -248,7 +247,7 @@ func TestVsockGuest(t *testing.T) {
 		for range 8 {
 			wg.Go(func() {
 				for range sizes.connects / 8 {
-					text, err := c.readFile("web/vsock/13")
+					text, err := c.ReadFile(t.Context(), "web/vsock/13")
 					assert.NoError(t, err)
 					assert.Contains(t, text, "UTC")
 				}
@@ -265,13 +264,13 @@ func TestVsockGuest(t *testing.T) {
 	})
 
 	t.Run("stalled reader", func(t *testing.T) {
-		stalled := c.mustDial(t, "19")
+		stalled := c.mustDial(t, 19)
 		_, err := stalled.Read(make([]byte, 1000))
 		require.NoError(t, err)
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
-				toGuest(t, c.mustDial(t, "1024"), pattern(sizes.transfer/16))
+				toGuest(t, c.mustDial(t, 1024), pattern(sizes.transfer/16))
 				fromGuest(t, c, sizes.transfer/16)
 			})
 		}
@@ -284,7 +283,7 @@ func TestVsockGuest(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			toGuest(t, c.mustDial(t, "1024"), pattern(sizes.transfer/4))
+			toGuest(t, c.mustDial(t, 1024), pattern(sizes.transfer/4))
 			fromGuest(t, c, sizes.transfer/4)
 		}()
 		time.Sleep(100 * time.Millisecond) // into the transfer
@@ -322,7 +321,7 @@ func TestVsockGuest(t *testing.T) {
 
 		// The host ends its side first, and still gets what the guest says later.
 		guest := s.spawn("", "exec", "web", "sh", "-c", "until (sleep 1; echo late) | vsock dial 515; do sleep 0.1; done; echo passed")
-		k, err := c.converse("web", "announce 515")
+		k, err := c.Accept(t.Context(), "web", 515)
 		require.NoError(t, err)
 		require.NoError(t, k.CloseWrite())
 		text, err := io.ReadAll(k)
@@ -333,14 +332,14 @@ func TestVsockGuest(t *testing.T) {
 	})
 
 	t.Run("snapshot", func(t *testing.T) {
-		k := c.mustDial(t, "7")
+		k := c.mustDial(t, 7)
 		s.must("write", "web/ctl", "snapshot", "one")
 		endsSoon(t, k)
 		s.awaitVsock()
 	})
 
 	t.Run("device killed", func(t *testing.T) {
-		k, idle := c.mustDial(t, "7"), c.mustDial(t, "9")
+		k, idle := c.mustDial(t, 7), c.mustDial(t, 9)
 		events := s.hear("web")
 		pid := s.device()
 		require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
@@ -350,7 +349,7 @@ func TestVsockGuest(t *testing.T) {
 		assert.NotEqual(t, pid, s.device())
 		assert.Equal(t, "running", s.must("cat", "web/state"))
 		s.awaitVsock()
-		toGuest(t, c.mustDial(t, "1024"), pattern(1<<20))
+		toGuest(t, c.mustDial(t, 1024), pattern(1<<20))
 
 		s.must("write", "web/ctl", "pause")
 		pid = s.device()
@@ -358,7 +357,7 @@ func TestVsockGuest(t *testing.T) {
 		require.Eventually(t, func() bool { return s.device() != pid }, patience, 20*time.Millisecond)
 		assert.Equal(t, "paused", s.must("cat", "web/state"), "what was paused stays so")
 		s.must("write", "web/ctl", "resume")
-		toGuest(t, c.mustDial(t, "1024"), pattern(1<<20))
+		toGuest(t, c.mustDial(t, 1024), pattern(1<<20))
 	})
 
 	t.Run("server killed", func(t *testing.T) {
@@ -366,7 +365,7 @@ func TestVsockGuest(t *testing.T) {
 		own, err := (&vsock.Hybrid{Socket: s.hostSocket("web")}).DialVsock(t.Context(), 7)
 		require.NoError(t, err)
 		defer own.Close()
-		k, pid := c.mustDial(t, "7"), s.device()
+		k, pid := c.mustDial(t, 7), s.device()
 		s.kill()
 		endsSoon(t, k)
 		s.start()
@@ -376,7 +375,7 @@ func TestVsockGuest(t *testing.T) {
 		_, err = io.ReadFull(own, make([]byte, 4))
 		require.NoError(t, err)
 		c = s.client()
-		toGuest(t, c.mustDial(t, "1024"), pattern(1<<20))
+		toGuest(t, c.mustDial(t, 1024), pattern(1<<20))
 
 		// The device dies while no server is there, and when one has found it again.
 		s.kill()
@@ -404,14 +403,14 @@ func TestVsockGuest(t *testing.T) {
 			require.Eventually(t, func() bool { return ready() > 0 }, patience, 20*time.Millisecond)
 			before := ready()
 			events := s.hear("web")
-			k, waits := c.mustDial(t, "7"), c.mustDial(t, "9")
+			k, waits := c.mustDial(t, 7), c.mustDial(t, 9)
 			again()
 			endsSoon(t, k)
 			endsSoon(t, waits)
 			events.expect(t, " lost=reset")
 			require.Eventually(t, func() bool { return ready() > before }, 2*patience, 50*time.Millisecond)
 			s.awaitVsock()
-			toGuest(t, c.mustDial(t, "1024"), pattern(1<<20))
+			toGuest(t, c.mustDial(t, 1024), pattern(1<<20))
 		})
 	}
 
@@ -421,7 +420,7 @@ func TestVsockGuest(t *testing.T) {
 				s.must("write", "web/ctl", "start")
 				s.awaitVsock()
 			}
-			k, pid := c.mustDial(t, "7"), s.device()
+			k, pid := c.mustDial(t, 7), s.device()
 			waiting := s.spawn("", "cat", "web/vsock/listen/9000")
 			require.Eventually(t, func() bool {
 				_, err := os.Stat(vsock.ListenPath(s.hostSocket("web"), 9000))
@@ -431,7 +430,7 @@ func TestVsockGuest(t *testing.T) {
 			endsSoon(t, k)
 			ended(t, pid)
 			waiting.expect(t, "not running")
-			_, err := c.open("web/vsock/13", p9.ReadOnly)
+			_, err := c.Open(t.Context(), "web/vsock/13", os.O_RDONLY)
 			var errno linux.Errno
 			require.ErrorAs(t, err, &errno)
 			assert.Equal(t, linux.ENXIO, errno)
@@ -442,7 +441,7 @@ func TestVsockGuest(t *testing.T) {
 	}
 
 	t.Run("restore", func(t *testing.T) {
-		k := c.mustDial(t, "7")
+		k := c.mustDial(t, 7)
 		s.must("write", "web/ctl", "stop")
 		endsSoon(t, k)
 		s.must("write", "web/ctl", "restore", "one")
@@ -455,7 +454,7 @@ func TestVsockGuest(t *testing.T) {
 }
 
 // endsSoon waits for the end of a stream, which is end of file or an error.
-func endsSoon(t *testing.T, k *conversation) {
+func endsSoon(t *testing.T, k *client.Stream) {
 	t.Helper()
 	over := make(chan error, 1)
 	go func() {

@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/hugelgupf/p9/p9"
 	"github.com/spf13/cobra"
 
 	"vmfs/backends/hypervisor"
@@ -56,12 +53,12 @@ the VM is gone.`,
 				ctx, cancel = context.WithTimeout(ctx, timeout)
 				defer cancel()
 			}
-			s, err := connect(cmd)
+			c, err := connect(cmd)
 			if err != nil {
 				return err
 			}
-			defer s.close()
-			st, err := s.waitState(ctx, vm, states)
+			defer c.Close()
+			st, err := c.Wait(ctx, vm, states...)
 			if err != nil {
 				return fmt.Errorf("wait %s: %w", vm, err)
 			}
@@ -73,56 +70,4 @@ the VM is gone.`,
 	cmd.RegisterFlagCompletionFunc("timeout", cobra.NoFileCompletions)
 	addrFlag(cmd)
 	return cmd
-}
-
-// waitState waits until the state of vm is one of states, or any other than now
-// where there are none, and returns it. The end of ctx closes the session.
-func (s *session) waitState(ctx context.Context, vm string, states []string) (string, error) {
-	stop := context.AfterFunc(ctx, s.close)
-	defer stop()
-	last := ""
-	for {
-		st, next, err := s.nextState(vm, func(st string) bool { return slices.Contains(states, st) })
-		if st != "" {
-			last = st
-		}
-		switch {
-		case err != nil && ctx.Err() != nil:
-			if last == "" {
-				return "", errors.New("timed out before the server told the state")
-			}
-			return "", fmt.Errorf("timed out: the state is %s", last)
-		case err != nil:
-			return "", lost(err)
-		case slices.Contains(states, st):
-			return st, nil
-		case len(states) == 0 || slices.Contains(states, next):
-			return next, nil
-		}
-		last = next
-	}
-}
-
-// nextState returns the state st of vm, and, unless st is good enough, waits for
-// the next one that differs.
-func (s *session) nextState(vm string, enough func(st string) bool) (st, next string, err error) {
-	// Opened before the state is read: no change falls between the two.
-	w, err := s.open(vm+"/wait", p9.ReadOnly)
-	if err != nil {
-		return "", "", err
-	}
-	defer w.Close()
-	if st, err = s.readFile(vm + "/state"); err != nil {
-		return "", "", err
-	}
-	st = strings.TrimSpace(st)
-	if enough(st) {
-		return st, "", nil
-	}
-	buf := make([]byte, 128)
-	n, err := w.Read(buf)
-	if errors.Is(err, io.EOF) {
-		err = errors.New("the VM is gone")
-	}
-	return st, strings.TrimSpace(string(buf[:n])), err
 }

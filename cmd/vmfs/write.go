@@ -2,14 +2,17 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 
-	"github.com/hugelgupf/p9/p9"
+	"github.com/hugelgupf/p9/linux"
 	"github.com/spf13/cobra"
+
+	"vmfs/client"
 )
 
 func newWrite() *cobra.Command {
@@ -38,17 +41,17 @@ fails, what the VM's error file says is printed.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: completeWrite,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := connect(cmd)
+			c, err := connect(cmd)
 			if err != nil {
 				return err
 			}
-			defer s.close()
+			defer c.Close()
 			name, words := args[0], args[1:]
-			flags := p9.WriteOnly | openTruncate
+			flags := os.O_WRONLY | os.O_TRUNC
 			if appendTo {
-				flags = p9.WriteOnly | openAppend
+				flags = os.O_WRONLY | os.O_APPEND
 			}
-			if err := s.write(name, flags, words, cmd.InOrStdin()); err != nil {
+			if err := write(cmd.Context(), c, name, flags, words, cmd.InOrStdin()); err != nil {
 				return fmt.Errorf("write %s: %w", name, err)
 			}
 			return nil
@@ -62,26 +65,25 @@ fails, what the VM's error file says is printed.`,
 
 // write opens name and writes the words to it, or where there are none what in
 // has.
-func (s *session) write(name string, flags p9.OpenFlags, words []string, in io.Reader) error {
-	f, err := s.open(name, flags)
+func write(ctx context.Context, c *client.Client, name string, flags int, words []string, in io.Reader) error {
+	f, err := c.Open(ctx, name, flags)
 	if err != nil {
-		return lost(err)
+		return err
 	}
 	if len(words) > 0 {
-		_, err = io.WriteString(f, strings.Join(words, " ")+"\n")
+		_, err = io.WriteString(f.With(ctx), strings.Join(words, " ")+"\n")
 	} else {
-		err = copyLines(f, in)
+		err = copyLines(f.With(ctx), in)
 	}
 	// The server may have kept the writes until now; what the clunk says counts
 	// as what they say.
-	if cerr := f.Close(); err == nil {
+	if cerr := f.Clunk(ctx); err == nil {
 		err = cerr
 	}
-	var input *os.PathError
-	if err == nil || errors.As(err, &input) {
-		return err
+	if names := client.Split(name); errors.Is(err, linux.EINVAL) && len(names) == 1 && names[0] == "ctl" {
+		return fmt.Errorf("%w: vmfs cat ctl shows what it takes, and the server's log has the reason", err)
 	}
-	return s.explain(name, f.last, err)
+	return err
 }
 
 // copyLines writes to w what in has, whole lines at a time, as soon as they are
