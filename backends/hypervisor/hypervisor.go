@@ -17,6 +17,10 @@ const (
 	TypeSim             Type = "sim"
 )
 
+// KnownTypes lists them, in the order in which people are shown them. A program has those
+// that it registers, see Types.
+func KnownTypes() []Type { return []Type{TypeQEMU, TypeCloudHypervisor, TypeVZ, TypeSim} }
+
 // A VMState is what a VM is doing. There are four; why it does so is
 // [VMInfo.Reason].
 type VMState string

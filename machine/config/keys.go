@@ -31,9 +31,12 @@ type Key struct {
 func Keys() []Key { return slices.Clone(table) }
 
 // backends are those that a VM can be of.
-var backends = []string{
-	string(hypervisor.TypeQEMU), string(hypervisor.TypeCloudHypervisor), string(hypervisor.TypeVZ), string(hypervisor.TypeSim),
-}
+var backends = func() (names []string) {
+	for _, t := range hypervisor.KnownTypes() {
+		names = append(names, string(t))
+	}
+	return names
+}()
 
 // table is every key. A new one is a row here, and a field of VMConfig.
 var table = []Key{
