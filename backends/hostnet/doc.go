@@ -3,7 +3,7 @@
 // right of its own; it is also all that there is of such a network, so that nothing
 // has to be cleared away when the VMM has ended, however that was.
 //
-// It imports backends/hypervisor, internal/wait and golang.org/x/sys.
+// It imports backends/hypervisor, backends/process, internal/wait and golang.org/x/sys.
 package hostnet
 
 import (

@@ -3,7 +3,6 @@ package qemu
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"runtime"
 	"strings"
 
@@ -22,10 +21,9 @@ type host struct {
 	kvm       func() error // opens /dev/kvm for a moment
 	cpuinfo   func() string
 	exists    func(path string) bool
-	find      func(program string) (path string, err error) // in PATH
-	vhostNet  func() bool                                   // whether /dev/vhost-net opens
-	iommuUsed func() bool                                   // whether the host has IOMMU groups, and vfio
-	takeCID   func(cid int64) error                         // takes a vsock CID of the kernel's for a moment
+	vhostNet  func() bool           // whether /dev/vhost-net opens
+	iommuUsed func() bool           // whether the host has IOMMU groups, and vfio
+	takeCID   func(cid int64) error // takes a vsock CID of the kernel's for a moment
 }
 
 // thisHost looks at the machine itself.
@@ -33,7 +31,6 @@ var thisHost = host{
 	kvm:       func() error { return tryOpen("/dev/kvm") },
 	cpuinfo:   func() string { b, _ := os.ReadFile("/proc/cpuinfo"); return string(b) },
 	exists:    func(path string) bool { _, err := os.Stat(path); return err == nil },
-	find:      exec.LookPath,
 	vhostNet:  func() bool { return tryOpen("/dev/vhost-net") == nil },
 	iommuUsed: func() bool { return hasEntries("/sys/kernel/iommu_groups") && hasEntries("/dev/vfio") },
 	takeCID:   takeCID,

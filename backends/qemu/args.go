@@ -24,20 +24,16 @@ type plan struct {
 	// vsockDevice is whether the server can start a vsock device.
 	vsockDevice bool
 
-	files  []string            // what QEMU inherits, in the order of its descriptors, from process.FirstFile on
-	passts map[string][]string // the commands that make those of passt's networks
+	files []string // what QEMU inherits, in the order of its descriptors, from process.FirstFile on
 }
 
-// The files that every QEMU inherits. A tap adds "tap:NAME", a network on a bridge
-// "bridge:NUMBER", one of passt's "passt:NUMBER".
+// The files that a QEMU inherits.
 const (
 	fileControl = "control" // the listening control socket
 	fileMonitor = "monitor" // the listening socket of the monitor for people and tools
 	fileConsole = "console" // the listening socket of the console
 	fileVsock   = "vsock"   // the listening socket for the vsock device
-	fileTap     = "tap:"
-	fileBridge  = "bridge:"
-	filePasst   = "passt:"
+	fileNetwork = "net"     // of which each network has one by its number
 )
 
 // The names of QEMU's objects that the handle uses.
@@ -71,7 +67,7 @@ const (
 // args makes the command line, without the program, or says what is wrong with
 // the configuration.
 func (p *plan) args() ([]string, error) {
-	p.files, p.passts = nil, nil
+	p.files = nil
 	c := &p.config
 	if err := c.Check(); err != nil {
 		return nil, err

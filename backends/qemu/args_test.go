@@ -3,7 +3,6 @@ package qemu
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -36,7 +35,7 @@ func testPlan(c hypervisor.VMConfig) *plan {
 		program: program{path: "/usr/bin/qemu-system-x86_64", version: "7.2.22", sandbox: true},
 		dir:     runDir{"/run/vm,s/web", SocketName},
 		host: host{
-			exists: func(string) bool { return true }, find: func(name string) (string, error) { return "/bin/" + name, nil },
+			exists:   func(string) bool { return true },
 			vhostNet: func() bool { return true }, iommuUsed: func() bool { return true },
 			takeCID: func(int64) error { return nil },
 		},
@@ -218,7 +217,7 @@ func TestArgs(t *testing.T) {
 				"-netdev user,id=net1,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-:5353",
 				"-append console=ttyS0 ip=192.168.7.2:::255.255.255.0::eth0:off",
 			},
-			files: []string{"tap:vm0"},
+			files: []string{"net0"},
 		},
 		"passt": {
 			config: func(c *hypervisor.VMConfig) {
@@ -232,7 +231,7 @@ func TestArgs(t *testing.T) {
 				"-netdev stream,id=net1,server=off,addr.type=fd,addr.str=7",
 				"-device virtio-net-pci,id=nic1,netdev=net1,mac=52:54:00:12:34:5a,romfile=",
 			},
-			files: []string{"tap:vm0", "passt:1"},
+			files: []string{"net0", "net1"},
 		},
 		"addresses of its own": {
 			config: func(c *hypervisor.VMConfig) {
@@ -240,13 +239,13 @@ func TestArgs(t *testing.T) {
 				c.Networks = []hypervisor.NetworkConfig{{TAPDevice: "vm0", IP: "192.168.7.2", Netmask: "255.255.255.0"}}
 			},
 			want:  []string{"-append console=ttyS0 ip=dhcp"},
-			files: []string{"tap:vm0"},
+			files: []string{"net0"},
 		},
 		"tap with kvm": {
 			config: func(c *hypervisor.VMConfig) { c.Networks = []hypervisor.NetworkConfig{{TAPDevice: "vm0"}} },
 			plan:   func(p *plan) { p.accel = accelKVM },
 			want:   []string{"-netdev tap,id=net0,fd=6,vhost=on"},
-			files:  []string{"tap:vm0"},
+			files:  []string{"net0"},
 		},
 		"pci": {
 			config: func(c *hypervisor.VMConfig) {
@@ -363,13 +362,6 @@ func TestRefusedConfigs(t *testing.T) {
 			is:     os.ErrNotExist, says: disk + "x",
 		},
 		"a directory as disk": {config: func(c *hypervisor.VMConfig) { c.Disks = []hypervisor.DiskConfig{{Path: dir}} }, says: dir},
-		"no passt": {
-			config: func(c *hypervisor.VMConfig) { c.Networks = []hypervisor.NetworkConfig{{Passt: true}} },
-			plan: func(p *plan) {
-				p.host.find = func(string) (string, error) { return "", exec.ErrNotFound }
-			},
-			is: exec.ErrNotFound, says: "apt-get install passt",
-		},
 		"passt and an old QEMU": {
 			config: func(c *hypervisor.VMConfig) { c.Networks = []hypervisor.NetworkConfig{{Passt: true}} },
 			plan:   func(p *plan) { p.program.version = "7.1.9" }, is: hypervisor.ErrNotSupported, says: "7.1.9",
@@ -441,22 +433,6 @@ func FuzzArgs(f *testing.F) {
 			assert.NotContains(t, a, "\x00")
 		}
 	})
-}
-
-func TestPasstCommand(t *testing.T) {
-	p := testPlan(minimal())
-	p.config.Networks = []hypervisor.NetworkConfig{{Passt: true}, {Passt: true, Forwards: []string{
-		"tcp:127.0.0.1:2222:22", "udp::53:5353", "tcp:[::1]:80:8080",
-	}}}
-	for range 2 {
-		_, err := p.args()
-		require.NoError(t, err)
-		always := []string{"/bin/passt", "--quiet", "--foreground", "--fd", "3", "--pid", "/proc/self/fd/1"}
-		assert.Equal(t, map[string][]string{
-			"passt:0": always,
-			"passt:1": append(slices.Clip(always), "-t", "127.0.0.1/2222:22", "-u", "53:5353", "-t", "::1/80:8080"),
-		}, p.passts)
-	}
 }
 
 func TestAtLeast(t *testing.T) {

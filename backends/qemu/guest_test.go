@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/hostnet/hostnettest"
 	"vmfs/backends/hypervisor"
 	"vmfs/guest/guesttest"
 )
@@ -146,14 +147,6 @@ func sparse(t testing.TB, path string, size int64) string {
 	return path
 }
 
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-}
-
 // TestGuest goes through what takes a guest to see, on one VM that boots once.
 func TestGuest(t *testing.T) {
 	t.Parallel() // with the other tests that wait for a guest
@@ -166,7 +159,7 @@ func TestGuest(t *testing.T) {
 	config.KernelPath, config.InitrdPath = guesttest.Image(t)
 	config.KernelArgs = `quiet no_timer_check vmfs.net=user vmfs.test="a, b"`
 	config.MemoryBytes, config.HotplugBytes = 256*mib, 128*mib
-	port := freePort(t)
+	port := hostnettest.FreePort(t)
 	config.Networks = []hypervisor.NetworkConfig{{User: true, MAC: "52:54:00:aa:bb:cc", Forwards: []string{"tcp:127.0.0.1:" + port + ":7000"}}}
 
 	raw := sparse(t, filepath.Join(disks, "raw"), 8*mib)

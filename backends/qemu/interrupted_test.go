@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/hostnet/hostnettest"
 	"vmfs/backends/hypervisor"
 )
 
@@ -48,13 +49,13 @@ func TestServerKilledInAStart(t *testing.T) {
 	exe, err := os.Executable()
 	require.NoError(t, err)
 	var none, found int
-	_, err = exec.LookPath(programPasst)
+	_, err = exec.LookPath("passt")
 	passt := err == nil // TestPasst misses it
 	for after := time.Duration(0); after < 250*time.Millisecond; after += 20 * time.Millisecond {
 		dir := shortDir(t)
 		cmd := exec.Command(exe)
 		cmd.Env = append(os.Environ(), startIn+"="+dir)
-		port := freePort(t)
+		port := hostnettest.FreePort(t)
 		if passt {
 			cmd.Env = append(cmd.Env, forwardOf+"=tcp:127.0.0.1:"+port+":22")
 		}

@@ -4,38 +4,35 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net"
-	"net/netip"
 	"strconv"
 
+	"vmfs/backends/hostnet"
 	"vmfs/backends/hypervisor"
 )
 
-// networks makes a virtio network device of every NetworkConfig. A tap is opened
-// by the server and inherited, so that QEMU needs no privilege for it.
+// networks makes a virtio network device of every NetworkConfig. What is on the host
+// is made by the server and inherited, so that QEMU needs no privilege for it.
 func (p *plan) networks(a *commandLine) error {
 	for i, n := range p.config.Networks {
 		id := "net" + strconv.Itoa(i)
-		o := opt("user").set("id", id)
+		var o *option
 		switch {
 		case n.User:
+			o = opt("user").set("id", id)
 			for _, rule := range n.Forwards {
 				f, err := hypervisor.ParseForward(rule)
 				if err != nil {
 					return err
 				}
-				o.set("hostfwd", fmt.Sprintf("%s:%s:%d-:%d", f.Proto, address(f.Addr), f.HostPort, f.GuestPort))
+				o.set("hostfwd", fmt.Sprintf("%s:%s:%d-:%d", f.Proto, hostnet.Address(f.Addr), f.HostPort, f.GuestPort))
 			}
 		case n.Passt:
-			var err error
-			if o, err = p.passt(i, n); err != nil {
-				return fmt.Errorf("network %d: %w", i, err)
+			if !atLeast(p.program.version, 7, 2) {
+				return fmt.Errorf("network %d: passt needs QEMU 7.2, and this is %s: use a user network instead: %w", i, p.program.version, hypervisor.ErrNotSupported)
 			}
+			o = opt("stream").set("id", id).on("server", false).set("addr.type", "fd").num("addr.str", int64(p.file(fileNetwork+strconv.Itoa(i))))
 		default:
-			file := fileTap + n.TAPDevice
-			if n.Bridge != "" {
-				file = fileBridge + strconv.Itoa(i)
-			}
-			o = opt("tap").set("id", id).num("fd", int64(p.file(file)))
+			o = opt("tap").set("id", id).num("fd", int64(p.file(fileNetwork+strconv.Itoa(i))))
 			if p.accel == accelKVM && p.host.vhostNet() {
 				o.on("vhost", true)
 			}
@@ -44,14 +41,6 @@ func (p *plan) networks(a *commandLine) error {
 		a.opt("device", opt("virtio-net-pci").set("id", "nic"+strconv.Itoa(i)).set("netdev", id).set("mac", p.mac(i)).set("romfile", ""))
 	}
 	return nil
-}
-
-// address is the host's address of a forward, "" for all of them.
-func address(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.String()
 }
 
 // mac returns the device's address: the one set, or one that is the same at every

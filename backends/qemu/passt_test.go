@@ -2,15 +2,10 @@ package qemu
 
 import (
 	"bufio"
-	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/hostnet/hostnettest"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/guest/guesttest"
@@ -26,41 +22,15 @@ import (
 // needPasst ends the test where passt cannot work.
 func needPasst(t testing.TB) {
 	t.Helper()
-	if _, err := exec.LookPath(programPasst); err != nil {
-		guesttest.Missing(t, "passt is missing: apt-get install passt")
+	if err := hostnettest.Passt(); err != nil {
+		guesttest.Missing(t, err.Error())
 	}
-	routes, err := os.ReadFile("/proc/net/route")
-	if err != nil || !strings.Contains(string(routes), "\t00000000\t") {
-		guesttest.Missing(t, "passt needs a default route, and this host has none: ip route add default …")
-	}
-	unshare := exec.Command("unshare", "--user", "true")
-	if os.Geteuid() == 0 { // passt becomes nobody before
-		unshare.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	}
-	if out, err := unshare.CombinedOutput(); err != nil {
-		guesttest.Missing(t, fmt.Sprintf("passt needs user namespaces, and this host lets nobody make one "+
-			"(sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns): %v: %s", err, out))
-	}
-}
-
-// passtsOf counts the passts that forward a port of 127.0.0.1.
-func passtsOf(t testing.TB, port string) (n int) {
-	t.Helper()
-	cmdlines, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	require.NoError(t, err)
-	for _, path := range cmdlines {
-		b, _ := os.ReadFile(path) // it may have ended
-		if bytes.Contains(b, []byte("\x00127.0.0.1/"+port+":")) {
-			n++
-		}
-	}
-	return n
 }
 
 // awaitNoPasst waits until a passt has noticed that its QEMU is gone.
 func awaitNoPasst(t testing.TB, port string) {
 	t.Helper()
-	require.Eventually(t, func() bool { return passtsOf(t, port) == 0 }, patience, 5*time.Millisecond, "an orphan: passt of port %s", port)
+	require.Eventually(t, func() bool { return hostnettest.Passts(t, port) == 0 }, patience, 5*time.Millisecond, "an orphan: passt of port %s", port)
 }
 
 // TestPasst has a guest talk with its host through passt, both ways.
@@ -89,7 +59,7 @@ func TestPasst(t *testing.T) {
 	config := bare(dir)
 	config.KernelPath, config.InitrdPath = guesttest.Image(t)
 	config.KernelArgs, config.MemoryBytes = "quiet", 128*mib
-	port := freePort(t)
+	port := hostnettest.FreePort(t)
 	config.Networks = []hypervisor.NetworkConfig{{Passt: true, MAC: "52:54:00:aa:bb:cd", Forwards: []string{"tcp:127.0.0.1:" + port + ":7000"}}}
 	v := startTest(t, s, dir, config)
 	v.ready(0)
@@ -126,7 +96,7 @@ func TestPasst(t *testing.T) {
 		assert.Equal(t, "words of the host", out)
 	}
 	forwarded()
-	assert.Equal(t, 1, passtsOf(t, port))
+	assert.Equal(t, 1, hostnettest.Passts(t, port))
 
 	// A VM that is restored as soon as QEMU was killed has a new passt, though the old
 	// one may not have noticed yet, and its guest the address that it had.
@@ -147,7 +117,7 @@ func TestPasst(t *testing.T) {
 	forwarded()
 	assert.Equal(t, "the host has more", sh.run(fmt.Sprintf("(exec 3<>/run/fifo; echo more >&3; nc $(cat /run/router) %d <&3)", hostPort)))
 
-	assert.Equal(t, 1, passtsOf(t, port))
+	assert.Equal(t, 1, hostnettest.Passts(t, port))
 	require.NoError(t, v.Shutdown(testContext(t)))
 	awaitNoPasst(t, port)
 }
@@ -170,28 +140,6 @@ func TestPasstDies(t *testing.T) {
 	assert.Equal(t, "exit status 0", v.child.Beside[0].How(), "it ends by itself")
 }
 
-// TestPasstWaits starts a VM whose port is taken a moment longer.
-func TestPasstWaits(t *testing.T) {
-	s := newTestStarter(t)
-	needPasst(t)
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	_, port, err := net.SplitHostPort(taken.Addr().String())
-	require.NoError(t, err)
-	dir := shortDir(t)
-	config := bare(dir)
-	config.Networks = []hypervisor.NetworkConfig{{Passt: true, Forwards: []string{"tcp:127.0.0.1:" + port + ":22"}}}
-	go func() {
-		// Until a passt has said in the log that it did not get it.
-		for b := []byte(nil); !bytes.Contains(b, []byte(port)) && t.Context().Err() == nil; b, _ = os.ReadFile(config.LogPath) {
-			time.Sleep(5 * time.Millisecond)
-		}
-		_ = taken.Close()
-	}()
-	startTest(t, s, dir, config)
-	assert.Equal(t, 1, passtsOf(t, port))
-}
-
 // TestFailingPasst has starts that fail because of passt, and beside it.
 func TestFailingPasst(t *testing.T) {
 	s := newTestStarter(t)
@@ -201,63 +149,25 @@ func TestFailingPasst(t *testing.T) {
 	defer taken.Close()
 	_, takenPort, err := net.SplitHostPort(taken.Addr().String())
 	require.NoError(t, err)
-	program := func(body string) string {
-		bin := t.TempDir()
-		require.NoError(t, os.WriteFile(filepath.Join(bin, programPasst), []byte("#!/bin/sh\n"+body), 0o700))
-		return bin
-	}
 	for name, c := range map[string]struct {
 		port string // of the second network
-		bin  string // before PATH
-		path string // instead of PATH
-		qemu map[string]string
-		stop time.Duration
+		cpu  string
 		says []string
-		is   error
 	}{
-		"port taken":    {port: takenPort, says: []string{"network 1: ", "Failed to bind", takenPort}},
-		"QEMU fails":    {qemu: map[string]string{"qemu.cpu": "abacus"}, says: []string{"abacus"}},
-		"not installed": {path: t.TempDir(), says: []string{"network 0: ", "passt is not installed", "apt-get install passt"}, is: exec.ErrNotFound},
-		"a mute one":    {bin: program("exit 3\n"), says: []string{"network 0: ", "exit status 3", "said nothing"}},
-		"no passt":      {bin: program("echo what is --fd >&2; echo Failed to send 3 bytes to syslog >&2; exit 1\n"), says: []string{": what is --fd"}},
-		"one that hangs": {
-			bin: program("exec sleep 1000\n"), stop: 300 * time.Millisecond, is: context.DeadlineExceeded,
-		},
-		"one that does not get ready": {
-			bin: program("[ $1 = --help ] || exec sleep 1000\n"), stop: 300 * time.Millisecond, is: context.DeadlineExceeded,
-		},
+		"port taken": {port: takenPort, says: []string{"network 1: ", "Failed to bind", takenPort}},
+		"QEMU fails": {port: hostnettest.FreePort(t), cpu: "abacus", says: []string{"abacus"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := shortDir(t)
 			config := bare(dir)
-			config.Extras = map[string]string{"qemu.binary": "/usr/bin/qemu-system-x86_64"}
-			if path, err := exec.LookPath("qemu-system-x86_64"); assert.NoError(t, err) {
-				config.Extras["qemu.binary"] = path
+			if c.cpu != "" {
+				config.Extras = map[string]string{"qemu.cpu": c.cpu}
 			}
-			for k, v := range c.qemu {
-				config.Extras[k] = v
-			}
-			port := freePort(t)
-			second := c.port
-			if second == "" {
-				second = freePort(t)
-			}
-			for _, p := range []string{port, second} {
+			port := hostnettest.FreePort(t)
+			for _, p := range []string{port, c.port} {
 				config.Networks = append(config.Networks, hypervisor.NetworkConfig{Passt: true, Forwards: []string{"tcp:127.0.0.1:" + p + ":22"}})
 			}
-			switch {
-			case c.path != "":
-				t.Setenv("PATH", c.path)
-			case c.bin != "":
-				t.Setenv("PATH", c.bin+":"+os.Getenv("PATH"))
-			}
-			ctx := testContext(t)
-			if c.stop != 0 {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, c.stop)
-				defer cancel()
-			}
-			_, hv, err := s.StartVM(ctx, nil, "", filepath.Join(dir, SocketName), config)
+			_, hv, err := s.StartVM(testContext(t), nil, "", filepath.Join(dir, SocketName), config)
 			if err == nil {
 				ended(t, s, dir, config, hv.(*VM))
 				t.Fatal("it started")
@@ -265,12 +175,9 @@ func TestFailingPasst(t *testing.T) {
 			for _, says := range c.says {
 				assert.ErrorContains(t, err, says)
 			}
-			if c.is != nil {
-				assert.ErrorIs(t, err, c.is)
-			}
 			assert.NotContains(t, err.Error(), "syslog")
-			assert.Zero(t, passtsOf(t, port), "nothing is left when the start returns")
-			assert.Zero(t, passtsOf(t, second), "nothing is left when the start returns")
+			assert.Zero(t, hostnettest.Passts(t, port), "nothing is left when the start returns")
+			assert.Zero(t, hostnettest.Passts(t, c.port), "nothing is left when the start returns")
 			expectNothing(t, dir)
 		})
 	}

@@ -156,19 +156,14 @@ func (p *plan) run(ctx context.Context, args []string, log string) (c *process.C
 		}
 	}()
 	for _, name := range p.files {
-		if command := p.passts[name]; command != nil {
-			f, b, err := startPasst(ctx, command, log)
-			if err != nil {
-				return nil, fmt.Errorf("network %s: %w", strings.TrimPrefix(name, filePasst), err)
-			}
-			files, beside = append(files, f), append(beside, b)
-			continue
-		}
-		f, err := p.open(ctx, name)
+		f, passt, err := p.open(ctx, name, log)
 		if err != nil {
 			return nil, err
 		}
 		files = append(files, f)
+		if passt != nil {
+			beside = append(beside, passt)
+		}
 	}
 	if c, err = process.Start(ctx, process.Command{Path: p.program.path, Args: args, Files: files, Log: log}); err != nil {
 		return nil, err
@@ -177,29 +172,15 @@ func (p *plan) run(ctx context.Context, args []string, log string) (c *process.C
 	return c, nil
 }
 
-// open opens one of the files that QEMU inherits.
-func (p *plan) open(ctx context.Context, name string) (*os.File, error) {
-	switch name {
-	case fileControl:
-		return unixsock.Bind(ctx, p.dir.control())
-	case fileMonitor:
-		return unixsock.Bind(ctx, p.dir.monitor())
-	case fileConsole:
-		return unixsock.Bind(ctx, p.dir.console())
-	case fileVsock:
-		return unixsock.Bind(ctx, p.dir.vhost())
+// open opens one of the files that QEMU inherits, and starts the passt behind it.
+func (p *plan) open(ctx context.Context, name, log string) (*os.File, *process.Child, error) {
+	if i, err := strconv.Atoi(strings.TrimPrefix(name, fileNetwork)); err == nil {
+		return hostnet.Open(ctx, &p.config, i, log)
 	}
-	if tap, ok := strings.CutPrefix(name, fileTap); ok {
-		return hostnet.OpenTap(ctx, tap)
-	}
-	if n, ok := strings.CutPrefix(name, fileBridge); ok {
-		i, err := strconv.Atoi(n)
-		if err != nil {
-			return nil, err
-		}
-		return hostnet.BridgeTap(ctx, p.config.Networks[i].Bridge, hostnet.TapName(p.config.Name, p.config.UUID, i))
-	}
-	return nil, fmt.Errorf("no such file to inherit: %s", name)
+	f, err := unixsock.Bind(ctx, map[string]string{
+		fileControl: p.dir.control(), fileMonitor: p.dir.monitor(), fileConsole: p.dir.console(), fileVsock: p.dir.vhost(),
+	}[name])
+	return f, nil, err
 }
 
 // letRun lets the guest of a new QEMU run, and makes sure that it does.

@@ -184,6 +184,16 @@ func TestTableIsWhole(t *testing.T) {
 		_, isDefault := map[string]bool{"hypervisor": true, "vcpus": true, "memory": true}[k.Name]
 		assert.Equal(t, isDefault, strings.Contains("\n"+c.String(), "\n"+k.Name+"="), "clear of %s", k.Name)
 	}
+	// The form of a value that is made of parts names each of them.
+	for name, parts := range map[string][]part{
+		"disk": diskParts(new(hypervisor.DiskConfig)), "net": netParts(new(hypervisor.NetworkConfig)), "topology": topologyParts(new(hypervisor.CPUTopology)),
+	} {
+		k, err := find(name)
+		require.NoError(t, err)
+		for _, p := range parts {
+			assert.Contains(t, k.Value, p.name)
+		}
+	}
 	assert.True(t, Live("memory"))
 	assert.False(t, Live("kernel"))
 	assert.False(t, Live("nonsense"))
