@@ -52,10 +52,7 @@ func runOpen9P(r *request) error {
 	if err != nil {
 		return err
 	}
-	f, err := s.fileOf(r.Fid)
-	if err != nil {
-		return err
-	}
+	f := r.f
 	if rclose && f.node.isDir() {
 		return linux.EISDIR
 	}
@@ -95,12 +92,8 @@ func (s *session) checkOpen9P(n *node, exec, rclose bool) error {
 
 // runCreate9P is Tcreate: it makes a file of any kind and makes the fid it,
 // open.
-func runCreate9P(r *request) error {
-	s := r.s
-	f, err := s.dirOf(r.Fid, r.Name)
-	if err != nil {
-		return err
-	}
+func runCreate9P(r *request) (err error) {
+	s, f := r.s, r.f
 	var rclose bool
 	if r.Flags, rclose, err = s.openFlags(uint8(r.Flags)); err != nil {
 		return err
@@ -127,7 +120,6 @@ func runCreate9P(r *request) error {
 	if err := s.beginCreate(f); err != nil {
 		return err
 	}
-	r.f = f
 	f.rclose = rclose
 	if makesSlowly(f.node, r.Mode) {
 		return s.laterOr(r, nil, execCreate9P, undoOpen)
@@ -219,27 +211,29 @@ func (s *session) inherit(dir *node, perm uint32, isDir bool) (uint32, error) {
 
 // makeSpecial makes what is not a regular file.
 func (s *session) makeSpecial(ctx context.Context, r *request, kind uint32) error {
-	if kind&wire.DMDIR != 0 {
-		if m, ok := r.f.node.file.(MkdirerContext); ok {
-			_, err := m.MkdirContext(ctx, r.Name, p9.FileMode(r.Mode), p9.NoUID, p9.NoGID)
-			return err
+	switch {
+	case kind&wire.DMDIR != 0:
+		return execMkdir(ctx, r)
+	case kind&wire.DMSYMLINK != 0:
+		return runSymlink(r)
+	case kind&wire.DMLINK != 0:
+		return s.link(r)
+	case kind&wire.DMNAMEDPIPE != 0:
+		r.Mode |= uint32(p9.ModeNamedPipe)
+	case kind&wire.DMSOCKET != 0:
+		r.Mode |= uint32(p9.ModeSocket)
+	default:
+		var c byte
+		if _, err := fmt.Sscanf(r.Name2, "%c %d %d", &c, &r.Major, &r.Minor); err != nil || c != 'c' && c != 'b' {
+			return fault(linux.EINVAL, "no device: "+strconv.Quote(r.Name2))
 		}
+		device := p9.ModeCharacterDevice
+		if c == 'b' {
+			device = p9.ModeBlockDevice
+		}
+		r.Mode |= uint32(device)
 	}
-	return s.changeDir(r.f.node, func(dir p9.File) (err error) {
-		switch {
-		case kind&wire.DMDIR != 0:
-			_, err = dir.Mkdir(r.Name, p9.FileMode(r.Mode), p9.NoUID, p9.NoGID)
-		case kind&wire.DMSYMLINK != 0:
-			_, err = dir.Symlink(r.Name2, r.Name, p9.NoUID, p9.NoGID)
-		case kind&wire.DMLINK != 0:
-			if err = r.f2.node.canChange(); err == nil {
-				err = dir.Link(r.f2.node.file, r.Name)
-			}
-		default:
-			err = mknod(dir, r, kind)
-		}
-		return err
-	})
+	return runMknod(r)
 }
 
 // linkTarget finds the fid that the extension of a link names.
@@ -249,27 +243,4 @@ func (s *session) linkTarget(extension string) (*fid, error) {
 		return nil, fault(linux.EINVAL, "link to no fid: "+strconv.Quote(extension))
 	}
 	return s.fileOf(uint32(num))
-}
-
-func mknod(dir p9.File, r *request, kind uint32) error {
-	mode := p9.FileMode(r.Mode)
-	var major, minor uint32
-	switch {
-	case kind&wire.DMNAMEDPIPE != 0:
-		mode |= p9.ModeNamedPipe
-	case kind&wire.DMSOCKET != 0:
-		mode |= p9.ModeSocket
-	default:
-		var c byte
-		if _, err := fmt.Sscanf(r.Name2, "%c %d %d", &c, &major, &minor); err != nil || c != 'c' && c != 'b' {
-			return fault(linux.EINVAL, "no device: "+strconv.Quote(r.Name2))
-		}
-		kind := p9.ModeCharacterDevice
-		if c == 'b' {
-			kind = p9.ModeBlockDevice
-		}
-		mode |= kind
-	}
-	_, err := dir.Mknod(r.Name, mode, major, minor, p9.NoUID, p9.NoGID)
-	return err
 }

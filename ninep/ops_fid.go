@@ -11,10 +11,6 @@ import (
 	"vmfs/ninep/wire"
 )
 
-// runAuth refuses: there is nothing to prove. Any error but ENOENT keeps
-// diod's clients from going on without.
-func runAuth(*request) error { return errNoAuth }
-
 // runAttach gives the fid a root. UserAttachers may have to look users up, so
 // they get a goroutine.
 func runAttach(r *request) error {

@@ -199,76 +199,38 @@ func execWrite(ctx context.Context, r *request) error {
 	return nil
 }
 
-// runFsync syncs an open file.
-func runFsync(r *request) error {
-	s := r.s
-	f, err := s.openFor(r.Fid, p9.OpenFlagsModeMask, nil)
-	if err != nil {
-		return err
-	}
-	if f.xattr != nil {
-		return errXattrFid
-	}
-	if _, ok := f.node.file.(SyncerContext); ok {
-		r.f = f
-		return s.later(r, nil, execFsync)
-	}
-	return s.fsyncPlain(f.node.file)
-}
-
-// fsyncPlain syncs. It is the one plain call that takes long by its nature, so
-// what was answered before does not wait for it.
-func (s *session) fsyncPlain(file p9.File) error {
-	s.c.hand()
-	s.srv.tree.RLock()
-	defer s.srv.tree.RUnlock()
-	return file.FSync()
-}
-
+// execFsync syncs an open file. The plain method is the one that takes long by its
+// nature, so what was answered before does not wait for it.
 func execFsync(ctx context.Context, r *request) error {
-	return r.f.node.file.(SyncerContext).FSyncContext(ctx)
+	if f, ok := r.f.node.file.(SyncerContext); ok {
+		return f.FSyncContext(ctx)
+	}
+	r.s.c.hand()
+	r.s.srv.tree.RLock()
+	defer r.s.srv.tree.RUnlock()
+	return r.f.node.file.FSync()
 }
 
-// runLock sets or clears a lock.
-func runLock(r *request) error {
-	s := r.s
-	f, err := s.openFor(r.Fid, p9.OpenFlagsModeMask, nil)
-	if err != nil {
-		return err
+// execLock sets or clears a lock.
+func execLock(ctx context.Context, r *request) (err error) {
+	var status p9.LockStatus
+	pid, typ, flags := int(int32(r.Count)), p9.LockType(r.Mode), p9.LockFlags(r.Flags)
+	if f, ok := r.f.node.file.(LockerContext); ok {
+		status, err = f.LockContext(ctx, pid, typ, flags, r.Offset, r.Length, r.Name)
+	} else {
+		status, err = r.f.node.file.Lock(pid, typ, flags, r.Offset, r.Length, r.Name)
 	}
-	if f.xattr != nil {
-		return errXattrFid
-	}
-	if _, ok := f.node.file.(LockerContext); ok {
-		r.f = f
-		return s.later(r, nil, execLock)
-	}
-	st, err := f.node.file.Lock(int(int32(r.Count)), p9.LockType(r.Mode), p9.LockFlags(r.Flags), r.Offset, r.Length, r.Name)
-	r.Mode = uint32(st)
-	return err
-}
-
-func execLock(ctx context.Context, r *request) error {
-	st, err := r.f.node.file.(LockerContext).LockContext(ctx, int(int32(r.Count)), p9.LockType(r.Mode), p9.LockFlags(r.Flags), r.Offset, r.Length, r.Name)
-	r.Mode = uint32(st)
+	r.Mode = uint32(status)
 	return err
 }
 
 // runGetLock asks for the lock that is in the way of another.
 func runGetLock(r *request) error {
-	s := r.s
-	f, err := s.openFor(r.Fid, p9.OpenFlagsModeMask, nil)
-	if err != nil {
-		return err
-	}
-	g, ok := f.node.file.(LockGetter)
-	if !ok || f.xattr != nil {
+	g, ok := r.f.node.file.(LockGetter)
+	if !ok {
 		return errNoGetLock
 	}
 	typ, start, length, pid, client, err := g.GetLock(int(int32(r.Count)), p9.LockType(r.Mode), r.Offset, r.Length, r.Name)
-	if err != nil {
-		return err
-	}
 	r.Mode, r.Offset, r.Length, r.Count, r.Name = uint32(typ), start, length, uint32(int32(pid)), client
-	return nil
+	return err
 }

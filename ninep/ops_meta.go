@@ -17,42 +17,35 @@ func (s *session) fileOf(num uint32) (*fid, error) {
 }
 
 // runGetAttr also serves fids whose file is gone: it is how a client learns.
-func runGetAttr(r *request) error {
-	s := r.s
-	f, err := s.fileOf(r.Fid)
-	if err != nil {
-		return err
-	}
-	s.srv.tree.RLock()
-	defer s.srv.tree.RUnlock()
-	r.Attr = &s.c.attr
-	r.QID, r.Mask, *r.Attr, err = f.node.file.GetAttr(r.Mask)
+func runGetAttr(r *request) (err error) {
+	r.Attr = &r.s.c.attr
+	r.s.srv.tree.RLock()
+	defer r.s.srv.tree.RUnlock()
+	r.QID, r.Mask, *r.Attr, err = r.f.node.file.GetAttr(r.Mask)
 	return err
 }
 
 // permissions are the bits of a mode that a client may choose.
 const permissions = 0o7777
 
-// runSetAttr changes attributes.
-func runSetAttr(r *request) error {
-	s := r.s
-	f, err := s.fileOf(r.Fid)
-	if err != nil {
+func execSetAttr(ctx context.Context, r *request) error {
+	if err := r.f.node.checkSetAttr(r.SetMask, r.SetAttr); err != nil {
 		return err
 	}
-	if err := f.node.checkSetAttr(r.SetMask, r.SetAttr); err != nil {
-		return err
-	}
-	if _, ok := f.node.file.(AttrSetterContext); ok {
-		r.f = f
-		return s.later(r, nil, execSetAttr)
+	return r.s.setAttr(ctx, r.f.node, r.SetMask, *r.SetAttr)
+}
+
+// setAttr changes attributes.
+func (s *session) setAttr(ctx context.Context, n *node, mask p9.SetAttrMask, attr p9.SetAttr) error {
+	if a, ok := n.file.(AttrSetterContext); ok {
+		return a.SetAttrContext(ctx, mask, attr)
 	}
 	s.srv.tree.Lock()
 	defer s.srv.tree.Unlock()
-	if err := f.node.canChange(); err != nil {
+	if err := n.canChange(); err != nil {
 		return err
 	}
-	return f.node.file.SetAttr(r.SetMask, *r.SetAttr)
+	return n.file.SetAttr(mask, attr)
 }
 
 // checkSetAttr refuses what no file of the kind can do, before any of it is done. Linux
@@ -70,10 +63,6 @@ func (n *node) checkSetAttr(valid p9.SetAttrMask, attr *p9.SetAttr) error {
 	return nil
 }
 
-func execSetAttr(ctx context.Context, r *request) error {
-	return r.f.node.file.(AttrSetterContext).SetAttrContext(ctx, r.SetMask, *r.SetAttr)
-}
-
 // runWalkGetAttr is a Twalk and a Tgetattr in one, all or nothing.
 func runWalkGetAttr(r *request) error {
 	if err := runWalk(r); err != nil {
@@ -81,7 +70,10 @@ func runWalkGetAttr(r *request) error {
 	}
 	walked := r.Fid
 	r.Fid, r.Mask = r.Fid2, p9.AttrMaskAll
-	err := runGetAttr(r)
+	err := findFile(r)
+	if err == nil {
+		err = runGetAttr(r)
+	}
 	if err != nil && walked != r.Fid2 {
 		_ = runClunk(r)
 	}
@@ -89,27 +81,18 @@ func runWalkGetAttr(r *request) error {
 }
 
 // runStatFS tells of the file system.
-func runStatFS(r *request) error {
-	f, err := r.s.fileOf(r.Fid)
-	if err != nil {
-		return err
-	}
+func runStatFS(r *request) (err error) {
 	r.FSStat = &r.s.c.fsstat
-	*r.FSStat, err = f.node.file.StatFS()
+	*r.FSStat, err = r.f.node.file.StatFS()
 	return err
 }
 
 // runReadlink reads a symbolic link.
-func runReadlink(r *request) error {
-	s := r.s
-	f, err := s.fileOf(r.Fid)
-	if err != nil {
-		return err
-	}
-	if !f.node.isSymlink() {
+func runReadlink(r *request) (err error) {
+	if !r.f.node.isSymlink() {
 		return linux.EINVAL
 	}
-	r.Name2, err = s.readlink(f.node)
+	r.Name2, err = r.s.readlink(r.f.node)
 	return err
 }
 
@@ -139,27 +122,17 @@ func (s *session) dirOf(num uint32, names ...string) (*fid, error) {
 	return f, nil
 }
 
-// runMkdir makes a directory.
-func runMkdir(r *request) error {
-	s := r.s
-	f, err := s.dirOf(r.Fid, r.Name)
-	if err != nil {
+// execMkdir makes a directory.
+func execMkdir(ctx context.Context, r *request) (err error) {
+	perm, uid, gid := p9.FileMode(r.Mode&permissions), p9.UID(r.UID), p9.GID(r.GID)
+	if m, ok := r.f.node.file.(MkdirerContext); ok {
+		r.QID, err = m.MkdirContext(ctx, r.Name, perm, uid, gid)
 		return err
 	}
-	r.Mode &= permissions
-	if _, ok := f.node.file.(MkdirerContext); ok {
-		r.f = f
-		return s.later(r, nil, execMkdir)
-	}
-	return s.changeDir(f.node, func(dir p9.File) (err error) {
-		r.QID, err = dir.Mkdir(r.Name, p9.FileMode(r.Mode), p9.UID(r.UID), p9.GID(r.GID))
+	return r.s.changeDir(r.f.node, func(dir p9.File) (err error) {
+		r.QID, err = dir.Mkdir(r.Name, perm, uid, gid)
 		return err
 	})
-}
-
-func execMkdir(ctx context.Context, r *request) (err error) {
-	r.QID, err = r.f.node.file.(MkdirerContext).MkdirContext(ctx, r.Name, p9.FileMode(r.Mode), p9.UID(r.UID), p9.GID(r.GID))
-	return err
 }
 
 // changeDir calls one of a directory's plain methods that change it.
@@ -173,66 +146,49 @@ func (s *session) changeDir(n *node, fn func(dir p9.File) error) error {
 }
 
 func runSymlink(r *request) error {
-	f, err := r.s.dirOf(r.Fid, r.Name)
-	if err != nil {
-		return err
-	}
-	return r.s.changeDir(f.node, func(dir p9.File) (err error) {
+	return r.s.changeDir(r.f.node, func(dir p9.File) (err error) {
 		r.QID, err = dir.Symlink(r.Name2, r.Name, p9.UID(r.UID), p9.GID(r.GID))
 		return err
 	})
 }
 
 func runMknod(r *request) error {
-	f, err := r.s.dirOf(r.Fid, r.Name)
-	if err != nil {
-		return err
-	}
-	return r.s.changeDir(f.node, func(dir p9.File) (err error) {
+	return r.s.changeDir(r.f.node, func(dir p9.File) (err error) {
 		r.QID, err = dir.Mknod(r.Name, p9.FileMode(r.Mode), r.Major, r.Minor, p9.UID(r.UID), p9.GID(r.GID))
 		return err
 	})
 }
 
-func runLink(r *request) error {
-	f, err := r.s.dirOf(r.Fid, r.Name)
-	if err != nil {
+func runLink(r *request) (err error) {
+	if r.f2, err = r.s.fileOf(r.Fid2); err != nil {
 		return err
 	}
-	target, err := r.s.fileOf(r.Fid2)
-	if err != nil {
-		return err
-	}
-	return r.s.changeDir(f.node, func(dir p9.File) error {
-		if err := target.node.canChange(); err != nil {
+	return r.s.link(r)
+}
+
+// link gives f2's file a name in f's directory.
+func (s *session) link(r *request) error {
+	return s.changeDir(r.f.node, func(dir p9.File) error {
+		if err := r.f2.node.canChange(); err != nil {
 			return err
 		}
-		return dir.Link(target.node.file, r.Name)
+		return dir.Link(r.f2.node.file, r.Name)
 	})
 }
 
-// runUnlinkAt removes a name.
-func runUnlinkAt(r *request) error {
-	s := r.s
-	f, err := s.dirOf(r.Fid, r.Name)
-	if err != nil {
-		return err
+// execUnlinkAt removes a name.
+func execUnlinkAt(ctx context.Context, r *request) error {
+	s, dir := r.s, r.f.node
+	if _, ok := dir.file.(UnlinkerContext); ok {
+		return s.unlinkLater(ctx, dir, r.Name, r.Flags, s.lookUp(dir, r.Name))
 	}
-	if _, ok := f.node.file.(UnlinkerContext); ok {
-		r.f = f
-		return s.later(r, nil, execUnlinkAt)
-	}
-	return s.changeDir(f.node, func(dir p9.File) error {
-		if err := dir.UnlinkAt(r.Name, r.Flags); err != nil {
+	return s.changeDir(dir, func(file p9.File) error {
+		if err := file.UnlinkAt(r.Name, r.Flags); err != nil {
 			return err
 		}
-		s.srv.unlinked(f.node, r.Name, fileID{})
+		s.srv.unlinked(dir, r.Name, fileID{})
 		return nil
 	})
-}
-
-func execUnlinkAt(ctx context.Context, r *request) error {
-	return r.s.unlinkLater(ctx, r.f.node, r.Name, r.Flags, r.s.lookUp(r.f.node, r.Name))
 }
 
 // unlinkLater removes a name in a way that can block.
@@ -247,55 +203,44 @@ func (s *session) unlinkLater(ctx context.Context, dir *node, name string, flags
 }
 
 // runRenameAt moves a name from one directory to another.
-func runRenameAt(r *request) error {
+func runRenameAt(r *request) (err error) {
 	s := r.s
-	from, err := s.dirOf(r.Fid, r.Name)
-	if err != nil {
+	if r.f2, err = s.dirOf(r.Fid2, r.Name2); err != nil {
 		return err
 	}
-	to, err := s.dirOf(r.Fid2, r.Name2)
-	if err != nil {
-		return err
-	}
-	if _, ok := from.node.file.(RenamerContext); ok {
-		r.f, r.f2 = from, to
-		return s.renameLater(r, from.node, to.node)
+	from, to := r.f.node, r.f2.node
+	if _, ok := from.file.(RenamerContext); ok {
+		return s.renameLater(r, from, to)
 	}
 	s.srv.tree.Lock()
 	defer s.srv.tree.Unlock()
-	return s.rename(atOnce, from.node, r.Name, to.node, r.Name2)
+	return s.rename(atOnce, from, r.Name, to, r.Name2)
 }
 
 // runRename moves a file to another directory.
-func runRename(r *request) error {
-	s := r.s
-	f, err := s.fileOf(r.Fid)
-	if err != nil {
+func runRename(r *request) (err error) {
+	s, n := r.s, r.f.node
+	if r.f2, err = s.dirOf(r.Fid2, r.Name); err != nil {
 		return err
 	}
-	to, err := s.dirOf(r.Fid2, r.Name)
-	if err != nil {
-		return err
-	}
-	parent := s.parentOf(f.node)
+	parent := s.parentOf(n)
 	if parent == nil {
 		return errRenameRoot
 	}
 	defer func() { _ = s.release(atOnce, parent) }()
 	r.Name2 = r.Name
 	if _, ok := parent.file.(RenamerContext); ok {
-		if r.Name, err = s.nameOf(f.node); err != nil {
+		if r.Name, err = s.nameOf(n); err != nil {
 			return err
 		}
-		r.f, r.f2 = f, to
-		return s.renameLater(r, parent, to.node)
+		return s.renameLater(r, parent, r.f2.node)
 	}
 	s.srv.tree.Lock()
 	defer s.srv.tree.Unlock()
-	if err := f.node.canChange(); err != nil {
+	if err := n.canChange(); err != nil {
 		return err
 	}
-	return s.rename(atOnce, f.node.parent, f.node.name, to.node, r.Name2)
+	return s.rename(atOnce, n.parent, n.name, r.f2.node, r.Name2)
 }
 
 // renameLater renames in a goroutine, which keeps the directories alive.

@@ -16,28 +16,13 @@ const (
 
 // runOpen opens a fid. r.Flags are those of open(2).
 func runOpen(r *request) error {
-	s := r.s
-	f, err := s.fid(r.Fid)
-	if err != nil {
+	if err := r.f.node.checkOpen(p9.OpenFlags(r.Flags)); err != nil {
 		return err
 	}
-	flags := p9.OpenFlags(r.Flags)
-	if err := s.beginOpen(f, flags); err != nil {
+	if err := r.s.reserve(r.f, fidOpening); err != nil {
 		return err
 	}
-	r.f = f
-	return s.open(r, f.node)
-}
-
-// beginOpen checks that a fid can be opened, and reserves it.
-func (s *session) beginOpen(f *fid, flags p9.OpenFlags) error {
-	if f.xattr != nil {
-		return errXattrFid
-	}
-	if err := f.node.checkOpen(flags); err != nil {
-		return err
-	}
-	return s.reserve(f, fidOpening)
+	return r.s.open(r, r.f.node)
 }
 
 // checkOpen refuses ways to open a file that its kind does not have.
@@ -58,9 +43,6 @@ func (n *node) checkOpen(flags p9.OpenFlags) error {
 // beginCreate checks that a fid is a directory's in which a file can be made
 // and whose place it can take, and reserves it.
 func (s *session) beginCreate(f *fid) error {
-	if f.xattr != nil {
-		return errXattrFid
-	}
 	s.mu.Lock()
 	busy := f.busy > 0 && f.state == fidClosed
 	s.mu.Unlock()
@@ -159,15 +141,11 @@ func (s *session) openNode(ctx context.Context, n *node, flags p9.OpenFlags) (p9
 // runCreate makes a file in the fid's directory and makes the fid it, open. A file
 // that is there is opened, as open(2) does it.
 func runCreate(r *request) error {
-	s := r.s
-	f, err := s.dirOf(r.Fid, r.Name)
-	if err != nil {
-		return err
-	}
+	s, f := r.s, r.f
 	if err := s.beginCreate(f); err != nil {
 		return err
 	}
-	r.f, r.Mode = f, r.Mode&permissions
+	r.Mode &= permissions
 	if n := s.existing(f.node, r.Name); n != nil {
 		err := n.checkOpen(p9.OpenFlags(r.Flags))
 		switch {

@@ -16,26 +16,19 @@ func wstatError(text string) error {
 
 // runStat describes a file.
 func runStat(r *request) error {
-	s := r.s
-	f, err := s.fileOf(r.Fid)
-	if err != nil {
-		return err
-	}
-	r.Stat = &s.c.stat
-	s.srv.tree.RLock()
-	defer s.srv.tree.RUnlock()
-	return s.statOf(f.node, r.Stat)
+	r.Stat = &r.s.c.stat
+	r.s.srv.tree.RLock()
+	defer r.s.srv.tree.RUnlock()
+	return r.s.statOf(r.f.node, r.Stat)
 }
 
 // runWstat changes a file's name and attributes: all that is asked for, or
 // nothing.
 func runWstat(r *request) error {
-	s := r.s
-	f, err := s.fileOf(r.Fid)
-	if err != nil {
+	if err := findFile(r); err != nil {
 		return err
 	}
-	r.f = f
+	s, f := r.s, r.f
 	if *r.Stat == wire.Untouched {
 		return s.syncFor(f, r)
 	}
@@ -60,10 +53,7 @@ func (s *session) syncFor(f *fid, r *request) error {
 	if !open || f.node.isDir() {
 		return nil
 	}
-	if _, ok := f.node.file.(SyncerContext); ok {
-		return s.later(r, nil, execFsync)
-	}
-	return s.fsyncPlain(f.node.file)
+	return fsync.run(r)
 }
 
 // wstat is a Twstat that was found to be allowed.
@@ -104,18 +94,6 @@ func undo(ctx context.Context) context.Context {
 		return atOnce
 	}
 	return context.WithoutCancel(ctx)
-}
-
-func (s *session) setAttr(ctx context.Context, n *node, mask p9.SetAttrMask, attr p9.SetAttr) error {
-	if a, ok := n.file.(AttrSetterContext); ok {
-		return a.SetAttrContext(ctx, mask, attr)
-	}
-	s.srv.tree.Lock()
-	defer s.srv.tree.Unlock()
-	if err := n.canChange(); err != nil {
-		return err
-	}
-	return n.file.SetAttr(mask, attr)
 }
 
 // renameHere gives a file another name in its directory.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hugelgupf/p9/linux"
+	"github.com/hugelgupf/p9/p9"
 
 	"vmfs/ninep/wire"
 )
@@ -40,44 +41,84 @@ type async struct {
 	late    *time.Timer
 }
 
-// ops has what each request does: it checks the request and carries it out, or
-// starts it (then it gives errLater), in the reading goroutine.
-var ops = [256]func(r *request) error{
-	wire.Tauth:        runAuth,
-	wire.Tattach:      runAttach,
-	wire.Tflush:       runFlush,
-	wire.Twalk:        runWalk,
-	wire.Tread:        runRead,
-	wire.Twrite:       runWrite,
-	wire.Tclunk:       runClunk,
-	wire.Tremove:      runRemove,
-	wire.Topen:        runOpen9P,
-	wire.Tcreate:      runCreate9P,
-	wire.Tstat:        runStat,
-	wire.Twstat:       runWstatOrWalkGetAttr,
-	wire.Tstatfs:      runStatFS,
-	wire.Tlopen:       runOpen,
-	wire.Tlcreate:     runCreate,
-	wire.Tsymlink:     runSymlink,
-	wire.Tmknod:       runMknod,
-	wire.Tmkdir:       runMkdir,
-	wire.Trename:      runRename,
-	wire.Treadlink:    runReadlink,
-	wire.Tgetattr:     runGetAttr,
-	wire.Tsetattr:     runSetAttr,
-	wire.Txattrwalk:   runXattrWalk,
-	wire.Txattrcreate: runXattrCreate,
-	wire.Treaddir:     runReaddir,
-	wire.Tfsync:       runFsync,
-	wire.Tlock:        runLock,
-	wire.Tgetlock:     runGetLock,
-	wire.Tlink:        runLink,
-	wire.Trenameat:    runRenameAt,
-	wire.Tunlinkat:    runUnlinkAt,
-	wire.Tucreate:     runCreate,
-	wire.Tumkdir:      runMkdir,
-	wire.Tumknod:      runMknod,
-	wire.Tusymlink:    runSymlink,
+// op is what a kind of request does, in the reading goroutine.
+type op struct {
+	// find sets the fids that the request is about; nil if run does.
+	find func(r *request) error
+
+	// run checks the request and carries it out, or starts it (then it gives errLater).
+	run func(r *request) error
+}
+
+// slow is an op that calls a method of the fid's file that can block, if the file has
+// that one, and else the plain one. exec does either.
+func slow[Method any](find func(*request) error, exec func(context.Context, *request) error) op {
+	return op{find, func(r *request) error {
+		if _, ok := r.f.node.file.(Method); ok {
+			return r.s.later(r, nil, exec)
+		}
+		return exec(atOnce, r)
+	}}
+}
+
+var fsync = slow[SyncerContext](findOpen, execFsync)
+
+var ops = [256]op{
+	wire.Tauth:        {nil, func(*request) error { return errNoAuth }},
+	wire.Tattach:      {nil, runAttach},
+	wire.Tflush:       {nil, runFlush},
+	wire.Twalk:        {nil, runWalk},
+	wire.Tread:        {nil, runRead},
+	wire.Twrite:       {nil, runWrite},
+	wire.Tclunk:       {nil, runClunk},
+	wire.Tremove:      {nil, runRemove},
+	wire.Topen:        {findFile, runOpen9P},
+	wire.Tcreate:      {findDir, runCreate9P},
+	wire.Tstat:        {findFile, runStat},
+	wire.Twstat:       {nil, runWstatOrWalkGetAttr},
+	wire.Tstatfs:      {findFile, runStatFS},
+	wire.Tlopen:       {findFile, runOpen},
+	wire.Tlcreate:     {findDir, runCreate},
+	wire.Tsymlink:     {findDir, runSymlink},
+	wire.Tmknod:       {findDir, runMknod},
+	wire.Tmkdir:       slow[MkdirerContext](findDir, execMkdir),
+	wire.Trename:      {findFile, runRename},
+	wire.Treadlink:    {findFile, runReadlink},
+	wire.Tgetattr:     {findFile, runGetAttr},
+	wire.Tsetattr:     slow[AttrSetterContext](findFile, execSetAttr),
+	wire.Txattrwalk:   {findFile, runXattrWalk},
+	wire.Txattrcreate: {findFile, runXattrCreate},
+	wire.Treaddir:     {nil, runReaddir},
+	wire.Tfsync:       fsync,
+	wire.Tlock:        slow[LockerContext](findOpen, execLock),
+	wire.Tgetlock:     {findOpen, runGetLock},
+	wire.Tlink:        {findDir, runLink},
+	wire.Trenameat:    {findDir, runRenameAt},
+	wire.Tunlinkat:    slow[UnlinkerContext](findDir, execUnlinkAt),
+	wire.Tucreate:     {findDir, runCreate},
+	wire.Tumkdir:      slow[MkdirerContext](findDir, execMkdir),
+	wire.Tumknod:      {findDir, runMknod},
+	wire.Tusymlink:    {findDir, runSymlink},
+}
+
+// findFile finds a fid that stands for a file.
+func findFile(r *request) (err error) {
+	r.f, err = r.s.fileOf(r.Fid)
+	return err
+}
+
+// findDir finds a fid of a directory for a change of what has the request's name in it.
+func findDir(r *request) (err error) {
+	r.f, err = r.s.dirOf(r.Fid, r.Name)
+	return err
+}
+
+// findOpen finds an open file.
+func findOpen(r *request) (err error) {
+	if r.f, err = r.s.openFor(r.Fid, p9.OpenFlagsModeMask, nil); err == nil && r.f.xattr != nil {
+		return errXattrFid
+	}
+	return err
 }
 
 // runWstatOrWalkGetAttr: the two have one number.
@@ -100,7 +141,7 @@ func (s *session) handle(r *request, frame []byte) error {
 	err := s.c.codec.Decode(frame, &r.Msg)
 	r.s, r.f, r.f2 = s, nil, nil
 	switch {
-	case err == wire.ErrUnknown || ops[r.Type] == nil:
+	case err == wire.ErrUnknown || ops[r.Type].run == nil:
 		s.c.complain("unknown message", "type", r.Type)
 		return fault(linux.EOPNOTSUPP, "unknown message")
 	case s.blocked.Load() != 0 && r.Type != wire.Tflush && s.tagInUse(r.Tag):
@@ -122,7 +163,13 @@ func (s *session) handle(r *request, frame []byte) error {
 
 func (s *session) run(r *request) (err error) {
 	defer s.recovered(r.kind(), &err)
-	return ops[r.Type](r)
+	op := &ops[r.Type]
+	if op.find != nil {
+		if err := op.find(r); err != nil {
+			return err
+		}
+	}
+	return op.run(r)
 }
 
 // kind is what the request is called.

@@ -32,15 +32,12 @@ func xattrErr(err error) error {
 
 // runXattrWalk makes fid2 an attribute's value, or the list of names.
 func runXattrWalk(r *request) error {
-	s := r.s
-	f, err := s.fileOf(r.Fid)
-	if err != nil {
-		return err
-	}
+	s, f := r.s, r.f
 	if err := s.checkNew(r.Fid2); err != nil {
 		return err
 	}
 	x := &xattr{name: r.Name}
+	var err error
 	if x.data, err = s.getXattr(f.node, r.Name); err != nil {
 		return xattrErr(err)
 	}
@@ -91,11 +88,7 @@ func (s *session) getXattr(n *node, name string) ([]byte, error) {
 
 // runXattrCreate makes a fid an attribute's value to come.
 func runXattrCreate(r *request) error {
-	s := r.s
-	f, err := s.fileOf(r.Fid)
-	if err != nil {
-		return err
-	}
+	s, f := r.s, r.f
 	if r.Length > maxXattr {
 		return linux.E2BIG
 	}
