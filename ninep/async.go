@@ -3,6 +3,7 @@ package ninep
 import (
 	"context"
 	"runtime"
+	"slices"
 	"time"
 
 	"vmfs/ninep/wire"
@@ -12,47 +13,20 @@ import (
 // or its writes. Clients that send several at once mean them in that order.
 // session.mu guards it.
 type lane struct {
-	busy        bool
-	first, last *request
+	busy    bool
+	waiting []*request
 }
 
-func (l *lane) push(r *request) {
-	if l.last == nil {
-		l.first = r
-	} else {
-		l.last.next = r
+// next takes the first of those that wait, or leaves the lane free.
+func (l *lane) next() *request {
+	if l.busy = len(l.waiting) > 0; !l.busy {
+		l.waiting = nil
+		return nil
 	}
-	l.last = r
-}
-
-func (l *lane) pop() *request {
-	r := l.first
-	if r != nil {
-		if l.first = r.next; l.first == nil {
-			l.last = nil
-		}
-		r.next = nil
-	}
+	r := l.waiting[0]
+	l.waiting[0] = nil
+	l.waiting = l.waiting[1:]
 	return r
-}
-
-func (l *lane) remove(r *request) {
-	var prev *request
-	for q := l.first; q != nil; prev, q = q, q.next {
-		if q != r {
-			continue
-		}
-		if prev == nil {
-			l.first = q.next
-		} else {
-			prev.next = q.next
-		}
-		if l.last == q {
-			l.last = prev
-		}
-		q.next = nil
-		return
-	}
 }
 
 // later carries a request out in a goroutine of its own: when its lane is free,
@@ -82,7 +56,7 @@ func (s *session) laterOr(r *request, ln *lane, exec func(context.Context, *requ
 		ar.f.busy++
 	}
 	if ln != nil && ln.busy {
-		ln.push(ar)
+		ln.waiting = append(ln.waiting, ar)
 		s.mu.Unlock()
 		return errLater
 	}
@@ -248,10 +222,8 @@ func (s *session) finish(ar *request, err error) *request {
 // letGo lets go of a request's fid and lane. s.mu is held.
 func (s *session) letGo(ar *request) (next *request) {
 	if ar.started && ar.lane != nil {
-		if next = ar.lane.pop(); next != nil {
+		if next = ar.lane.next(); next != nil {
 			next.started = true
-		} else {
-			ar.lane.busy = false
 		}
 	}
 	if f := ar.f; f != nil && f.closing != ar {
@@ -297,7 +269,8 @@ func runFlush(r *request) error {
 	}
 	waiting := !ar.started && ar.lane != nil
 	if waiting {
-		ar.lane.remove(ar)
+		i := slices.Index(ar.lane.waiting, ar)
+		ar.lane.waiting = slices.Delete(ar.lane.waiting, i, i+1)
 	}
 	var before []*request // of which a Tclunk or Tremove waits to be over
 	if ar.f != nil && ar.f.closing == ar && !ar.started {

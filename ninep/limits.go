@@ -54,19 +54,7 @@ const (
 
 // withDefaults fills in what is not set.
 func (l Limits) withDefaults() Limits {
-	def := func(p *int, v int) {
-		if *p <= 0 {
-			*p = v
-		}
-	}
-	dur := func(p *time.Duration, v time.Duration) {
-		if *p <= 0 {
-			*p = v
-		}
-	}
-	if l.Msize == 0 {
-		l.Msize = defaultMsize
-	}
+	def(&l.Msize, defaultMsize)
 	l.Msize = min(max(l.Msize, minMsize), 16<<20)
 	def(&l.Fids, 16384)
 	def(&l.UserFids, 1<<18)
@@ -75,9 +63,15 @@ func (l Limits) withDefaults() Limits {
 	def(&l.UserHeld, 256<<20)
 	def(&l.Conns, 4096)
 	def(&l.UserConns, 1024)
-	dur(&l.Handshake, 30*time.Second)
-	dur(&l.Frame, 30*time.Second)
-	dur(&l.Write, 30*time.Second)
-	dur(&l.Hangup, 2*time.Second)
+	def(&l.Handshake, 30*time.Second)
+	def(&l.Frame, 30*time.Second)
+	def(&l.Write, 30*time.Second)
+	def(&l.Hangup, 2*time.Second)
 	return l
+}
+
+func def[T int | uint32 | time.Duration](p *T, v T) {
+	if *p <= 0 {
+		*p = v
+	}
 }

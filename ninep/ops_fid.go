@@ -23,25 +23,12 @@ func runAttach(r *request) error {
 	}
 	f := newFid(r.Fid, nil, &attachment{uname: r.Name, uid: r.UID})
 	f.state = fidAttaching
-	if _, ok := s.srv.Attacher.(UserAttacher); !ok {
-		if err := execAttachTo(atOnce, r, f); err != nil {
-			return err
-		}
-		s.insert(f)
-		return nil
-	}
 	s.insert(f)
 	r.f = f
-	return s.laterOr(r, nil, execAttach, undoAttach)
-}
-
-func execAttach(ctx context.Context, r *request) (err error) {
-	defer func() {
-		if r.f.node == nil {
-			undoAttach(r)
-		}
-	}()
-	return execAttachTo(ctx, r, r.f)
+	if _, ok := s.srv.Attacher.(UserAttacher); ok {
+		return s.laterOr(r, nil, execAttach, undoAttach)
+	}
+	return execAttach(atOnce, r)
 }
 
 func undoAttach(r *request) {
@@ -50,13 +37,15 @@ func undoAttach(r *request) {
 	r.s.fids.del(r.f.num)
 }
 
-// execAttachTo finds the root for a fid and readies it.
-func execAttachTo(ctx context.Context, r *request, f *fid) error {
+// execAttach finds the root for a fid and readies it.
+func execAttach(ctx context.Context, r *request) (err error) {
+	defer func() {
+		if r.f.node == nil {
+			undoAttach(r)
+		}
+	}()
 	s := r.s
-	var (
-		file p9.File
-		err  error
-	)
+	var file p9.File
 	names := splitAname(r.Name2)
 	if ua, ok := s.srv.Attacher.(UserAttacher); ok {
 		file, err = ua.AttachUser(ctx, s.c.caller, r.Name, r.UID, r.Name2)
@@ -84,7 +73,7 @@ func execAttachTo(ctx context.Context, r *request, f *fid) error {
 	n.top = true
 	r.QID = n.qid
 	s.mu.Lock()
-	f.node, f.state = n, fidClosed
+	r.f.node, r.f.state = n, fidClosed
 	s.mu.Unlock()
 	return nil
 }
@@ -210,36 +199,59 @@ func (s *session) walk(n *node, r *request) (*node, error) {
 
 // runClunk forgets a fid. What its requests under way still write is written
 // first; what they wait to read is not waited for.
-func runClunk(r *request) error {
-	s := r.s
-	f, err := s.take(r)
-	if err != nil || f == nil {
-		return err
-	}
-	if f.rclose || f.node.closesSlowly() {
-		err := s.later(r, nil, execClunk)
-		if err == errLater {
-			return err
-		}
-	} else {
-		err = s.closeFid(atOnce, f)
-		f.recycle()
-		return err
-	}
-	// No room for a goroutine, and the fid must go.
-	ctx, cancel := context.WithTimeout(s.ctx, s.srv.limits.Hangup)
-	defer cancel()
-	return s.closeFid(ctx, f)
-}
+func runClunk(r *request) error { return r.s.endFid(r, execClunk) }
 
 func execClunk(ctx context.Context, r *request) error {
 	return r.s.closeFid(ctx, r.f)
 }
 
+// runRemove is a clunk that removes the file before.
+func runRemove(r *request) error { return r.s.endFid(r, execRemove) }
+
+func (s *session) endFid(r *request, exec func(context.Context, *request) error) error {
+	f, err := s.take(r, exec)
+	if err != nil || f == nil {
+		return err
+	}
+	if !s.endsSlowly(f, r.Type) {
+		err = exec(atOnce, r)
+		f.recycle()
+		return err
+	}
+	if err := s.later(r, nil, exec); err == errLater {
+		return err
+	}
+	// No room for a goroutine, and the fid must go.
+	ctx, cancel := context.WithTimeout(s.ctx, s.srv.limits.Hangup)
+	defer cancel()
+	err = s.closeFid(ctx, f)
+	if r.Type == wire.Tremove {
+		err = errRequests
+	}
+	return err
+}
+
+// endsSlowly reports whether a Tclunk or Tremove of a fid can block.
+func (s *session) endsSlowly(f *fid, by wire.Type) bool {
+	if f.rclose || f.node.closesSlowly() {
+		return true
+	}
+	if by != wire.Tremove {
+		return false
+	}
+	parent := s.parentOf(f.node)
+	if parent == nil {
+		return false
+	}
+	defer func() { _ = s.release(atOnce, parent) }()
+	_, ok := parent.file.(UnlinkerContext)
+	return ok
+}
+
 // take removes a fid from the table for a request that ends it. If requests
 // are under way on it the request waits for them: then there is no fid, and
 // errLater.
-func (s *session) take(r *request) (*fid, error) {
+func (s *session) take(r *request, exec func(context.Context, *request) error) (*fid, error) {
 	s.mu.Lock()
 	f, err := s.anyFid(r.Fid)
 	if err != nil {
@@ -251,10 +263,6 @@ func (s *session) take(r *request) (*fid, error) {
 	if f.busy == 0 {
 		s.mu.Unlock()
 		return f, nil
-	}
-	exec := execClunk
-	if r.Type == wire.Tremove {
-		exec = execRemove
 	}
 	ar := s.detach(r, exec)
 	f.closing = ar

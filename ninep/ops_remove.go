@@ -6,44 +6,14 @@ import (
 	"github.com/hugelgupf/p9/linux"
 )
 
-// runRemove removes a fid's file, and the fid whatever comes of it.
-func runRemove(r *request) error {
-	s := r.s
-	f, err := s.take(r)
-	if err != nil || f == nil {
-		return err
-	}
-	if f.xattr != nil { // which has no name of its own that could be removed
-		s.dropXattr(f)
-		_ = s.closeFid(atOnce, f)
-		f.recycle()
-		return errXattrFid
-	}
-	parent := s.parentOf(f.node)
-	slow := f.node.closesSlowly()
-	if parent != nil {
-		_, unlinks := parent.file.(UnlinkerContext)
-		slow = slow || unlinks
-		_ = s.release(atOnce, parent)
-	}
-	if slow {
-		if err := s.later(r, nil, execRemove); err == errLater {
-			return err
-		}
-		_ = s.release(atOnce, f.node)
-		return errRequests
-	}
-	err = s.unlink(atOnce, f.node)
-	if cerr := s.closeFid(atOnce, f); err == nil {
-		err = cerr
-	}
-	f.recycle()
-	return err
-}
-
+// execRemove removes a fid's file, and the fid whatever comes of it.
 func execRemove(ctx context.Context, r *request) error {
 	err := ctx.Err()
-	if err == nil {
+	switch {
+	case r.f.xattr != nil: // which has no name of its own that could be removed
+		r.f.xattr.store = false
+		err = errXattrFid
+	case err == nil:
 		err = r.s.unlink(ctx, r.f.node)
 	}
 	if cerr := r.s.closeFid(ctx, r.f); err == nil {

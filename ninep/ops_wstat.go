@@ -192,7 +192,7 @@ func (s *session) planMode(w *wstat, st, now *wire.Stat) error {
 func (s *session) planOwner(w *wstat, st, now *wire.Stat) (err error) {
 	gid := st.NGID
 	if gid == wire.DontTouch && st.GID != "" && st.GID != now.GID {
-		if gid, err = s.srv.groupID(st.GID); err != nil {
+		if gid, err = s.srv.idOf(UserNames.GroupID, "group", st.GID); err != nil {
 			return err
 		}
 	}
@@ -204,7 +204,7 @@ func (s *session) planOwner(w *wstat, st, now *wire.Stat) (err error) {
 		if !s.is(wire.Unix) {
 			return wstatError("the owner")
 		}
-		if uid, err = s.srv.userID(st.UID); err != nil {
+		if uid, err = s.srv.idOf(UserNames.UserID, "user", st.UID); err != nil {
 			return err
 		}
 	}

@@ -35,7 +35,6 @@ type async struct {
 	held   int  // its bytes, for the limit
 
 	// Guarded by session.mu.
-	next    *request // in the lane
 	started bool
 	flushes []uint16 // tags of the Tflushes to answer after it
 	late    *time.Timer

@@ -59,8 +59,8 @@ func (s *session) fillStat(st *wire.Stat, n *node, qid p9.QID, a *p9.Attr) {
 		Mtime:  uint32(a.MTimeSeconds),
 		Length: a.Size,
 		Name:   n.name,
-		UID:    s.srv.userName(uint32(a.UID)),
-		GID:    s.srv.groupName(uint32(a.GID)),
+		UID:    s.srv.nameOf(UserNames.UserName, uint32(a.UID)),
+		GID:    s.srv.nameOf(UserNames.GroupName, uint32(a.GID)),
 		NUID:   uint32(a.UID),
 		NGID:   uint32(a.GID),
 		NMUID:  uint32(a.UID),
@@ -97,43 +97,22 @@ func (s *session) fillStat(st *wire.Stat, n *node, qid p9.QID, a *p9.Attr) {
 func devMajor(dev uint64) uint32 { return uint32(dev>>8&0xfff | dev>>32&^0xfff) }
 func devMinor(dev uint64) uint32 { return uint32(dev&0xff | dev>>12&^0xff) }
 
-func (srv *Server) userName(uid uint32) string {
+// nameOf gives a user's or group's name, and idOf the number for one.
+func (srv *Server) nameOf(known func(UserNames, uint32) (string, bool), id uint32) string {
 	if srv.Names != nil {
-		if name, ok := srv.Names.UserName(uid); ok {
+		if name, ok := known(srv.Names, id); ok {
 			return name
 		}
 	}
-	return strconv.FormatUint(uint64(uid), 10)
+	return strconv.FormatUint(uint64(id), 10)
 }
 
-func (srv *Server) groupName(gid uint32) string {
+func (srv *Server) idOf(known func(UserNames, string) (uint32, bool), what, name string) (uint32, error) {
 	if srv.Names != nil {
-		if name, ok := srv.Names.GroupName(gid); ok {
-			return name
+		if id, ok := known(srv.Names, name); ok {
+			return id, nil
 		}
 	}
-	return strconv.FormatUint(uint64(gid), 10)
-}
-
-func (srv *Server) groupID(name string) (uint32, error) {
-	if srv.Names != nil {
-		if gid, ok := srv.Names.GroupID(name); ok {
-			return gid, nil
-		}
-	}
-	return numericID("group", name)
-}
-
-func (srv *Server) userID(name string) (uint32, error) {
-	if srv.Names != nil {
-		if uid, ok := srv.Names.UserID(name); ok {
-			return uid, nil
-		}
-	}
-	return numericID("user", name)
-}
-
-func numericID(what, name string) (uint32, error) {
 	id, err := strconv.ParseUint(name, 10, 32)
 	if err != nil {
 		return 0, fault(linux.EINVAL, "unknown "+what+" "+strconv.Quote(name))
