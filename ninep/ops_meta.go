@@ -204,47 +204,32 @@ func (s *session) unlinkLater(ctx context.Context, dir *node, name string, flags
 
 // runRenameAt moves a name from one directory to another.
 func runRenameAt(r *request) (err error) {
-	s := r.s
-	if r.f2, err = s.dirOf(r.Fid2, r.Name2); err != nil {
+	if r.f2, err = r.s.dirOf(r.Fid2, r.Name2); err != nil {
 		return err
 	}
-	from, to := r.f.node, r.f2.node
-	if _, ok := from.file.(RenamerContext); ok {
-		return s.renameLater(r, from, to)
-	}
-	s.srv.tree.Lock()
-	defer s.srv.tree.Unlock()
-	return s.rename(atOnce, from, r.Name, to, r.Name2)
+	return r.s.startRename(r, nil, r.f.node)
 }
 
 // runRename moves a file to another directory.
 func runRename(r *request) (err error) {
-	s, n := r.s, r.f.node
-	if r.f2, err = s.dirOf(r.Fid2, r.Name); err != nil {
+	if r.f2, err = r.s.dirOf(r.Fid2, r.Name); err != nil {
 		return err
 	}
-	parent := s.parentOf(n)
+	parent := r.s.parentOf(r.f.node)
 	if parent == nil {
 		return errRenameRoot
 	}
-	defer func() { _ = s.release(atOnce, parent) }()
+	defer func() { _ = r.s.release(atOnce, parent) }()
 	r.Name2 = r.Name
-	if _, ok := parent.file.(RenamerContext); ok {
-		if r.Name, err = s.nameOf(n); err != nil {
-			return err
-		}
-		return s.renameLater(r, parent, r.f2.node)
-	}
-	s.srv.tree.Lock()
-	defer s.srv.tree.Unlock()
-	if err := n.canChange(); err != nil {
-		return err
-	}
-	return s.rename(atOnce, n.parent, n.name, r.f2.node, r.Name2)
+	return r.s.startRename(r, r.f.node, parent)
 }
 
-// renameLater renames in a goroutine, which keeps the directories alive.
-func (s *session) renameLater(r *request, from, to *node) error {
+// startRename renames, in a goroutine that keeps the directories alive if it can block.
+func (s *session) startRename(r *request, n, from *node) error {
+	to := r.f2.node
+	if _, ok := from.file.(RenamerContext); !ok {
+		return s.rename(atOnce, n, from, r.Name, to, r.Name2)
+	}
 	from.refs.Add(1)
 	to.refs.Add(1)
 	drop := func(*request) {
@@ -253,34 +238,48 @@ func (s *session) renameLater(r *request, from, to *node) error {
 	}
 	return s.laterOr(r, nil, func(ctx context.Context, r *request) error {
 		defer drop(r)
-		return s.rename(ctx, from, r.Name, to, r.Name2)
+		return s.rename(ctx, n, from, r.Name, to, r.Name2)
 	}, drop)
 }
 
-// rename renames, and makes the nodes follow. With a context it calls the
-// method that takes one; with atOnce, Server.tree must be held for writing.
-func (s *session) rename(ctx context.Context, from *node, oldName string, to *node, newName string) error {
-	if from.qid.Path == to.qid.Path && oldName == newName {
-		return s.checkThere(ctx, from, oldName)
-	}
-	if ctx != atOnce {
-		if err := s.checkCycle(from, oldName, to); err != nil {
+// rename renames, and makes the nodes follow: the name in the directory, or the one that
+// n has there if n is not nil.
+func (s *session) rename(ctx context.Context, n, from *node, oldName string, to *node, newName string) (err error) {
+	tree := &s.srv.tree
+	if dir, ok := from.file.(RenamerContext); ok {
+		if n != nil {
+			if oldName, err = s.nameOf(n); err != nil {
+				return err
+			}
+		}
+		tree.RLock()
+		done, err := s.checkRename(from, oldName, to, newName)
+		tree.RUnlock()
+		if done || err != nil {
 			return err
 		}
-		if err := from.file.(RenamerContext).RenameAtContext(ctx, oldName, to.file, newName); err != nil {
+		if err := dir.RenameAtContext(ctx, oldName, to.file, newName); err != nil {
 			return err
 		}
-		s.srv.tree.Lock()
-		defer s.srv.tree.Unlock()
+		tree.Lock()
+		defer tree.Unlock()
 	} else {
-		if err := from.canHold(); err != nil {
+		tree.Lock()
+		defer tree.Unlock()
+		if n != nil {
+			if err := n.canChange(); err != nil {
+				return err
+			}
+			from, oldName = n.parent, n.name
+		}
+		done, err := s.checkRename(from, oldName, to, newName)
+		if done || err != nil {
 			return err
 		}
-		if err := to.canHold(); err != nil {
-			return err
-		}
-		if to.isBelow(from, oldName) {
-			return errCycle
+		for _, dir := range []*node{from, to} {
+			if err := dir.canHold(); err != nil {
+				return err
+			}
 		}
 		if err := from.file.RenameAt(oldName, to.file, newName); err != nil {
 			return err
@@ -290,27 +289,20 @@ func (s *session) rename(ctx context.Context, from *node, oldName string, to *no
 	return nil
 }
 
-// checkThere is a rename that changes nothing: what there is not cannot be
-// renamed.
-func (s *session) checkThere(ctx context.Context, dir *node, name string) error {
-	if ctx != atOnce {
-		s.srv.tree.RLock()
-		defer s.srv.tree.RUnlock()
+// checkRename refuses to move a directory into itself. A rename that changes nothing is
+// done at once, if there is such a file. Server.tree must be held.
+func (s *session) checkRename(from *node, oldName string, to *node, newName string) (done bool, err error) {
+	if from.qid.Path == to.qid.Path && oldName == newName {
+		n, err := s.step(from, oldName, new([1]string))
+		if err == nil {
+			_ = s.release(atOnce, n)
+		}
+		return true, err
 	}
-	n, err := s.step(dir, name, new([1]string))
-	if err == nil {
-		_ = s.release(atOnce, n)
-	}
-	return err
-}
-
-func (s *session) checkCycle(from *node, oldName string, to *node) error {
-	s.srv.tree.RLock()
-	defer s.srv.tree.RUnlock()
 	if to.isBelow(from, oldName) {
-		return errCycle
+		return false, errCycle
 	}
-	return nil
+	return false, nil
 }
 
 // isBelow reports whether a node is an entry of a directory, or in it.

@@ -71,7 +71,7 @@ func execWstat(ctx context.Context, r *request) error {
 		return err
 	}
 	if w.newName != "" {
-		if err := s.renameHere(ctx, n, w.oldName, w.newName); err != nil {
+		if err := s.renameHere(ctx, n, w.newName); err != nil {
 			return err
 		}
 	}
@@ -80,35 +80,19 @@ func execWstat(ctx context.Context, r *request) error {
 	}
 	err = s.setAttr(ctx, n, w.mask, w.attr)
 	if err != nil && w.newName != "" {
-		if back := s.renameHere(undo(ctx), n, w.newName, w.oldName); back != nil {
+		// The end of the request must not stop what takes it back.
+		if back := s.renameHere(context.WithoutCancel(ctx), n, w.oldName); back != nil {
 			s.c.log.Error("wstat failed half-way", "name", w.newName, "was", w.oldName, "err", back)
 		}
 	}
 	return err
 }
 
-// undo gives the context for taking back: the end of the request must not stop
-// that.
-func undo(ctx context.Context) context.Context {
-	if ctx == atOnce {
-		return atOnce
-	}
-	return context.WithoutCancel(ctx)
-}
-
 // renameHere gives a file another name in its directory.
-func (s *session) renameHere(ctx context.Context, n *node, oldName, newName string) error {
+func (s *session) renameHere(ctx context.Context, n *node, newName string) error {
 	parent := s.parentOf(n)
 	defer func() { _ = s.release(atOnce, parent) }()
-	if _, ok := parent.file.(RenamerContext); ok {
-		return s.rename(ctx, parent, oldName, parent, newName)
-	}
-	s.srv.tree.Lock()
-	defer s.srv.tree.Unlock()
-	if err := n.canChange(); err != nil {
-		return err
-	}
-	return s.rename(atOnce, parent, oldName, parent, newName)
+	return s.rename(ctx, n, parent, "", parent, newName)
 }
 
 // planWstat checks a Twstat against what is, before anything is changed.
