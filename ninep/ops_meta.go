@@ -178,28 +178,7 @@ func (s *session) link(r *request) error {
 
 // execUnlinkAt removes a name.
 func execUnlinkAt(ctx context.Context, r *request) error {
-	s, dir := r.s, r.f.node
-	if _, ok := dir.file.(UnlinkerContext); ok {
-		return s.unlinkLater(ctx, dir, r.Name, r.Flags, s.lookUp(dir, r.Name))
-	}
-	return s.changeDir(dir, func(file p9.File) error {
-		if err := file.UnlinkAt(r.Name, r.Flags); err != nil {
-			return err
-		}
-		s.srv.unlinked(dir, r.Name, fileID{})
-		return nil
-	})
-}
-
-// unlinkLater removes a name in a way that can block.
-func (s *session) unlinkLater(ctx context.Context, dir *node, name string, flags uint32, id fileID) error {
-	if err := dir.file.(UnlinkerContext).UnlinkAtContext(ctx, name, flags); err != nil {
-		return err
-	}
-	s.srv.tree.Lock()
-	defer s.srv.tree.Unlock()
-	s.srv.unlinked(dir, name, id)
-	return nil
+	return r.s.unlinkName(ctx, nil, r.f.node, r.Name, r.Flags)
 }
 
 // runRenameAt moves a name from one directory to another.

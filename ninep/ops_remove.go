@@ -48,20 +48,53 @@ func (s *session) unlink(ctx context.Context, n *node) (err error) {
 		return errRemoveRoot
 	}
 	defer func() { _ = s.release(atOnce, parent) }()
-	if _, slow := parent.file.(UnlinkerContext); !slow {
-		return s.unlinkPlain(n, parent, flags)
-	}
 	if ctx == atOnce {
 		ctx = s.ctx
 	}
-	name, err := s.nameOf(n)
-	if err != nil {
+	return s.unlinkName(ctx, n, parent, "", flags)
+}
+
+// unlinkName removes a name from a directory: the one that n has there if n is not nil,
+// unless another file has it by now.
+func (s *session) unlinkName(ctx context.Context, n, dir *node, name string, flags uint32) (err error) {
+	tree := &s.srv.tree
+	if u, ok := dir.file.(UnlinkerContext); ok {
+		if n != nil {
+			if name, err = s.nameOf(n); err != nil {
+				return err
+			}
+		}
+		was := s.lookUp(dir, name)
+		if n != nil {
+			if !was.maybe(n) {
+				return linux.ENOENT
+			}
+			was = fileID{n.qid.Path, true}
+		}
+		if err := u.UnlinkAtContext(ctx, name, flags); err != nil {
+			return err
+		}
+		tree.Lock()
+		defer tree.Unlock()
+		s.srv.unlinked(dir, name, was)
+		return nil
+	}
+	tree.Lock()
+	defer tree.Unlock()
+	if n != nil {
+		if n.deleted || n.parent != dir || !s.idOf(dir, n.name).maybe(n) {
+			return linux.ENOENT
+		}
+		name = n.name
+	}
+	if err := dir.canHold(); err != nil {
 		return err
 	}
-	if !s.lookUp(parent, name).maybe(n) {
-		return linux.ENOENT // another file has the name
+	if err := dir.file.UnlinkAt(name, flags); err != nil {
+		return err
 	}
-	return s.unlinkLater(ctx, parent, name, flags, fileID{n.qid.Path, true})
+	s.srv.unlinked(dir, name, fileID{})
+	return nil
 }
 
 func (s *session) nameOf(n *node) (string, error) {
@@ -71,19 +104,6 @@ func (s *session) nameOf(n *node) (string, error) {
 		return "", linux.ENOENT
 	}
 	return n.name, nil
-}
-
-func (s *session) unlinkPlain(n, parent *node, flags uint32) error {
-	s.srv.tree.Lock()
-	defer s.srv.tree.Unlock()
-	if n.deleted || n.parent != parent || !s.idOf(parent, n.name).maybe(n) {
-		return linux.ENOENT
-	}
-	if err := parent.file.UnlinkAt(n.name, flags); err != nil {
-		return err
-	}
-	s.srv.unlinked(parent, n.name, fileID{})
-	return nil
 }
 
 // canChange refuses changes of what is gone. Server.tree must be held.
