@@ -155,6 +155,9 @@ func (p *plan) run(ctx context.Context, args []string, log string) (c *process.C
 			}
 		}
 	}()
+	if err := awaitImages(ctx, p.config.Disks); err != nil {
+		return nil, err
+	}
 	for _, name := range p.files {
 		f, passt, err := p.open(ctx, name, log)
 		if err != nil {
