@@ -5,6 +5,7 @@ go 1.26.8
 require (
 	9fans.net/go v0.0.8-0.20250307142834-96bdba94b63f
 	github.com/digitalocean/go-qemu v0.0.0-20250212194115-ee9b0668d242
+	github.com/fsnotify/fsnotify v1.10.1
 	github.com/google/renameio/v2 v2.0.2
 	github.com/hugelgupf/p9 v0.4.1
 	github.com/knusbaum/go9p v1.18.0

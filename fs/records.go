@@ -6,6 +6,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/machine"
+	"vmfs/machine/console"
 	"vmfs/machine/events"
 )
 
@@ -80,19 +81,19 @@ func (w *waiter) read(ctx context.Context, p []byte) (int, error) {
 func (w *waiter) write(context.Context, []byte) (int, error) { return 0, errAccess }
 func (w *waiter) close()                                     {}
 
-// console is a fid on a console file.
-type console struct {
+// consoleStream is a fid on a console file.
+type consoleStream struct {
 	vm *machine.VM
-	r  *machine.ConsoleReader
+	r  *console.Reader
 }
 
 func openConsole(n *node) (stream, error) {
-	return &console{vm: n.vm, r: n.vm.OpenConsole()}, nil
+	return &consoleStream{vm: n.vm, r: n.vm.OpenConsole()}, nil
 }
 
-func (c *console) read(ctx context.Context, p []byte) (int, error) { return c.r.Read(ctx, p) }
+func (c *consoleStream) read(ctx context.Context, p []byte) (int, error) { return c.r.Read(ctx, p) }
 
-func (c *console) write(ctx context.Context, p []byte) (int, error) {
+func (c *consoleStream) write(ctx context.Context, p []byte) (int, error) {
 	n, err := c.vm.WriteConsole(ctx, p)
 	if err != nil {
 		c.vm.RecordError("console", err)
@@ -100,4 +101,4 @@ func (c *console) write(ctx context.Context, p []byte) (int, error) {
 	return n, err
 }
 
-func (c *console) close() { c.r.Close() }
+func (c *consoleStream) close() { c.r.Close() }

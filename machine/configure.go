@@ -77,7 +77,7 @@ func (v *VM) saveConfig(cfg config.Config) error {
 			v.setState(v.status.State, "")
 		}
 	})
-	v.console.use(v.consolePath())
+	v.console.Use(v.consolePath())
 	return nil
 }
 

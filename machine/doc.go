@@ -15,7 +15,7 @@
 //	vms/NAME/          one VM, mode 0700; every file in it has mode 0600
 //	  record.json      what it is and how it runs (record.go)
 //	  config           its configuration, as package config writes it; not there before the first change
-//	  console.log      all that its serial console said; .1 is an older part (consolelog.go)
+//	  console.log      all that its serial console said; .1 is an older part (package console)
 //	  log              what its VMM printed
 //	  events           its last events, one a line (package events)
 //	  snapshots/NAME/  one snapshot (snapshot.go)
@@ -24,12 +24,11 @@
 //
 // Locks, in the order in which they may be taken together: Host.cids, VM.disk,
 // VM.order, VM.mu, Host.mu; VM.order is also taken before the lock of a Feed and
-// then those of its queues, and consoleLog.mu and the notifier's are taken alone or in
-// that order. VM.mu and Host.mu are held for a few assignments only. Nothing
+// then those of its queues, and those of package console are taken alone. VM.mu and Host.mu are held for a few assignments only. Nothing
 // waits for a hypervisor under any lock, and only Host.cids, VM.disk, VM.order and
-// consoleLog.mu are held over disk access: to read a VM's state takes none of
+// console.Log's are held over disk access: to read a VM's state takes none of
 // them.
 //
 // Its parts stand in packages of their own: config and rc (the text of the config
-// file), events, owner and durable. Back ends come by registration.
+// file), console, events, owner and durable. Back ends come by registration.
 package machine

@@ -17,6 +17,7 @@ import (
 	"vmfs/internal/durable"
 	"vmfs/internal/unixsock"
 	"vmfs/machine/config"
+	"vmfs/machine/console"
 	"vmfs/machine/events"
 	"vmfs/machine/owner"
 )
@@ -27,7 +28,7 @@ type Host struct {
 	dir    string // absolute
 	log    *slog.Logger
 	lock   *os.File
-	notify *notifier // nil where the system has none
+	notify *console.Notifier // nil where the system has none
 	feed   events.Feed
 
 	ctx    context.Context // ends when the Host is closed
@@ -91,7 +92,7 @@ func Open(ctx context.Context, o Options) (*Host, error) {
 			"state", dir, "longest name", max(room, 0), "longest path", unixsock.MaxPath)
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
-	if h.notify, err = newNotifier(); err != nil {
+	if h.notify, err = console.NewNotifier(); err != nil {
 		h.log.Warn("no notices of file changes: consoles are looked at a few times a second instead", "err", err)
 	}
 	if err := durable.ClearLeftovers(vmsDir); err != nil {
@@ -167,9 +168,10 @@ func (h *Host) Close() error {
 	h.wg.Wait()
 	for _, v := range vms {
 		v.events.Close()
+		v.console.Close()
 	}
 	h.feed.Close()
-	h.notify.close()
+	h.notify.Close()
 	return h.lock.Close()
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/machine/console"
 	"vmfs/machine/events"
 )
 
@@ -30,13 +31,11 @@ type session struct {
 	heard  chan struct{}   // closed when the VMM first answered, or the session ended
 	first  sync.Once       // closes heard
 	helper sync.WaitGroup  // what the session has begun beside run
-	typing chan struct{}   // holds a token when a typist has come
+	input  *console.Input
 
 	// Guarded by v.mu:
 	hv      hypervisor.Hypervisor // nil while there is no connection
 	linked  chan struct{}         // closed when hv is set; replaced when it is lost
-	console *consoleConn          // nil while there is none
-	typists int                   // who has something to write to the console
 	reason  string                // why the VMM will end, once that is known
 	exitHow string                // how its process ended, as its back end told
 	ending  bool                  // the guest has ended and the VMM is being cleared away
@@ -61,7 +60,7 @@ func (v *VM) newSession(t hypervisor.Type, proc process.Process, hv hypervisor.H
 		gone:   make(chan struct{}),
 		heard:  make(chan struct{}),
 		linked: make(chan struct{}),
-		typing: make(chan struct{}, 1),
+		input:  console.NewInput(v.console, v.host.log.With("vm", v.name), v.host.opts.Timeouts.Verb),
 		hv:     hv,
 	}
 	if hv != nil {
@@ -96,6 +95,7 @@ func (s *session) handle(ctx context.Context) (hypervisor.Hypervisor, error) {
 
 func (s *session) run() {
 	v := s.v
+	defer s.input.End()
 	defer s.helper.Wait()
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
@@ -202,7 +202,7 @@ func (s *session) follow(ctx context.Context, exited <-chan process.Exit) (proce
 	hv := s.hv
 	pumpCtx, stopPump := context.WithCancel(ctx)
 	var pump sync.WaitGroup
-	pump.Go(func() { s.pump(pumpCtx, hv) })
+	pump.Go(func() { s.input.Run(pumpCtx, hv) })
 	defer pump.Wait()
 	defer stopPump()
 

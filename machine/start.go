@@ -188,7 +188,7 @@ func (v *VM) prepareFiles() error {
 	if _, own := v.consolePath(); !own {
 		return nil
 	}
-	return v.console.prepare()
+	return v.console.Prepare()
 }
 
 // maxLog bounds the log file at each start.

@@ -14,6 +14,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/internal/durable"
 	"vmfs/machine/config"
+	"vmfs/machine/console"
 	"vmfs/machine/events"
 	"vmfs/machine/owner"
 )
@@ -27,7 +28,7 @@ type VM struct {
 	id      uint64
 	dir     string
 	events  events.Feed
-	console consoleLog
+	console *console.Log
 
 	gen atomic.Uint32 // see Gen
 
@@ -91,13 +92,14 @@ func (h *Host) newVM(name string, rec record, cfg config.Config) *VM {
 		name:    name,
 		id:      rec.ID,
 		dir:     filepath.Join(h.dir, "vms", name),
+		console: console.NewLog(h.notify),
 		changed: make(chan struct{}),
 		rec:     rec,
 		cfg:     cfg,
 		seq:     rec.Seq,
 	}
 	v.history.Path = filepath.Join(v.dir, historyFile)
-	v.console.init(v, filepath.Join(v.dir, consoleFile))
+	v.console.Use(v.consolePath())
 	v.status = Status{
 		State:        hypervisor.StateCreated,
 		Since:        rec.Created,
@@ -158,7 +160,6 @@ func (h *Host) loadVM(name string) *VM {
 	}
 
 	v := h.newVM(name, rec, cfg)
-	v.console.use(v.consolePath())
 	seq, state := v.history.Last()
 	v.seq = max(seq, rec.Seq)
 	if rec.Phase != phaseDown {
@@ -392,7 +393,7 @@ func (v *VM) Delete(ctx context.Context) error {
 		}
 		v.emit(events.Event{Kind: events.KindDeleted})
 		v.update(func() { v.deleted = true })
-		v.console.wakeAll()
+		v.console.Close()
 		h.forget(v)
 		return nil
 	})
