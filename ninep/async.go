@@ -293,7 +293,7 @@ const lateAfter = 5 * time.Second
 
 func (s *session) complainLate(why, request string, fid uint32) *time.Timer {
 	return time.AfterFunc(lateAfter, func() {
-		s.c.log.Warn("a file does not obey its context", "request", request, "fid", fid, "was", why, "since", lateAfter)
+		s.c.log.Warn("a request that was cancelled goes on", "request", request, "fid", fid, "cause", why, "after", lateAfter)
 	})
 }
 

@@ -77,10 +77,10 @@ func peerName(c *caller) string {
 
 // The ways a connection ends that are the client's fault.
 var (
-	errFrameSize = errors.New("message length out of bounds")
-	errSlowFrame = errors.New("client left a message unfinished for too long")
-	errNoHello   = errors.New("client negotiated no version in time")
-	errNoReader  = errors.New("client does not read its replies")
+	errFrameSize = errors.New("message too short or too long")
+	errSlowFrame = errors.New("the client left a message unfinished for too long")
+	errNoHello   = errors.New("the client sent no Tversion in time")
+	errNoReader  = errors.New("the client does not read its replies")
 )
 
 // serve reads requests until there are no more, and puts everything away.
@@ -151,7 +151,7 @@ func (c *conn) frame() ([]byte, error) {
 		if have >= 4 {
 			size := binary.LittleEndian.Uint32(c.in.b[c.pos:])
 			if limit := c.msize(); size < wire.HeaderSize || size > limit {
-				return nil, fmt.Errorf("%w: %d is not within %d to %d", errFrameSize, size, wire.HeaderSize, limit)
+				return nil, fmt.Errorf("%w: %d bytes, want %d to %d", errFrameSize, size, wire.HeaderSize, limit)
 			}
 			need = int(size)
 			if have >= need {

@@ -23,6 +23,13 @@
 // method is never called with any of them held; a plain method is called with
 // Server.tree alone, save Renamed, for which session.mu is held too.
 //
-// The messages are those of ninep/wire, the addresses those of ninep/dial. Beside
-// these the package imports the standard library, p9 (p9 and linux) and x/sys.
+// # Parts
+//
+// A conn reads messages, as package ninep/wire describes them, and a session runs
+// them: the table ops (request.go) says what each does, the files ops_*.go have
+// these functions, and async.go runs what can block. Fids hold nodes (node.go), which
+// follow renames and removals. output.go writes the replies.
+//
+// Beside ninep/wire, ninep/dial and internal/unixsock the package imports the standard
+// library and p9 (p9 and linux).
 package ninep

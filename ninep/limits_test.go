@@ -407,7 +407,7 @@ func TestRequestLimit(t *testing.T) {
 	wait(t, "read", another.waiting)
 	another.in <- strings.Repeat("y", 60000)
 	assert.Less(t, len(c.want("Rread", 61)["data"]), 50000)
-	assert.Contains(t, ts.log.String(), "too many requests outstanding")
+	assert.Contains(t, ts.log.String(), "too many requests wait")
 	other.rpc("Tgetattr", "Rgetattr", "fid", "0")
 }
 

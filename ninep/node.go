@@ -169,7 +169,7 @@ func (s *session) step(from *node, name string, one *[1]string) (*node, error) {
 	}
 	if len(qids) != 1 {
 		_ = file.Close()
-		return nil, fault(linux.EIO, "walk of one name gave another number of qids: i/o error")
+		return nil, fault(linux.EIO, "a walk of one name gave no qid, or several: i/o error")
 	}
 	return newNode(file, qids[0], from, name), nil
 }

@@ -225,7 +225,7 @@ func (s *session) makeSpecial(ctx context.Context, r *request, kind uint32) erro
 	default:
 		var c byte
 		if _, err := fmt.Sscanf(r.Name2, "%c %d %d", &c, &r.Major, &r.Minor); err != nil || c != 'c' && c != 'b' {
-			return fault(linux.EINVAL, "no device: "+strconv.Quote(r.Name2))
+			return fault(linux.EINVAL, "not a device, want \"c MAJOR MINOR\" or \"b MAJOR MINOR\": "+strconv.Quote(r.Name2))
 		}
 		device := p9.ModeCharacterDevice
 		if c == 'b' {
@@ -240,7 +240,7 @@ func (s *session) makeSpecial(ctx context.Context, r *request, kind uint32) erro
 func (s *session) linkTarget(extension string) (*fid, error) {
 	num, err := strconv.ParseUint(strings.TrimSpace(extension), 10, 32)
 	if err != nil {
-		return nil, fault(linux.EINVAL, "link to no fid: "+strconv.Quote(extension))
+		return nil, fault(linux.EINVAL, "not the number of a fid to link to: "+strconv.Quote(extension))
 	}
 	return s.fileOf(uint32(num))
 }

@@ -96,7 +96,7 @@ func (s *session) readPlain(file p9.File, p []byte, off int64) (int, error) {
 func checkRead(p []byte, n int, err error) (int, error) {
 	switch {
 	case n < 0 || n > len(p):
-		return 0, fault(linux.EIO, "bad count of a read: i/o error")
+		return 0, fault(linux.EIO, "more was read than there is room for: i/o error")
 	case n > 0 || errors.Is(err, io.EOF):
 		return n, nil
 	}
@@ -185,7 +185,7 @@ func (s *session) writePlain(file p9.File, p []byte, off int64) (int, error) {
 
 func checkWrite(p []byte, n int, err error) (int, error) {
 	if n < 0 || n > len(p) {
-		return 0, fault(linux.EIO, "bad count of a write: i/o error")
+		return 0, fault(linux.EIO, "more was written than there is: i/o error")
 	}
 	return n, err
 }

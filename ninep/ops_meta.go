@@ -58,7 +58,7 @@ func (n *node) checkSetAttr(valid p9.SetAttrMask, attr *p9.SetAttr) error {
 		return linux.EISDIR
 	case !valid.Permissions || kind == 0:
 	case kind&^p9.FileModeMask != 0, n.isDir() != (kind == p9.ModeDirectory), n.isSymlink() != (kind == p9.ModeSymlink):
-		return fault(linux.EINVAL, "a mode that no file of this kind has: invalid argument")
+		return fault(linux.EINVAL, "the mode names another kind of file, or has unknown bits: invalid argument")
 	}
 	return nil
 }

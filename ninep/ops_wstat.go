@@ -82,7 +82,7 @@ func execWstat(ctx context.Context, r *request) error {
 	if err != nil && w.newName != "" {
 		// The end of the request must not stop what takes it back.
 		if back := s.renameHere(context.WithoutCancel(ctx), n, w.oldName); back != nil {
-			s.c.log.Error("wstat failed half-way", "name", w.newName, "was", w.oldName, "err", back)
+			s.c.log.Error("wstat failed, and the file keeps its new name", "name", w.newName, "old name", w.oldName, "err", back)
 		}
 	}
 	return err
@@ -162,7 +162,7 @@ func (s *session) planMode(w *wstat, st, now *wire.Stat) error {
 		if (st.Mode^now.Mode)&wire.DMDIR != 0 {
 			return wstatError("the directory bit")
 		}
-		return wstatError("those mode bits")
+		return wstatError("mode bits other than permissions")
 	}
 	mode := st.Mode & 0o777
 	if s.is(wire.Unix) {

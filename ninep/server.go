@@ -111,7 +111,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			// Out of descriptors, or a client that left again: neither is a
 			// reason to stop serving the others.
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			s.log.Error("accept failed; will try again", "addr", dial.String(ln.Addr()), "err", err, "pause", pause)
+			s.log.Error("accept failed: trying again", "addr", dial.String(ln.Addr()), "err", err, "pause", pause)
 			select {
 			case <-ctx.Done():
 			case <-time.After(pause):
@@ -173,7 +173,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		c.cut()
 	}
 	s.mu.Unlock()
-	s.log.Warn("shutdown was forced", "connections", n)
+	s.log.Warn("shutdown took too long: connections were cut", "connections", n)
 	return fmt.Errorf("shutdown with %d connections left: %w", n, ctx.Err())
 }
 

@@ -111,6 +111,6 @@ func (s *session) end(cause error, answer bool) {
 
 func (s *session) putAway(ctx context.Context, f *fid) {
 	if err := s.closeFid(ctx, f); err != nil {
-		s.c.log.Debug("close after hang-up failed", "err", err)
+		s.c.log.Debug("closing a file failed after its client left", "err", err)
 	}
 }

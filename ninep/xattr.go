@@ -138,7 +138,7 @@ func (s *session) storeXattr(f *fid) (err error) {
 		return nil
 	}
 	if uint64(len(x.data)) != x.size {
-		return fault(linux.EINVAL, "extended attribute was not written whole")
+		return fault(linux.EINVAL, "only a part of the extended attribute was written")
 	}
 	s.srv.tree.Lock()
 	defer s.srv.tree.Unlock()
