@@ -283,6 +283,8 @@ func TestCheck(t *testing.T) {
 		{"vmfs/backends/qemu", "vmfs/backends/hypervisor", true},
 		{"vmfs/backends/qemu", "vmfs/backends/process", true},
 		{"vmfs/backends/qemu", "vmfs/backends/sim", false},
+		{"vmfs/backends/qemu", "vmfs/backends/hostnet", true},
+		{"vmfs/backends/hostnet", "vmfs/backends/qemu", false},
 		{"vmfs/backends/qemu", "vmfs/backends/hypervisor/hypervisortest", false},
 		{"vmfs/backends/qemu/qmp", "vmfs/backends/qemu", true},
 		{"vmfs/backends/sim", "vmfs/vsock", true},
