@@ -12,12 +12,15 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"vmfs/guest/internal/kmod"
+	"vmfs/guest/internal/reaper"
 )
 
 // agent is the state of process 1.
 type agent struct {
 	con      *console
-	kids     *reaper
+	kids     *reaper.Reaper
 	cmdline  cmdline
 	down     chan action // what ends the guest; one suffices, more are dropped
 	stopping atomic.Bool // set before processes are told to end: nothing is started again
@@ -47,17 +50,17 @@ func Main() {
 			}()
 			run()
 		}()
-		shutdown(newReaper(), powerOff, nil)
+		shutdown(reaper.New(), powerOff, nil)
 	}
 }
 
 // run boots, waits for the end and brings it about.
 func run() {
-	a := &agent{kids: newReaper(), down: make(chan action, 1)}
+	a := &agent{kids: reaper.New(), down: make(chan action, 1)}
 	mountErrs := mountAll()
 	a.con = openConsole()
 	a.handleSignals()
-	go a.guard("reap children", a.kids.run)
+	go a.guard("reap children", a.kids.Run)
 
 	for _, err := range mountErrs {
 		a.con.printf("vmfs guest: %v", err)
@@ -85,7 +88,7 @@ func run() {
 	} else {
 		go a.guard("kernel events", func() { events.run(a.handleUevent) })
 	}
-	a.loadModules()
+	kmod.Load(kernelRelease(), func(format string, args ...any) { a.con.printf("vmfs guest: "+format, args...) })
 	a.con.reopen()
 	a.input.scan()
 	a.startNetwork()

@@ -3,10 +3,11 @@ package agent
 import (
 	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vmfs/guest/internal/reaper"
 )
 
 // action is a way to end the guest.
@@ -24,16 +25,14 @@ func (a action) String() string {
 	return "powering off"
 }
 
-const (
-	termGrace = 3 * time.Second  // for processes to end on SIGTERM
-	killGrace = 2 * time.Second  // for the kernel to end them on SIGKILL
-	syncGrace = 10 * time.Second // for data to reach disks; a dead file server must not hold up the end
-)
+// syncGrace is how long data has to reach disks; a dead file server must not hold
+// up the end.
+const syncGrace = 10 * time.Second
 
 // shutdown ends all processes, writes what is to be written, and ends the guest.
 // It does not return unless the kernel refuses.
-func shutdown(kids *reaper, act action, con *console) {
-	kids.endAll()
+func shutdown(kids *reaper.Reaper, act action, con *console) {
+	kids.EndAll()
 	within(syncGrace, func() {
 		unix.Sync()
 		releaseMounts()
@@ -53,37 +52,6 @@ func shutdown(kids *reaper, act action, con *console) {
 	for {
 		time.Sleep(time.Hour)
 	}
-}
-
-// endAll asks every process but this one to end, and then makes it.
-func (r *reaper) endAll() {
-	// Shells ignore SIGTERM and obey SIGHUP; a stopped process needs SIGCONT.
-	for _, sig := range []syscall.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGCONT} {
-		_ = unix.Kill(-1, sig) // ESRCH: there is none
-	}
-	if r.waitAll(termGrace) {
-		return
-	}
-	_ = unix.Kill(-1, unix.SIGKILL)
-	r.waitAll(killGrace)
-}
-
-// waitAll waits until no child is left. As the orphans come to process 1, this
-// is until no process is left.
-func (r *reaper) waitAll(limit time.Duration) bool {
-	deadline := time.NewTimer(limit)
-	defer deadline.Stop()
-	// run, if it still does, takes some of the SIGCHLDs; the tick makes up for them.
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for r.reap() {
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			return false
-		}
-	}
-	return true
 }
 
 // releaseMounts unmounts what was mounted since the boot, or at least makes it

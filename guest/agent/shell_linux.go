@@ -8,9 +8,10 @@ import (
 	"time"
 
 	"vmfs/guest/internal/pty"
+	"vmfs/guest/internal/reaper"
 )
 
-// scriptFile is guest.ScriptPath; see modulesList.
+// scriptFile is guest.ScriptPath; see kmod.List.
 const scriptFile = "/etc/vmfs/script"
 
 // serveConsole runs the script if there is one, else a shell, for ever.
@@ -55,12 +56,12 @@ func (a *agent) runScript(path string, tty *os.File) {
 	if needsShell(path) {
 		argv = []string{"/bin/sh", path}
 	}
-	c, err := a.kids.start(argv[0], argv, environment(), "/root", []*os.File{tty, tty, tty}, newSession())
+	c, err := a.kids.Start(argv[0], argv, environment(), "/root", []*os.File{tty, tty, tty}, newSession())
 	if err != nil {
 		a.con.printf("vmfs guest: script: %v", err)
 		return
 	}
-	a.con.printf("vmfs guest: script exited %d", c.wait())
+	a.con.printf("vmfs guest: script exited %d", reaper.Wait(c))
 }
 
 // needsShell reports whether a file is a script that the kernel does not start by
@@ -113,11 +114,11 @@ func (a *agent) runShells(tty *os.File) error {
 	})
 	for !a.stopping.Load() {
 		began := time.Now()
-		c, err := a.kids.start("/bin/sh", []string{"-sh"}, environment(), "/root", []*os.File{slave, slave, slave}, newSession())
+		c, err := a.kids.Start("/bin/sh", []string{"-sh"}, environment(), "/root", []*os.File{slave, slave, slave}, newSession())
 		if err != nil {
 			a.con.printf("vmfs guest: console: %v", err)
 		} else {
-			c.wait()
+			reaper.Wait(c)
 		}
 		if rest := time.Second - time.Since(began); rest > 0 {
 			time.Sleep(rest) // one that fails at once must not spin
@@ -138,10 +139,10 @@ func (a *agent) installBusybox() {
 		return
 	}
 	defer null.Close()
-	c, err := a.kids.start("/bin/busybox", []string{"busybox", "--install", "-s"}, environment(), "/", []*os.File{null, null, null}, nil)
+	c, err := a.kids.Start("/bin/busybox", []string{"busybox", "--install", "-s"}, environment(), "/", []*os.File{null, null, null}, nil)
 	if err != nil {
 		a.con.printf("vmfs guest: busybox: %v", err)
 		return
 	}
-	c.wait() // it complains of names that the image has already
+	reaper.Wait(c) // it complains of names that the image has already
 }

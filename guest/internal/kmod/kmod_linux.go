@@ -1,4 +1,6 @@
-package agent
+// Package kmod loads the modules of an image that guest.Build made. It imports
+// golang.org/x/sys alone.
+package kmod
 
 import (
 	"bufio"
@@ -10,26 +12,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// modulesList is guest.ModulesPath; package guest holds a builder that the agent
-// has no use for, so the agent does not import it. A test keeps them equal.
-const modulesList = "/etc/vmfs/modules"
+// List is guest.ModulesPath; package guest holds a builder that an init has no use
+// for, so this does not import it. A test keeps them equal.
+const List = "/etc/vmfs/modules"
 
-// loadModules loads the image's modules in the order of the list.
-func (a *agent) loadModules() {
-	f, err := os.Open(modulesList)
+// Load loads the image's modules in the order of the list, and reports those that
+// cannot be loaded. release is that of the running kernel.
+func Load(release string, report func(format string, args ...any)) {
+	f, err := os.Open(List)
 	if errors.Is(err, os.ErrNotExist) {
 		return
 	}
 	if err != nil {
-		a.con.printf("vmfs guest: modules: %v", err)
+		report("modules: %v", err)
 		return
 	}
 	defer f.Close()
-	release := kernelRelease()
 	for sc := bufio.NewScanner(f); sc.Scan(); {
 		path := sc.Text()
 		if built := moduleRelease(path); built != release {
-			a.con.printf("vmfs guest: the modules are for linux %s and this is %s: kernel and initrd are not of one build", built, release)
+			report("the modules are for linux %s and this is %s: kernel and initrd are not of one build", built, release)
 			return
 		}
 		switch err := loadModule(path); {
@@ -37,7 +39,7 @@ func (a *agent) loadModules() {
 		case errors.Is(err, unix.ENODEV):
 			// The module's own word that this machine has no use for it.
 		default:
-			a.con.printf("vmfs guest: module %s: %v", filepath.Base(path), err)
+			report("module %s: %v", filepath.Base(path), err)
 		}
 	}
 }
