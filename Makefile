@@ -23,7 +23,7 @@ DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
 TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt iproute2 cpio diod socat gcc libc6-dev debootstrap
 
 .DEFAULT_GOAL := build
-.PHONY: build install guest demo test lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
+.PHONY: build install guest demo test host testhost lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
 
 ## build: bin/vmfs, a static binary
 build:
@@ -84,6 +84,15 @@ test-qemu: deps
 	$(QEMU_TEST) $(if $(SUITE),-exec '$(CURDIR)/test/suite run $(SUITE)') $(TESTFLAGS) ./backends/qemu
 	$(QEMU_TEST) $(if $(SUITE),-exec '$(CURDIR)/test/suite run $(SUITE)') $(TESTFLAGS) -run '^($(STORIES))$$' ./cmd/vmfs
 	test/suite passed docs/qemu-versions.md $(SUITE)
+
+# The program that runs another one on an emulated KVM host (docs/testing.md).
+TESTHOST := build/testhost/testhost
+testhost: deps
+	@$(GO) build -o $(TESTHOST) ./guest/testhost/run
+
+## host: a shell on an emulated KVM host with this machine's files (CMD='…': one line there)
+host: testhost
+	@$(TESTHOST) -q $(if $(value CMD),-c '$(subst ','\'',$(value CMD))')
 
 ## fuzz: decoders, parsers and whole sessions, a bounded number of inputs each (FUZZTIME=1m: so long each)
 # Go before 1.27 now and then takes the end of a -fuzztime that is a duration for a
