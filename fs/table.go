@@ -96,7 +96,11 @@ func init() {
 		{
 			name: "memory", perm: 0o666, help: "read: bytes the guest has now; write: a size to resize it to",
 			read: func(b []byte, n *node) ([]byte, error) {
-				return append(strconv.AppendInt(b, n.vm.Status().MemoryActual, 10), '\n'), nil
+				st := n.vm.Status()
+				if st.MemoryErr != nil {
+					return nil, fmt.Errorf("memory of %s: %w", n.vm.Name(), st.MemoryErr)
+				}
+				return append(strconv.AppendInt(b, st.MemoryActual, 10), '\n'), nil
 			},
 			write: writeMemory,
 		},

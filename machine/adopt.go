@@ -82,7 +82,7 @@ func (v *VM) setSession(s *session) {
 		v.session = s
 		v.status.Backend, v.status.Version = s.typ, v.rec.Version
 		v.status.PID, v.status.Started = s.proc.PID, v.rec.Started
-		v.status.MemoryTarget = v.rec.MemoryTarget
+		v.status.MemoryTarget, v.status.MemoryErr = v.rec.MemoryTarget, errMemoryUnasked
 	})
 }
 

@@ -48,8 +48,8 @@ func (v *VM) run(ctx context.Context, verb string, timeout time.Duration, f func
 		switch cause := context.Cause(tctx); {
 		case errors.Is(cause, errCancelled), errors.Is(cause, errKilled), errors.Is(cause, ErrClosed):
 			err = cause
-		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
-			err = byClient(err)
+		case ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
+			err = byClient(ctx.Err())
 		case ctx.Err() == nil && tctx.Err() != nil && errors.Is(err, context.DeadlineExceeded):
 			err = fmt.Errorf("%w (given up after %v: the VMM may be stopped, hung or very slow)", err, timeout)
 		}

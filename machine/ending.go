@@ -222,7 +222,8 @@ func (s *session) end(exit process.Exit) {
 			state = hypervisor.StateCreated
 		}
 		v.setState(state, reason)
-		v.status.PID, v.status.Started, v.status.MemoryActual = 0, time.Time{}, 0
+		v.status.PID, v.status.Started = 0, time.Time{}
+		v.status.MemoryActual, v.status.MemoryErr = 0, nil
 		v.status.LastExit, v.status.ExitTime = text, now
 		v.status.Backend = v.cfg.Type()
 		v.status.MemoryTarget = v.cfg.VMConfig().MemoryBytes

@@ -97,8 +97,10 @@ func (e *endedError) Error() string { return e.why }
 func (e *endedError) Unwrap() error { return e.err }
 
 var (
-	errCancelled = &endedError{"cancelled by the verb cancel", context.Canceled}
-	errKilled    = &endedError{"ended by a kill of the VM", context.Canceled}
+	errMemoryUnasked = fmt.Errorf("the hypervisor has not answered yet: %w", context.DeadlineExceeded)
+	errMemoryUnknown = fmt.Errorf("the hypervisor does not tell the guest's memory: %w", hypervisor.ErrNotSupported)
+	errCancelled     = &endedError{"cancelled by the verb cancel", context.Canceled}
+	errKilled        = &endedError{"ended by a kill of the VM", context.Canceled}
 )
 
 // byClient is the end of a request's context.

@@ -377,12 +377,16 @@ func (h *fakeHandle) Snapshot(ctx context.Context, dir string) error {
 	}
 	return os.WriteFile(filepath.Join(dir, "state"), b, 0o600)
 }
-func (h *fakeHandle) ResizeMemory(context.Context, int64) error { return hypervisor.ErrNotSupported }
-func (h *fakeHandle) ResizeMemoryAndWait(context.Context, int64, time.Duration) error {
-	return hypervisor.ErrNotSupported
+
+// The fake guest takes any size and changes nothing.
+func (h *fakeHandle) ResizeMemory(ctx context.Context, _ int64) error {
+	return h.ask(ctx, "memory", nil)
+}
+func (h *fakeHandle) ResizeMemoryAndWait(ctx context.Context, bytes int64, _ time.Duration) error {
+	return h.ResizeMemory(ctx, bytes)
 }
 func (h *fakeHandle) Capabilities() hypervisor.Capabilities {
-	return hypervisor.Capabilities{SupportsPause: true, SupportsSnapshot: true}
+	return hypervisor.Capabilities{SupportsPause: true, SupportsSnapshot: true, SupportsHotplugMemory: true}
 }
 func (h *fakeHandle) OpenConsole(ctx context.Context) (io.ReadWriteCloser, error) {
 	c, _, err := h.dial(ctx, "console")

@@ -155,8 +155,13 @@ func (s *session) awaitExit(ctx context.Context) chan process.Exit {
 // takeInfo sets state and memory from what the VMM said, but for what an event
 // has told since the counts in asked. The caller holds v.mu.
 func (s *session) takeInfo(info hypervisor.VMInfo, asked telling) {
-	if info.MemoryActualSize != nil && s.told.memory == asked.memory {
-		s.v.status.MemoryActual = *info.MemoryActualSize
+	switch st := &s.v.status; {
+	case info.MemoryActualSize == nil:
+		if st.MemoryErr != nil {
+			st.MemoryErr = errMemoryUnknown
+		}
+	case s.told.memory == asked.memory:
+		st.MemoryActual, st.MemoryErr = *info.MemoryActualSize, nil
 	}
 	if s.told.state == asked.state {
 		s.takeState(info)
@@ -296,7 +301,7 @@ func (s *session) take(e hypervisor.Event) {
 			case err != nil:
 			case e.Kind == hypervisor.EventMemory && d.Key == "actual":
 				s.told.memory++
-				v.status.MemoryActual = n
+				v.status.MemoryActual, v.status.MemoryErr = n, nil
 			case e.Kind == hypervisor.EventSnapshot && v.status.Busy == "snapshot": // else it is over
 				v.status.Progress.take(d.Key, n)
 			}

@@ -210,14 +210,14 @@ func (v *VM) Snapshots() ([]string, error) {
 
 // DeleteSnapshot removes a snapshot.
 func (v *VM) DeleteSnapshot(ctx context.Context, name string) error {
-	return v.run(ctx, "delete-snapshot", v.host.opts.Timeouts.Verb, func(context.Context) error {
+	return v.run(ctx, "delete-snapshot", v.host.opts.Timeouts.Verb, func(ctx context.Context) error {
 		if err := checkWord(name); err != nil {
 			return err
 		}
 		if _, err := os.Lstat(v.snapshotDir(name)); errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
 		}
-		if err := durable.RemoveAside(v.snapshotDir(name)); err != nil {
+		if err := v.host.remove(ctx, v.snapshotDir(name)); err != nil {
 			return err
 		}
 		v.emitSnapshot(name, "removed")

@@ -69,9 +69,11 @@ type Status struct {
 	Started time.Time // of the VMM; zero without one
 
 	// MemoryTarget is the bytes that the guest should have, MemoryActual those that
-	// it has, which is 0 without a VMM or where that does not know.
+	// it has, which is 0 without a VMM.
 	MemoryTarget int64
 	MemoryActual int64
+	// MemoryErr says why MemoryActual is not known; nil where it is.
+	MemoryErr error
 
 	Busy      string // the verb of the command under way
 	BusySince time.Time
@@ -383,13 +385,8 @@ func (v *VM) Delete(ctx context.Context) error {
 		h := v.host
 		v.disk.Lock()
 		defer v.disk.Unlock()
-		err := durable.RemoveAside(v.dir)
-		if _, statErr := os.Lstat(v.dir); !errors.Is(statErr, os.ErrNotExist) {
+		if err := h.remove(ctx, v.dir); err != nil {
 			return err
-		}
-		if err != nil {
-			// It is out of sight; the rest goes at the next start of a server.
-			h.log.Warn("removed VM has left something", "vm", v.name, "err", err)
 		}
 		v.emit(events.Event{Kind: events.KindDeleted})
 		v.update(func() { v.deleted = true })
@@ -397,6 +394,33 @@ func (v *VM) Delete(ctx context.Context) error {
 		h.forget(v)
 		return nil
 	})
+}
+
+// remove removes a directory. It is out of sight at once; to take it away may take
+// long, and goes on when ctx has ended.
+func (h *Host) remove(ctx context.Context, dir string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	aside, err := durable.TakeAside(dir)
+	if aside == "" {
+		return err
+	}
+	done := make(chan struct{})
+	if !h.spawn(func() {
+		defer close(done)
+		if err := errors.Join(err, os.RemoveAll(aside)); err != nil {
+			// The rest goes at the next start of a server.
+			h.log.Warn("not all of a removed directory is gone", "dir", dir, "err", err)
+		}
+	}) {
+		return nil
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	return nil
 }
 
 func (h *Host) forget(v *VM) {

@@ -40,22 +40,19 @@ const (
 	delPrefix = ".del-"
 )
 
-// RemoveAside takes a directory out of sight at once and then away. A crash
-// between leaves it under a name that is cleared later.
-func RemoveAside(dir string) error {
+// TakeAside takes a directory out of sight, and returns where it is now: the caller
+// removes that with os.RemoveAll. After a crash between, ClearLeftovers does.
+func TakeAside(dir string) (string, error) {
 	parent, name := filepath.Split(dir)
 	aside, err := os.MkdirTemp(parent, delPrefix+name+"-")
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := os.Rename(dir, filepath.Join(aside, name)); err != nil {
 		os.Remove(aside)
-		return err
+		return "", err
 	}
-	if err := SyncDir(parent); err != nil {
-		return err
-	}
-	return os.RemoveAll(aside)
+	return aside, SyncDir(parent)
 }
 
 // ClearLeftovers removes what a crash left of makings and removals.
