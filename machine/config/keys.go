@@ -1,9 +1,7 @@
 package config
 
 import (
-	"cmp"
 	"fmt"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -182,13 +180,6 @@ var parsePath = checked(parseText, hypervisor.CheckPath)
 
 func str[S ~string](v S) string { return string(v) }
 
-func nonEmpty(s string) []string {
-	if s == "" {
-		return nil
-	}
-	return []string{s}
-}
-
 func parseType(v string) (hypervisor.Type, error) {
 	if !slices.Contains(backends, v) {
 		return "", fmt.Errorf("unknown hypervisor %q: there are %s", v, strings.Join(backends, ", "))
@@ -221,11 +212,10 @@ func parseDisk(v string) (hypervisor.DiskConfig, error) {
 
 func parseNet(v string) (hypervisor.NetworkConfig, error) {
 	var n hypervisor.NetworkConfig
-	err := cmp.Or(parseParts(v, netParts(&n)), n.Check())
-	if mac, merr := net.ParseMAC(n.MAC); merr == nil {
-		n.MAC = mac.String() // of all that mean the same
+	if err := parseParts(v, netParts(&n)); err != nil {
+		return n, err
 	}
-	return n, err
+	return n, n.Check()
 }
 
 // autoCID stands for a context ID that is to be picked.

@@ -1,9 +1,9 @@
 package config
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,31 +22,59 @@ type part struct {
 
 func diskParts(d *hypervisor.DiskConfig) []part {
 	return []part{
-		text("path", &d.Path), text("format", &d.Format), yesNo("readonly", &d.Readonly),
-		rate("bps", &d.IOBps), rate("burst", &d.IOBurstBps),
+		value("path", &d.Path, parseWord, str), value("format", &d.Format, parseWord[hypervisor.DiskFormat], str),
+		boolean("readonly", &d.Readonly, "yes", "no"), value("bps", &d.IOBps, parseRate, FormatSize), value("burst", &d.IOBurstBps, parseRate, FormatSize),
 	}
 }
 
 func netParts(n *hypervisor.NetworkConfig) []part {
 	return []part{
-		text("tap", &n.TAPDevice), text("bridge", &n.Bridge), flag("user", &n.User), flag("passt", &n.Passt),
-		text("mac", &n.MAC), text("ip", &n.IP), text("netmask", &n.Netmask), list("forward", &n.Forwards),
+		value("tap", &n.TAPDevice, parseWord, str), value("bridge", &n.Bridge, parseWord, str),
+		boolean("user", &n.User, ""), boolean("passt", &n.Passt, ""),
+		value("mac", &n.MAC, parseMAC, str), value("ip", &n.IP, parseWord, str), value("netmask", &n.Netmask, parseWord, str),
+		list("forward", &n.Forwards),
 	}
 }
 
 func topologyParts(t *hypervisor.CPUTopology) []part {
 	return []part{
-		count("packages", &t.Packages), count("dies", &t.DiesPerPackage), count("cores", &t.CoresPerDie), count("threads", &t.ThreadsPerCore),
+		value("packages", &t.Packages, parseCount, strconv.Itoa), value("dies", &t.DiesPerPackage, parseCount, strconv.Itoa),
+		value("cores", &t.CoresPerDie, parseCount, strconv.Itoa), value("threads", &t.ThreadsPerCore, parseCount, strconv.Itoa),
 	}
 }
 
-func text[S ~string](name string, s *S) part {
-	return part{name: name, get: func() []string { return nonEmpty(string(*s)) }, set: func(v string) error {
-		*s = S(v)
-		if v == "" {
-			return errors.New("it needs a value")
+// value is a part that is left out where it is zero.
+func value[T comparable](name string, at *T, parse func(string) (T, error), format func(T) string) part {
+	get := func() []string {
+		var zero T
+		if *at == zero {
+			return nil
+		}
+		return []string{format(*at)}
+	}
+	return part{name: name, get: get, set: func(v string) (err error) {
+		*at, err = parse(v)
+		return err
+	}}
+}
+
+// boolean is a part whose value is one of words, of which the first means true.
+func boolean(name string, b *bool, words ...string) part {
+	get := func() []string {
+		if *b {
+			return words[:1]
 		}
 		return nil
+	}
+	return part{name: name, get: get, set: func(v string) error {
+		*b = v == words[0]
+		switch {
+		case slices.Contains(words, v):
+			return nil
+		case words[0] == "":
+			return errors.New("it takes no value")
+		}
+		return fmt.Errorf("want %s, not %q", strings.Join(words, " or "), v)
 	}}
 }
 
@@ -57,59 +85,27 @@ func list(name string, l *[]string) part {
 	}}
 }
 
-func flag(name string, b *bool) part {
-	get := func() []string {
-		if *b {
-			return []string{""}
-		}
-		return nil
+func parseWord[S ~string](v string) (S, error) {
+	if v == "" {
+		return "", errors.New("it needs a value")
 	}
-	return part{name: name, get: get, set: func(v string) error {
-		*b = true
-		if v != "" {
-			return errors.New("it takes no value")
-		}
-		return nil
-	}}
+	return S(v), nil
 }
 
-func yesNo(name string, b *bool) part {
-	get := func() []string {
-		if *b {
-			return []string{"yes"}
-		}
-		return nil
+// parseMAC makes one text of all that mean the same address.
+func parseMAC(v string) (string, error) {
+	if mac, err := net.ParseMAC(v); err == nil {
+		return mac.String(), nil
 	}
-	return part{name: name, get: get, set: func(v string) error {
-		*b = v == "yes"
-		if v != "yes" && v != "no" {
-			return fmt.Errorf("want yes or no, not %q", v)
-		}
-		return nil
-	}}
+	return parseWord[string](v) // which Check refuses
 }
 
-func rate(name string, n *int64) part {
-	get := func() []string {
-		if *n == 0 {
-			return nil
-		}
-		return []string{FormatSize(*n)}
+func parseRate(v string) (int64, error) {
+	n, err := ParseSize(v)
+	if err == nil && n == 0 {
+		return 0, errors.New("a limit of 0 bytes a second would stop the disk: leave it out for no limit")
 	}
-	return part{name: name, get: get, set: func(v string) (err error) {
-		*n, err = ParseSize(v)
-		if err == nil && *n == 0 {
-			return errors.New("a limit of 0 bytes a second would stop the disk: leave it out for no limit")
-		}
-		return err
-	}}
-}
-
-func count(name string, n *int) part {
-	return part{name: name, get: func() []string { return []string{strconv.Itoa(cmp.Or(*n, 1))} }, set: func(v string) (err error) {
-		*n, err = parseCount(v)
-		return err
-	}}
+	return n, err
 }
 
 // parseParts sets the parts that text has. A comma inside a value is doubled.

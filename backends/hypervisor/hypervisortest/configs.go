@@ -108,7 +108,7 @@ func OddConfigs() []ConfigCase {
 		{Name: "most memory", Make: func(c *vm) { c.MemoryBytes, c.HotplugBytes = hypervisor.MaxMemory-4<<20, 4<<20 }},
 		{Name: "odd paths", Make: func(c *vm) { c.KernelPath, c.InitrdPath = "/k,x=#1 'a' \"b\"", "/i\t\x01\xff,," }},
 		{Name: "odd arguments", Make: func(c *vm) { c.KernelPath, c.KernelArgs = "/k", `a="b c", 'd' # e` }},
-		{Name: "most vcpus", Make: topology(512, hypervisor.CPUTopology{ThreadsPerCore: 2, CoresPerDie: 64, Packages: 4})},
+		{Name: "most vcpus", Make: topology(512, hypervisor.CPUTopology{ThreadsPerCore: 2, CoresPerDie: 64, DiesPerPackage: 1, Packages: 4})},
 		{Name: "odd tap", Make: network(hypervisor.NetworkConfig{TAPDevice: "a,b=c'd", MAC: "02-00-5E-10-00-0A"})},
 		{Name: "bridge", Make: network(hypervisor.NetworkConfig{Bridge: "br0", IP: "192.0.2.7", Netmask: "255.255.255.255"})},
 		{Name: "passt", Make: network(hypervisor.NetworkConfig{Passt: true, Forwards: []string{"tcp:[::1]:80:80", "udp:[::ffff:1.2.3.4]:1:1", "tcp::65535:1"}})},
