@@ -86,7 +86,9 @@ func (v *VM) vmConfig(cfg config.Config) hypervisor.VMConfig {
 	c := cfg.VMConfig()
 	c.Name, c.UUID = v.name, v.UUID()
 	c.LogPath = v.LogPath()
-	c.SerialLogPath, _ = v.consolePath()
+	if c.SerialLogPath == "" {
+		c.SerialLogPath = filepath.Join(v.dir, consoleFile)
+	}
 	v.mu.Lock()
 	c.VsockCID = v.cidIn(cfg)
 	v.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"vmfs/backends/hypervisor"
@@ -107,8 +108,9 @@ func (v *VM) emitSnapshot(name, done string) {
 }
 
 // Restore brings the VM back as it was saved, paused, in a new VMM. Its
-// configuration becomes that of the snapshot.
-func (v *VM) Restore(ctx context.Context, name string) error {
+// configuration becomes that of the snapshot, with changes, which are lines
+// of a config, merged into it: those can say where disks, a kernel and so on are now.
+func (v *VM) Restore(ctx context.Context, name string, changes ...string) error {
 	return v.run(ctx, "restore", v.host.opts.Timeouts.Snapshot, func(ctx context.Context) error {
 		if err := checkWord(name); err != nil {
 			return err
@@ -125,9 +127,18 @@ func (v *VM) Restore(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		cfg, err := config.Parse(string(text))
+		saved, err := config.Parse(string(text))
 		if err != nil {
 			return fmt.Errorf("snapshot %s: %w", name, err)
+		}
+		cfg, err := saved.Merge(strings.Join(changes, "\n"))
+		if err != nil {
+			return err
+		}
+		for _, key := range config.Changed(saved, cfg) {
+			if key == "hypervisor" || key == "memory" {
+				return fmt.Errorf("%s is part of the saved VM and cannot change in a restore: %w", key, hypervisor.ErrInvalid)
+			}
 		}
 		if err := v.launch(ctx, "restore", launching{
 			typ:    info.Backend,
@@ -136,7 +147,11 @@ func (v *VM) Restore(ctx context.Context, name string) error {
 			memory: info.MemoryTarget,
 			cid:    info.VsockCID,
 			spawn: func(ctx context.Context, starter hypervisor.VMStarter, socket string) (int, hypervisor.Hypervisor, error) {
-				return starter.RestoreVM(ctx, v.host.opts.Paths, "", socket, filepath.Join(dir, snapshotVMM))
+				vmm := filepath.Join(dir, snapshotVMM)
+				if r, ok := starter.(hypervisor.ConfigRestorer); ok {
+					return r.RestoreVMWith(ctx, v.host.opts.Paths, "", socket, vmm, v.vmConfig(cfg))
+				}
+				return starter.RestoreVM(ctx, v.host.opts.Paths, "", socket, vmm)
 			},
 		}); err != nil {
 			return err

@@ -105,9 +105,9 @@ func init() {
 			Run: func(ctx context.Context, v *VM, args []string) error { return v.Snapshot(ctx, args[0]) },
 		},
 		{
-			Syntax: Syntax{Name: "restore", Args: "NAME", Min: 1, Max: 1, Help: "makes the VM what it was in snapshots/NAME, paused"},
+			Syntax: Syntax{Name: "restore", Args: "NAME [KEY=VALUE…]", Min: 1, Max: -1, Help: "makes the VM what it was in snapshots/NAME, paused; settings say what is elsewhere now"},
 			In:     inDown, Needs: hypervisor.CanSnapshot, reconfigures: true,
-			Run: func(ctx context.Context, v *VM, args []string) error { return v.Restore(ctx, args[0]) },
+			Run: runRestore,
 		},
 		{
 			Syntax: Syntax{
@@ -196,11 +196,28 @@ func runMemory(ctx context.Context, v *VM, args []string) error {
 }
 
 func runSet(ctx context.Context, v *VM, args []string) error {
+	text, err := settingLines(args)
+	if err != nil {
+		return v.invalid("set", err)
+	}
+	return v.SetConfig(ctx, text, false)
+}
+
+func runRestore(ctx context.Context, v *VM, args []string) error {
+	text, err := settingLines(args[1:])
+	if err != nil {
+		return v.invalid("restore", err)
+	}
+	return v.Restore(ctx, args[0], text)
+}
+
+// settingLines makes lines of a config of words KEY=VALUE.
+func settingLines(args []string) (string, error) {
 	var text strings.Builder
 	for _, a := range args {
 		key, value, ok := strings.Cut(a, "=")
 		if !ok || strings.ContainsAny(a, "\n") {
-			return v.invalid("set", fmt.Errorf("%q is not KEY=VALUE", a))
+			return "", fmt.Errorf("%q is not KEY=VALUE", a)
 		}
 		text.WriteString(key + "=")
 		if value != "" {
@@ -208,7 +225,7 @@ func runSet(ctx context.Context, v *VM, args []string) error {
 		}
 		text.WriteByte('\n')
 	}
-	return v.SetConfig(ctx, text.String(), false)
+	return text.String(), nil
 }
 
 func runWait(ctx context.Context, v *VM, args []string) error {

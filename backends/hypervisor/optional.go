@@ -131,6 +131,17 @@ type ExtraChecker interface {
 	CheckExtra(key, value string) error
 }
 
+// ConfigRestorer is a VMStarter that can restore a VM elsewhere than where its snapshot
+// was taken: on another host, or with its disks at other paths.
+type ConfigRestorer interface {
+	// RestoreVMWith is RestoreVM with config laid over the configuration that the
+	// snapshot has. From config is what is the host's: the paths of disks, kernel and
+	// logs, limits, networks, sockets, the vsock CID, and the VM's identity. What the
+	// guest's state goes with stays as it was saved: CPUs, memory, and which
+	// devices there are. A config with other devices is an ErrInvalid.
+	RestoreVMWith(ctx context.Context, p *Paths, version, socketPath, snapshotPath string, config VMConfig) (pid int, hv Hypervisor, err error)
+}
+
 // Capable is a VMStarter that can say what a VM with a certain configuration can
 // do, before it runs: the same as its handle says once it does. With the zero
 // VMConfig that is what a VM can do whose configuration takes nothing away.

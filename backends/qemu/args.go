@@ -16,6 +16,7 @@ type plan struct {
 	arch    *arch
 	accel   string // accelKVM or accelTCG
 	machine string // the machine type
+	layout  layout
 	program program
 	host    host
 	dir     runDir
@@ -72,6 +73,9 @@ func (p *plan) args() ([]string, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
+	if err := p.checkLayout(); err != nil {
+		return nil, err
+	}
 	var a commandLine
 	a.opt("name", opt("").setIf("guest", c.Name).setIf("process", processName(c.Name)).on("debug-threads", true))
 	if c.UUID != "" {
@@ -120,10 +124,14 @@ func (p *plan) args() ([]string, error) {
 		setIf("logfile", c.SerialLogPath).on("logappend", true))
 	a.text("serial", "chardev:"+idConsole)
 
-	a.opt("device", opt("virtio-rng-pci").set("id", "rng0"))
-	a.opt("device", opt(p.arch.panicAt).set("id", "panic0"))
+	a.opt("device", p.place(opt("virtio-rng-pci").set("id", "rng0"), slotRNG))
+	panicked := opt(p.arch.panicAt).set("id", "panic0")
+	if strings.HasSuffix(p.arch.panicAt, "-pci") {
+		panicked = p.place(panicked, slotPanic)
+	}
+	a.opt("device", panicked)
 	if p.set.watchdog != "" {
-		a.opt("device", opt("i6300esb").set("id", "watchdog0"))
+		a.opt("device", p.place(opt("i6300esb").set("id", "watchdog0"), slotWatchdog))
 	}
 	if err := p.disks(&a); err != nil {
 		return nil, err
@@ -137,6 +145,7 @@ func (p *plan) args() ([]string, error) {
 	if err := p.vsock(&a); err != nil {
 		return nil, err
 	}
+	p.freePorts(&a)
 	if err := p.boot(&a); err != nil {
 		return nil, err
 	}
@@ -193,10 +202,10 @@ func (p *plan) memory(a *commandLine) {
 	a.opt("object", opt("memory-backend-memfd").set("id", idBaseMemory).num("size", c.MemoryBytes).on("share", true))
 	if hotplug > 0 {
 		a.opt("object", opt("memory-backend-memfd").set("id", "vmem0").num("size", hotplug).on("share", true).on("reserve", false))
-		a.opt("device", opt("virtio-mem-pci").set("id", idVirtioMem).set("memdev", "vmem0").
-			num("block-size", memoryStep).num("requested-size", 0))
+		a.opt("device", p.place(opt("virtio-mem-pci").set("id", idVirtioMem).set("memdev", "vmem0").
+			num("block-size", memoryStep).num("requested-size", 0), slotHotplug))
 	}
-	a.opt("device", opt("virtio-balloon-pci").set("id", idBalloon))
+	a.opt("device", p.place(opt("virtio-balloon-pci").set("id", idBalloon), slotBalloon))
 }
 
 // hotplugArea is the size of the area above the base: a whole number of steps.

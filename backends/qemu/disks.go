@@ -48,7 +48,10 @@ func (p *plan) disks(a *commandLine) error {
 		if p.config.KernelPath == "" {
 			dev.num("bootindex", int64(i))
 		}
-		a.opt("device", dev)
+		if p.layout != layoutByOrder {
+			dev.set("serial", "disk"+n)
+		}
+		a.opt("device", p.placeOf(dev, slotDisks, i))
 	}
 	return nil
 }

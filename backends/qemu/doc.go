@@ -10,7 +10,7 @@
 //	vhost.sock    where QEMU listens for a vsock device in user space, if there is one
 //	qemu.pid      QEMU's process
 //	qemu.json     what the VM was started with (see record)
-//	restore.json  the disks that a restore under way has changed (see swaps)
+//	restore.json  the disks that a restore under way has changed (see disk.Swap)
 //	qemu.log      QEMU's output, where VMConfig.LogPath does not say another place
 //
 // The sockets are bound and listening before QEMU is started, and it inherits

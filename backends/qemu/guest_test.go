@@ -398,7 +398,7 @@ func TestGuest(t *testing.T) {
 			undo()
 		}
 		undo := change(readonly, func(b []byte) []byte { return append(b, 1) })
-		refused(readonly, "was changed since the snapshot")
+		refused(readonly, "not as it was at the snapshot")
 		undo()
 		undo = change(filepath.Join(snap, manifestFile), func(b []byte) []byte {
 			return bytes.Replace(b, []byte(manifestFormat), []byte("vmfs qemu snapshot 99"), 1)
@@ -407,7 +407,7 @@ func TestGuest(t *testing.T) {
 		undo()
 		// QEMU itself refuses what the manifest cannot know.
 		undo = change(filepath.Join(snap, manifestFile), func(b []byte) []byte {
-			return bytes.Replace(b, []byte(`"HotplugBytes": 134217728`), []byte(`"HotplugBytes": 67108864`), 1)
+			return bytes.Replace(b, []byte(`"hotplugBytes": 134217728`), []byte(`"hotplugBytes": 67108864`), 1)
 		})
 		refused("QEMU ended")
 		undo()

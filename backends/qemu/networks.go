@@ -38,7 +38,8 @@ func (p *plan) networks(a *commandLine) error {
 			}
 		}
 		a.opt("netdev", o)
-		a.opt("device", opt("virtio-net-pci").set("id", "nic"+strconv.Itoa(i)).set("netdev", id).set("mac", p.mac(i)).set("romfile", ""))
+		nic := opt("virtio-net-pci").set("id", "nic"+strconv.Itoa(i)).set("netdev", id).set("mac", p.mac(i)).set("romfile", "")
+		a.opt("device", p.placeOf(nic, slotNetworks, i))
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ func (p *plan) pci(a *commandLine) error {
 		if err != nil {
 			return err
 		}
-		a.opt("device", opt("vfio-pci").set("id", "pci"+strconv.Itoa(i)).setIf("host", address).setIf("sysfsdev", dir))
+		a.opt("device", p.placeOf(opt("vfio-pci").set("id", "pci"+strconv.Itoa(i)).setIf("host", address).setIf("sysfsdev", dir), slotPCI, i))
 	}
 	return nil
 }

@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"vmfs/backends/disk"
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/stored"
 	"vmfs/internal/wait"
 )
 
@@ -16,22 +18,45 @@ import (
 // back the content they had; what they have now is lost once the VM is there, and
 // comes back if it fails.
 func (s *Starter) RestoreVM(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string) (int, hypervisor.Hypervisor, error) {
-	vm, err := s.restoreVM(ctx, p, version, socketPath, snapshotPath)
+	return s.restore(ctx, p, version, socketPath, snapshotPath, nil)
+}
+
+// RestoreVMWith is RestoreVM with this host's configuration. See
+// hypervisor.ConfigRestorer.
+func (s *Starter) RestoreVMWith(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string, config hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
+	return s.restore(ctx, p, version, socketPath, snapshotPath, &config)
+}
+
+func (s *Starter) restore(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string, over *hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
+	vm, err := s.restoreVM(ctx, p, version, socketPath, snapshotPath, over)
 	if err != nil {
 		return 0, nil, fmt.Errorf("qemu: restore %s: %w", filepath.Base(filepath.Dir(socketPath)), err)
 	}
 	return vm.child.PID, vm, nil
 }
 
-func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string) (*VM, error) {
-	m, err := readManifest(ctx, snapshotPath)
+// restoreVM restores with the configuration over laid over the saved one, unless it
+// is nil.
+func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string, over *hypervisor.VMConfig) (*VM, error) {
+	m, err := readManifest(snapshotPath)
 	if err != nil {
 		return nil, err
 	}
-	pl, err := s.plan(ctx, p, version, socketPath, m.Config)
+	config := m.Config.VMConfig
+	if over != nil {
+		if config, err = stored.Lay(config, *over, "qemu.binary", "qemu.firmware"); err != nil {
+			return nil, err
+		}
+	}
+	images := imagesOf(config)
+	if err := m.check(ctx, snapshotPath, images); err != nil {
+		return nil, err
+	}
+	pl, err := s.plan(ctx, p, version, socketPath, config)
 	if err != nil {
 		return nil, err
 	}
+	pl.layout = m.Layout
 	pl.incoming = true
 	pl.machine = m.Machine
 	if pl.accel != m.Accel {
@@ -40,7 +65,7 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 			return nil, fmt.Errorf("the snapshot was taken with %s: %w", m.Accel, err)
 		}
 	}
-	memory, err := os.Open(filepath.Join(snapshotPath, m.Memory.File))
+	memory, err := os.Open(filepath.Join(snapshotPath, m.Memory.Name))
 	if err != nil {
 		return nil, err
 	}
@@ -48,10 +73,10 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 	if err := pl.dir.prepare(); err != nil { // before any disk is touched
 		return nil, err
 	}
-	if err := pl.dir.takeBack(); err != nil {
+	if err := disk.TakeBack(pl.dir.swap()); err != nil {
 		return nil, err
 	}
-	disks, err := m.putDisks(ctx, pl.dir, snapshotPath)
+	disks, err := disk.Put(ctx, pl.dir.swap(), snapshotPath, images, m.Disks)
 	if err != nil {
 		return nil, err
 	}
@@ -69,9 +94,9 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(err, disks.takeBack())
+		return nil, errors.Join(err, disks.TakeBack())
 	}
-	disks.settle(s.log)
+	disks.Settle(s.log)
 	return vm, nil
 }
 
@@ -104,11 +129,11 @@ func (vm *VM) settleRestore(status string) {
 	default:
 		return
 	}
-	s, err := readSwaps(vm.dir)
+	s, err := disk.Pending(vm.dir.swap())
 	if err != nil {
 		vm.log.Warn("a restore cannot be settled", "vm", vm.name, "err", err)
 	}
 	if s != nil {
-		s.settle(vm.log)
+		s.Settle(vm.log)
 	}
 }

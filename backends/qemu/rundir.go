@@ -12,6 +12,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/stored"
 	"vmfs/internal/unixsock"
 )
 
@@ -44,7 +45,7 @@ func (d runDir) console() string { return d.path("console.sock") }
 func (d runDir) vhost() string   { return d.path("vhost.sock") }
 func (d runDir) pidFile() string { return d.path("qemu.pid") }
 func (d runDir) record() string  { return d.path("qemu.json") }
-func (d runDir) swaps() string   { return d.path("restore.json") }
+func (d runDir) swap() string    { return d.path("restore.json") }
 func (d runDir) log() string     { return d.path("qemu.log") } // where VMConfig.LogPath is empty
 
 // left is what a QEMU may leave when it is killed.
@@ -87,14 +88,15 @@ func (d runDir) prepare() error {
 // A record is what a server that was started anew needs to know of a VM and QEMU
 // does not tell. It is written before QEMU is started.
 type record struct {
-	Format  int                 `json:"format"`
-	Config  hypervisor.VMConfig `json:"config"`
-	Binary  string              `json:"binary"`
-	Version string              `json:"version"`
-	Accel   string              `json:"accel"`
-	Machine string              `json:"machine"`
-	Args    []string            `json:"args"`
-	Time    time.Time           `json:"time"`
+	Format  int           `json:"format"`
+	Config  stored.Config `json:"config"`
+	Layout  layout        `json:"layout"`
+	Binary  string        `json:"binary"`
+	Version string        `json:"version"`
+	Accel   string        `json:"accel"`
+	Machine string        `json:"machine"`
+	Args    []string      `json:"args"`
+	Time    time.Time     `json:"time"`
 	// Ran is whether the guest was let run: a reset while it is paused makes QEMU
 	// look as if it had not.
 	Ran bool `json:"ran"`
@@ -107,7 +109,11 @@ type record struct {
 	Resume bool `json:"resume,omitempty"`
 }
 
-const recordFormat = 1
+// The formats of records. The first had VMConfig as it was, and no layouts.
+const (
+	recordFormat1 = 1
+	recordFormat  = 2
+)
 
 // write replaces the record on disk. It lasts as long as QEMU does, and so is
 // not synced.
@@ -129,8 +135,8 @@ func readRecord(d runDir) (*record, error) {
 	if err := json.Unmarshal(b, &r); err != nil {
 		return nil, fmt.Errorf("%s: %w", d.record(), err)
 	}
-	if r.Format != recordFormat {
-		return nil, fmt.Errorf("%s: format %d is not %d", d.record(), r.Format, recordFormat)
+	if r.Format != recordFormat && r.Format != recordFormat1 {
+		return nil, fmt.Errorf("%s: the format is %d, and this version reads up to %d", d.record(), r.Format, recordFormat)
 	}
 	return &r, nil
 }

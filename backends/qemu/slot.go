@@ -43,7 +43,7 @@ func (p *plan) vsockSlot(a *commandLine) {
 			a.text("global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
 		}
 	}
-	a.opt("device", port)
+	a.opt("device", p.place(port, slotVsock))
 }
 
 // eject takes the vsock device out of a VM that stands still, as if it were pulled.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"vmfs/backends/disk"
 	"vmfs/backends/hypervisor"
 )
 
@@ -182,10 +183,6 @@ func (s *saving) describe(ctx context.Context) error {
 	if rec == nil {
 		return fmt.Errorf("what the VM was started with is not known: %s is gone or damaged", s.vm.dir.record())
 	}
-	set, err := settingsOf(rec.Config.Extras)
-	if err != nil {
-		return err
-	}
 	var machine string
 	args := map[string]any{"path": "/machine", "property": "type"}
 	if err := s.vm.conn.Execute(ctx, "qom-get", args, &machine); err != nil {
@@ -193,18 +190,14 @@ func (s *saving) describe(ctx context.Context) error {
 	}
 	s.m = manifest{
 		Format: manifestFormat, Time: time.Now(), Version: rec.Version, Accel: rec.Accel,
-		Machine: strings.TrimSuffix(machine, "-machine"), CPU: set.cpu, Config: rec.Config,
+		Machine: strings.TrimSuffix(machine, "-machine"), Layout: rec.Layout, Config: rec.Config,
 	}
 	for _, d := range rec.Config.Disks {
-		fi, err := os.Stat(d.Path)
+		mark, err := disk.Mark(d)
 		if err != nil {
-			return fmt.Errorf("disk: %w", err)
+			return err
 		}
-		if !d.Readonly && !fi.Mode().IsRegular() {
-			return fmt.Errorf("disk %s is a block device that the guest can write, which a snapshot cannot hold: use an image file, or save it by other means: %w",
-				d.Path, hypervisor.ErrNotSupported)
-		}
-		s.m.Disks = append(s.m.Disks, savedDisk{Path: d.Path, Size: fi.Size(), Time: fi.ModTime()})
+		s.m.Disks = append(s.m.Disks, mark)
 	}
 	return nil
 }
@@ -227,13 +220,12 @@ func (s *saving) copyDisks(ctx context.Context) error {
 			continue
 		}
 		name := "disk" + strconv.Itoa(i)
-		path := filepath.Join(s.dir, name)
-		size, sum, err := copyFile(ctx, d.Path, path, 0o600)
+		copied, err := disk.Save(ctx, d.Path, s.dir, name)
 		if err != nil {
 			return err
 		}
-		s.made = append(s.made, path)
-		s.m.Disks[i] = savedDisk{Path: d.Path, Copy: &savedFile{File: name, Size: size, Sum: sum}}
+		s.made = append(s.made, filepath.Join(s.dir, name))
+		s.m.Disks[i] = copied
 	}
 	return nil
 }
@@ -244,11 +236,11 @@ func (s *saving) finish(ctx context.Context) error {
 	path := filepath.Join(s.dir, memoryFile)
 	synced := make(chan error, 1)
 	go func() { synced <- syncFile(path) }()
-	size, sum, err := sumFile(ctx, path)
+	var err error
+	s.m.Memory, err = disk.Sum(ctx, s.dir, memoryFile)
 	if err := errors.Join(<-synced, err); err != nil {
 		return err
 	}
-	s.m.Memory = savedFile{File: memoryFile, Size: size, Sum: sum}
 	s.made = append(s.made, filepath.Join(s.dir, manifestFile))
 	return s.m.write(s.dir)
 }

@@ -11,10 +11,12 @@ import (
 	"strings"
 	"time"
 
+	"vmfs/backends/disk"
 	"vmfs/backends/hostnet"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/qemu/qmp"
+	"vmfs/backends/stored"
 	"vmfs/internal/unixsock"
 )
 
@@ -82,6 +84,7 @@ func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socket
 	if pl.machine = set.machine; pl.machine == "" {
 		pl.machine = pl.arch.machine
 	}
+	pl.layout = pl.arch.layout(pl.machine)
 	return pl, nil
 }
 
@@ -101,7 +104,7 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 		}
 	}
 	if !pl.incoming {
-		if err := pl.dir.takeBack(); err != nil {
+		if err := disk.TakeBack(pl.dir.swap()); err != nil {
 			return nil, err
 		}
 	}
@@ -122,7 +125,7 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 // beside an error is to be abandoned.
 func (s *Starter) spawn(ctx context.Context, pl *plan, args []string) (*VM, *process.Child, error) {
 	rec := &record{
-		Format: recordFormat, Config: pl.config, Binary: pl.program.path, Version: pl.program.version,
+		Format: recordFormat, Config: stored.Config{VMConfig: pl.config}, Layout: pl.layout, Binary: pl.program.path, Version: pl.program.version,
 		Accel: pl.accel, Machine: pl.machine, Args: args, Time: time.Now(),
 		Ran: pl.incoming, Vsock: pl.config.VsockSocket != "", Ejects: pl.config.VsockSocket != "" && pl.ejects(),
 	}

@@ -37,9 +37,10 @@ type Starter struct {
 }
 
 var (
-	_ hypervisor.VMStarter    = (*Starter)(nil)
-	_ hypervisor.ExtraChecker = (*Starter)(nil)
-	_ hypervisor.Capable      = (*Starter)(nil)
+	_ hypervisor.VMStarter      = (*Starter)(nil)
+	_ hypervisor.ExtraChecker   = (*Starter)(nil)
+	_ hypervisor.Capable        = (*Starter)(nil)
+	_ hypervisor.ConfigRestorer = (*Starter)(nil)
 )
 
 // New makes a Starter. Nothing is registered by it.

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/disk"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 )
@@ -41,40 +43,41 @@ func TestInterruptedRestore(t *testing.T) {
 	v.end()
 	write("later")
 	require.NoError(t, os.Remove(paths[2]))
-	m, err := readManifest(testContext(t), snap)
+	m, err := readManifest(snap)
 	require.NoError(t, err)
-	put, err := m.putDisks(testContext(t), v.VM.dir, snap)
+	_, err = disk.Put(testContext(t), v.VM.dir.swap(), snap, paths, m.Disks)
 	require.NoError(t, err)
-	require.Len(t, put.list, 3)
+	kept := filepath.Join(disks, ".b.before1")
 	for _, path := range paths {
 		assert.Equal(t, "saved", read(path))
 	}
 	// Killed even earlier, of the second disk's content there is only what is aside.
-	require.NoError(t, os.Rename(put.list[1].Kept, paths[1]))
-	require.NoError(t, os.Link(paths[1], put.list[1].Kept))
+	require.NoError(t, os.Rename(kept, paths[1]))
+	require.NoError(t, os.Link(paths[1], kept))
 
 	v = startTest(t, s, dir, config)
 	assert.Equal(t, "later", read(paths[0]))
 	assert.Equal(t, "later", read(paths[1]))
 	assert.Equal(t, []string{"a", "b", "gone"}, bases(listing(t, disks)))
-	assert.NoFileExists(t, v.VM.dir.swaps())
+	assert.NoFileExists(t, v.VM.dir.swap())
 	v.end()
 
 	// A VM that is there has what was restored, and what was kept for it goes.
 	_, hv, err := s.RestoreVM(testContext(t), nil, "", filepath.Join(dir, SocketName), snap)
 	require.NoError(t, err)
 	v = ended(t, s, dir, config, hv.(*VM))
-	assert.NoFileExists(t, v.VM.dir.swaps())
-	left := &swaps{v.VM.dir, []swap{{Disk: paths[0], Kept: beside(paths[0], "before", 0)}, {Disk: paths[2]}}}
-	require.NoError(t, os.WriteFile(left.list[0].Kept, []byte("later"), 0o600))
-	require.NoError(t, left.write())
+	assert.NoFileExists(t, v.VM.dir.swap())
+	kept = filepath.Join(disks, ".a.before0")
+	require.NoError(t, os.WriteFile(kept, []byte("later"), 0o600))
+	journal := fmt.Sprintf(`[{"disk": %q, "kept": %q}, {"disk": %q}]`, paths[0], kept, paths[2])
+	require.NoError(t, os.WriteFile(v.VM.dir.swap(), []byte(journal), 0o600))
 	v = v.reopen()
 	assert.Equal(t, hypervisor.StatePaused, v.info().State)
 	require.Eventually(t, func() bool {
-		_, err := os.Lstat(left.list[0].Kept)
+		_, err := os.Lstat(kept)
 		return os.IsNotExist(err)
 	}, patience, 5*time.Millisecond)
-	assert.NoFileExists(t, v.VM.dir.swaps())
+	assert.NoFileExists(t, v.VM.dir.swap())
 	assert.Equal(t, "saved", read(paths[0]))
 	assert.Equal(t, []string{"a", "b", "gone"}, bases(listing(t, disks)))
 
@@ -85,7 +88,7 @@ func TestInterruptedRestore(t *testing.T) {
 	require.NoError(t, err)
 	v.end()
 	require.NoError(t, proc.Wait(testContext(t)))
-	require.NoError(t, os.WriteFile(v.VM.dir.swaps(), []byte("["), 0o600))
+	require.NoError(t, os.WriteFile(v.VM.dir.swap(), []byte("["), 0o600))
 	_, _, err = s.StartVM(testContext(t), nil, "", filepath.Join(dir, SocketName), config)
-	require.ErrorContains(t, err, v.VM.dir.swaps())
+	require.ErrorContains(t, err, v.VM.dir.swap())
 }

@@ -107,7 +107,7 @@ func recorded(rec *record) hypervisor.VMConfig {
 	if rec == nil {
 		return hypervisor.VMConfig{}
 	}
-	return rec.Config
+	return rec.Config.VMConfig
 }
 
 // dialError makes of "nobody is there" what the contract calls it.

@@ -55,9 +55,10 @@ func (p *plan) vsock(a *commandLine) error {
 	if c.VsockSocket == "" && c.VsockCID == 0 {
 		return nil
 	}
-	if c.VsockSocket != "" && filepath.Dir(c.VsockSocket) == p.dir.dir && p.host.exists(vhostVsock) {
+	if c.VsockSocket != "" && !p.incoming && filepath.Dir(c.VsockSocket) == p.dir.dir && p.host.exists(vhostVsock) {
 		// Nobody has asked for this socket: it is where one would be. The record
-		// keeps that there is none (see KernelVsock).
+		// keeps that there is none (see KernelVsock). A VM that is restored has the
+		// kind of device that it had.
 		c.VsockSocket = ""
 	}
 	if c.VsockSocket != "" {
@@ -75,7 +76,7 @@ func (p *plan) vsock(a *commandLine) error {
 	if err := p.host.takeCID(c.VsockCID); errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("vsock: CID %d: %w; choose another, or vsock.cid=auto", c.VsockCID, hypervisor.ErrCIDInUse)
 	}
-	a.opt("device", opt("vhost-vsock-pci").set("id", idVsock).num("guest-cid", c.VsockCID))
+	a.opt("device", p.place(opt("vhost-vsock-pci").set("id", idVsock).num("guest-cid", c.VsockCID), slotVsock))
 	return nil
 }
 
@@ -98,7 +99,7 @@ func (vm *VM) plugVsock(ctx context.Context) error {
 	if rec == nil || !rec.Vsock {
 		return nil
 	}
-	device, err := vm.start(ctx, vm.dir.vsockDevice(rec.Config, false))
+	device, err := vm.start(ctx, vm.dir.vsockDevice(rec.Config.VMConfig, false))
 	if err != nil {
 		return fmt.Errorf("vsock device: %w", err)
 	}

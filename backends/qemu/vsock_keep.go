@@ -152,7 +152,7 @@ func (vm *VM) qemuGone() bool {
 func (vm *VM) reviveVsock(adopt bool) (io.Closer, error) {
 	ctx, cancel := context.WithTimeout(vm.ctx, reviveTimeout)
 	defer cancel()
-	device, err := vm.start(ctx, vm.dir.vsockDevice(vm.record().Config, true))
+	device, err := vm.start(ctx, vm.dir.vsockDevice(vm.record().Config.VMConfig, true))
 	if err != nil {
 		return nil, err
 	}

@@ -11,23 +11,26 @@ import (
 	"path/filepath"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/stored"
 )
 
 const (
-	manifestFile   = "sim-snapshot.json"
-	memoryFile     = "sim-memory"
-	snapshotFormat = "vmfs sim snapshot 1"
+	manifestFile = "sim-snapshot.json"
+	memoryFile   = "sim-memory"
+	// The first format had VMConfig as it was.
+	snapshotFormat1 = "vmfs sim snapshot 1"
+	snapshotFormat  = "vmfs sim snapshot 2"
 )
 
 // A manifest is what a snapshot's directory says of its VM. It is written after
 // the memory, so that a directory with one is whole.
 type manifest struct {
-	Format string              `json:"format"`
-	Config hypervisor.VMConfig `json:"config"`
-	Reason string              `json:"reason,omitempty"`
-	Target int64               `json:"target"`
-	Actual int64               `json:"actual"`
-	Booted bool                `json:"booted"`
+	Format string        `json:"format"`
+	Config stored.Config `json:"config"`
+	Reason string        `json:"reason,omitempty"`
+	Target int64         `json:"target"`
+	Actual int64         `json:"actual"`
+	Booted bool          `json:"booted"`
 	// Memory is the SHA-256 of the memory file.
 	Memory string `json:"memory"`
 
@@ -37,7 +40,7 @@ type manifest struct {
 // manifest describes the VM as it is. vm.mu is held.
 func (vm *VM) manifest() *manifest {
 	return &manifest{
-		Format: snapshotFormat, Config: vm.config, Reason: vm.reason,
+		Format: snapshotFormat, Config: stored.Config{VMConfig: vm.config}, Reason: vm.reason,
 		Target: vm.target, Actual: vm.actual, Booted: vm.booted,
 		Memory: digest([]byte(vm.note)), note: vm.note,
 	}
@@ -96,8 +99,8 @@ func readSnapshot(dir string) (*manifest, error) {
 	if err := json.Unmarshal(text, &m); err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w: %w", dir, err, hypervisor.ErrInvalid)
 	}
-	if m.Format != snapshotFormat {
-		return nil, fmt.Errorf("snapshot %s: format %q is not %q: %w", dir, m.Format, snapshotFormat, hypervisor.ErrInvalid)
+	if m.Format != snapshotFormat && m.Format != snapshotFormat1 {
+		return nil, fmt.Errorf("snapshot %s: the format is %q, and this version reads up to %q: %w", dir, m.Format, snapshotFormat, hypervisor.ErrInvalid)
 	}
 	memory, err := os.ReadFile(filepath.Join(dir, memoryFile))
 	if err != nil {

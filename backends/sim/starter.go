@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/stored"
 )
 
 // Version is the version of the simulated VMM, and the only one there is.
@@ -34,7 +35,10 @@ type Config struct {
 // A Starter starts simulated VMs.
 type Starter struct{ config Config }
 
-var _ hypervisor.VMStarter = (*Starter)(nil)
+var (
+	_ hypervisor.VMStarter      = (*Starter)(nil)
+	_ hypervisor.ConfigRestorer = (*Starter)(nil)
+)
 
 // New makes a Starter. Nothing is registered by it.
 func New(c Config) *Starter {
@@ -102,13 +106,26 @@ func (s *Starter) StartVM(ctx context.Context, _ *hypervisor.Paths, version, soc
 // configuration it had then: the original must have ended, since both have one
 // vsock and one serial log.
 func (s *Starter) RestoreVM(ctx context.Context, _ *hypervisor.Paths, version, socketPath, snapshotPath string) (int, hypervisor.Hypervisor, error) {
+	return s.restore(ctx, version, socketPath, snapshotPath, nil)
+}
+
+// RestoreVMWith is RestoreVM with another configuration laid over that; see
+// hypervisor.ConfigRestorer.
+func (s *Starter) RestoreVMWith(ctx context.Context, _ *hypervisor.Paths, version, socketPath, snapshotPath string, config hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
+	return s.restore(ctx, version, socketPath, snapshotPath, &config)
+}
+
+func (s *Starter) restore(ctx context.Context, version, socketPath, snapshotPath string, over *hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
 	m, err := readSnapshot(snapshotPath)
+	if err == nil && over != nil {
+		m.Config.VMConfig, err = stored.Lay(m.Config.VMConfig, *over)
+	}
 	if err != nil {
 		return 0, nil, fmt.Errorf("sim: restore %s: %w", socketPath, err)
 	}
-	h, err := s.start(ctx, version, socketPath, m.Config, m)
+	h, err := s.start(ctx, version, socketPath, m.Config.VMConfig, m)
 	if err != nil {
-		return 0, nil, fmt.Errorf("sim: restore %s from %s: %w", nameOf(m.Config, socketPath), snapshotPath, err)
+		return 0, nil, fmt.Errorf("sim: restore %s from %s: %w", nameOf(m.Config.VMConfig, socketPath), snapshotPath, err)
 	}
 	return 0, h, nil
 }

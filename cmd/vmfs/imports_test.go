@@ -115,8 +115,20 @@ var layers = []layer{
 			"have to do it again",
 	},
 	{
+		part:    "vmfs/backends/disk",
+		vmfs:    []string{"vmfs/internal", "vmfs/backends/hypervisor"},
+		foreign: []string{"golang.org/x/sys"},
+		reason:  "disk images are files: what a snapshot does with them is the same for all back ends",
+	},
+	{
+		part: "vmfs/backends/stored",
+		vmfs: []string{"vmfs/backends/hypervisor"},
+		reason: "stored is how back ends write a configuration down: what is on disk is to be read for years, " +
+			"whatever becomes of the back ends",
+	},
+	{
 		part: "vmfs/backends",
-		vmfs: []string{"vmfs/internal", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/hostnet", "vmfs/vsock"},
+		vmfs: []string{"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/stored", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/hostnet", "vmfs/vsock"},
 		any:  true,
 		reason: "a back end is one hypervisor behind the contract: it knows neither another back end " +
 			"nor who uses it, so that each can be added, replaced or left out alone",

@@ -1,4 +1,4 @@
-package qemu
+package disk
 
 import (
 	"bytes"
@@ -21,9 +21,7 @@ var zeroBlock [blockSize]byte
 // A contentSum is a checksum of a file's content that costs nothing for holes and
 // is the same with and without them: SHA-256 over the number and the content of
 // every block that is not all zeros, and the file's size.
-type contentSum struct {
-	h hash.Hash
-}
+type contentSum struct{ h hash.Hash }
 
 func newContentSum() contentSum { return contentSum{sha256.New()} }
 
@@ -71,8 +69,8 @@ func eachBlock(ctx context.Context, file *os.File, size int64, f func(off int64,
 	return nil
 }
 
-// sumFile returns a file's size and content sum.
-func sumFile(ctx context.Context, path string) (size int64, sum string, err error) {
+// sum reads a file and returns its size and content sum.
+func sum(ctx context.Context, path string) (size int64, sum string, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return 0, "", err
@@ -91,60 +89,4 @@ func sumFile(ctx context.Context, path string) (size int64, sum string, err erro
 		return 0, "", fmt.Errorf("%s: %w", path, err)
 	}
 	return fi.Size(), s.end(fi.Size()), nil
-}
-
-// copyFile copies the content of the file at from to a new file at to, which must
-// not exist, and has it on the disk when it returns. Holes stay holes, and where
-// the file system can share blocks it does. It returns the size and the sum. When
-// it fails, the new file is gone.
-func copyFile(ctx context.Context, from, to string, mode os.FileMode) (size int64, sum string, err error) {
-	src, err := os.Open(from)
-	if err != nil {
-		return 0, "", err
-	}
-	defer src.Close()
-	fi, err := src.Stat()
-	if err != nil {
-		return 0, "", err
-	}
-	dst, err := os.OpenFile(to, os.O_RDWR|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return 0, "", err
-	}
-	defer func() {
-		if cerr := dst.Close(); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			_ = os.Remove(to) // the error says enough
-			err = fmt.Errorf("copy %s to %s: %w", from, to, err)
-		}
-	}()
-	shared := cloneFile(dst, src) == nil
-	s := newContentSum()
-	err = eachBlock(ctx, src, fi.Size(), func(off int64, b []byte) error {
-		s.block(off/blockSize, b)
-		if shared {
-			return nil
-		}
-		_, err := dst.WriteAt(b, off)
-		return err
-	})
-	if err == nil && !shared {
-		err = dst.Truncate(fi.Size())
-	}
-	if err == nil {
-		err = dst.Sync()
-	}
-	return fi.Size(), s.end(fi.Size()), err
-}
-
-// syncDir has a directory's entries on the disk when it returns.
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

@@ -1,4 +1,4 @@
-package qemu
+package disk
 
 import (
 	"bytes"
@@ -16,7 +16,7 @@ import (
 // the content.
 func TestCopyAndSum(t *testing.T) {
 	dir := t.TempDir()
-	ctx := testContext(t)
+	ctx := t.Context()
 	data := func(size int, at ...int) []byte {
 		b := make([]byte, size)
 		for _, i := range at {
@@ -42,26 +42,26 @@ func TestCopyAndSum(t *testing.T) {
 		}
 		require.NoError(t, f.Close())
 
-		size, sum, err := sumFile(ctx, full)
+		size, want, err := sum(ctx, full)
 		require.NoError(t, err)
 		assert.EqualValues(t, len(content), size)
-		_, holesSum, err := sumFile(ctx, holes)
+		_, holesSum, err := sum(ctx, holes)
 		require.NoError(t, err)
-		assert.Equal(t, sum, holesSum, "case %d", i)
-		other, ok := sums[sum]
+		assert.Equal(t, want, holesSum, "case %d", i)
+		other, ok := sums[want]
 		assert.False(t, ok, "cases %d and %d have one sum", i, other)
-		sums[sum] = i
+		sums[want] = i
 
 		for _, from := range []string{full, holes} {
 			to := filepath.Join(dir, "copy")
-			size, copied, err := copyFile(ctx, from, to, 0o640)
+			size, copied, err := Copy(ctx, from, to, 0o640)
 			require.NoError(t, err)
 			assert.EqualValues(t, len(content), size)
-			assert.Equal(t, sum, copied)
+			assert.Equal(t, want, copied)
 			got, err := os.ReadFile(to)
 			require.NoError(t, err)
 			assert.True(t, bytes.Equal(content, got), "case %d", i)
-			_, _, err = copyFile(ctx, from, to, 0o600)
+			_, _, err = Copy(ctx, from, to, 0o600)
 			require.ErrorIs(t, err, os.ErrExist)
 			require.FileExists(t, to, "what was there is left")
 			require.NoError(t, os.Remove(to))
@@ -71,18 +71,19 @@ func TestCopyAndSum(t *testing.T) {
 
 func TestCopyKeepsHoles(t *testing.T) {
 	dir := t.TempDir()
-	from := sparse(t, filepath.Join(dir, "from"), 1<<40)
-	f, err := os.OpenFile(from, os.O_WRONLY, 0)
+	from := filepath.Join(dir, "from")
+	f, err := os.Create(from)
 	require.NoError(t, err)
+	require.NoError(t, f.Truncate(1<<40))
 	_, err = f.WriteAt([]byte("far out"), 1<<39)
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
 	to := filepath.Join(dir, "to")
-	_, sum, err := copyFile(testContext(t), from, to, 0o600)
+	_, copied, err := Copy(t.Context(), from, to, 0o600)
 	require.NoError(t, err)
-	_, again, err := sumFile(testContext(t), to)
+	_, again, err := sum(t.Context(), to)
 	require.NoError(t, err)
-	assert.Equal(t, sum, again)
+	assert.Equal(t, copied, again)
 	fi, err := os.Stat(to)
 	require.NoError(t, err)
 	assert.EqualValues(t, 1<<40, fi.Size())
@@ -95,10 +96,10 @@ func TestCopyThatFails(t *testing.T) {
 	require.NoError(t, os.WriteFile(from, bytes.Repeat([]byte("x"), 3*blockSize), 0o600))
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	_, _, err := copyFile(ctx, from, filepath.Join(dir, "to"), 0o600)
+	_, _, err := Copy(ctx, from, filepath.Join(dir, "to"), 0o600)
 	require.ErrorIs(t, err, context.Canceled)
 	assert.NoFileExists(t, filepath.Join(dir, "to"))
-	_, _, err = copyFile(testContext(t), filepath.Join(dir, "none"), filepath.Join(dir, "to"), 0o600)
+	_, _, err = Copy(t.Context(), filepath.Join(dir, "none"), filepath.Join(dir, "to"), 0o600)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	assert.NoFileExists(t, filepath.Join(dir, "to"))
 }
