@@ -102,8 +102,11 @@ func bridgeTap(ctx context.Context, bridge, name string) (f *os.File, err error)
 // attach opens the tap with that name, which the kernel makes if there is none.
 func attach(ctx context.Context, name string, flags uint16) (*os.File, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open /dev/net/tun: %w (modprobe tun)", err)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV):
+		return nil, fmt.Errorf("open /dev/net/tun: %w (as root: modprobe tun)", err)
+	case err != nil:
+		return nil, fmt.Errorf("open /dev/net/tun: %w", err)
 	}
 	err = whileBusy(ctx, func() error {
 		return request(name, func(r *unix.Ifreq) error {
