@@ -37,10 +37,10 @@ var layers = []layer{
 	},
 	{
 		part: "vmfs/ninep/bench",
-		vmfs: []string{"vmfs/ninep", "vmfs/ninep/dial"},
+		vmfs: []string{"vmfs/ninep", "vmfs/ninep/dial", "vmfs/ninep/wire", "vmfs/client"},
 		any:  true,
 		reason: "the load generator speaks to servers by their sockets alone, so that ours has no advantage: " +
-			"it links ninep only to serve p9's own trees with it",
+			"it links ninep only to serve p9's own trees with it, and client to make the VMs",
 	},
 	{
 		part:    "vmfs/ninep/wire",

@@ -10,7 +10,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hugelgupf/p9/p9"
+
 	"vmfs/ninep/dial"
+	"vmfs/ninep/wire"
 )
 
 // load is one measurement: an operation, on so many connections, so many at a
@@ -108,7 +111,7 @@ func newWorker(ctx context.Context, s *server, l load) (*worker, error) {
 func (w *worker) prepare(s *server, op string) error {
 	if s.echo {
 		for tag := range w.depth {
-			w.steps = append(w.steps, [][]byte{frame(24, uint16(tag), u32(0), u64(0x7ff))})
+			w.steps = append(w.steps, [][]byte{getattr(uint16(tag), 0)})
 		}
 		return nil
 	}
@@ -117,19 +120,19 @@ func (w *worker) prepare(s *server, op string) error {
 		file = []string{"state"}
 	}
 	setup := [][]byte{
-		frame(100, 0xffff, u32(msize), str("9P2000.L")),
-		frame(104, 0, u32(0), u32(0xffffffff), str("root"), str(s.aname), u32(0)),
-		walk(0, 0, 1, file),
+		frame(wire.Tversion, wire.Msg{Tag: wire.NoTag, Count: msize, Name: "9P2000.L"}),
+		frame(wire.Tattach, wire.Msg{Fid2: wire.NoFid, Name: "root", Name2: s.aname}),
+		walk(0, 1, file),
 	}
 	for slot := range w.depth {
 		tag, fid := uint16(slot), uint32(100+slot)
 		switch op {
 		case "getattr":
-			w.steps = append(w.steps, [][]byte{frame(24, tag, u32(1), u64(0x7ff))})
+			w.steps = append(w.steps, [][]byte{getattr(tag, 1)})
 		case "read":
 			w.steps = append(w.steps, [][]byte{
-				walk(tag, 0, fid, file), frame(12, tag, u32(fid), u32(0)),
-				frame(116, tag, u32(fid), u64(0), u32(4096)), frame(120, tag, u32(fid))})
+				walk(tag, fid, file), frame(wire.Tlopen, wire.Msg{Tag: tag, Fid: fid}),
+				frame(wire.Tread, wire.Msg{Tag: tag, Fid: fid, Count: 4096}), frame(wire.Tclunk, wire.Msg{Tag: tag, Fid: fid})})
 		case "write":
 			if s.external {
 				return fmt.Errorf("a server that runs already is not written to")
@@ -138,8 +141,8 @@ func (w *worker) prepare(s *server, op string) error {
 			if s.target != nil {
 				file, text = s.target(slot)
 			}
-			setup = append(setup, walk(tag, 0, fid, file), frame(12, tag, u32(fid), u32(1)))
-			w.steps = append(w.steps, [][]byte{frame(118, tag, u32(fid), u64(0), u32(uint32(len(text))), []byte(text))})
+			setup = append(setup, walk(tag, fid, file), frame(wire.Tlopen, wire.Msg{Tag: tag, Fid: fid, Flags: 1}))
+			w.steps = append(w.steps, [][]byte{frame(wire.Twrite, wire.Msg{Tag: tag, Fid: fid, Data: []byte(text)})})
 		default:
 			return fmt.Errorf("no operation %q", op)
 		}
@@ -169,11 +172,11 @@ func (w *worker) rpc(f []byte) error {
 
 // check looks for an error reply.
 func check(reply []byte) error {
-	if reply[4] == 7 {
-		return fmt.Errorf("server says errno %d", binary.LittleEndian.Uint32(reply[7:]))
-	}
-	if reply[4] == 107 {
-		return errors.New("server says Rerror")
+	switch t, _ := wire.Header(reply); t {
+	case wire.Rlerror:
+		return fmt.Errorf("the server says errno %d", binary.LittleEndian.Uint32(reply[wire.HeaderSize:]))
+	case wire.Rerror:
+		return errors.New("the server says Rerror")
 	}
 	return nil
 }
@@ -235,28 +238,20 @@ func (w *worker) begin(slot int, now time.Time) {
 	w.sent++
 }
 
-func u32(v uint32) []byte { return binary.LittleEndian.AppendUint32(nil, v) }
-func u64(v uint64) []byte { return binary.LittleEndian.AppendUint64(nil, v) }
+// codec writes the frames, all before the measurement.
+var codec = wire.Codec{Dialect: wire.Linux}
 
-func str(s string) []byte {
-	return append(binary.LittleEndian.AppendUint16(nil, uint16(len(s))), s...)
+func frame(t wire.Type, m wire.Msg) []byte { return codec.Append(nil, t, &m) }
+
+func getattr(tag uint16, fid uint32) []byte {
+	return frame(wire.Tgetattr, wire.Msg{Tag: tag, Fid: fid, Mask: basic})
 }
 
-func frame(typ uint8, tag uint16, fields ...[]byte) []byte {
-	b := []byte{0, 0, 0, 0, typ, uint8(tag), uint8(tag >> 8)}
-	for _, f := range fields {
-		b = append(b, f...)
-	}
-	binary.LittleEndian.PutUint32(b, uint32(len(b)))
-	return b
-}
+// basic is what stat(2) shows, which is what Linux asks for.
+var basic = p9.AttrMask{Mode: true, NLink: true, UID: true, GID: true, RDev: true, ATime: true, MTime: true, CTime: true, INo: true, Size: true, Blocks: true}
 
-func walk(tag uint16, fid, newfid uint32, names []string) []byte {
-	fields := [][]byte{u32(fid), u32(newfid), binary.LittleEndian.AppendUint16(nil, uint16(len(names)))}
-	for _, name := range names {
-		fields = append(fields, str(name))
-	}
-	return frame(110, tag, fields...)
+func walk(tag uint16, newfid uint32, names []string) []byte {
+	return frame(wire.Twalk, wire.Msg{Tag: tag, Fid2: newfid, Names: names})
 }
 
 // histogram counts durations in steps of about 3 per cent.
