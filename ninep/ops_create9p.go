@@ -113,8 +113,7 @@ func runCreate9P(r *request) (err error) {
 			return err
 		}
 	}
-	if n := s.existing(f.node, r.Name); n != nil {
-		_ = s.release(atOnce, n)
+	if s.lookUp(f.node, r.Name).known {
 		return linux.EEXIST
 	}
 	if err := s.beginCreate(f); err != nil {
@@ -141,21 +140,23 @@ func makesSlowly(n *node, kind uint32) (ok bool) {
 
 func execCreate9P(ctx context.Context, r *request) (err error) {
 	s, f := r.s, r.f
-	special := r.Mode&(wire.DMDIR|dmSpecial) != 0
-	perm := r.Mode & 0o777
-	if s.is(wire.Plan9) {
-		if perm, err = s.inherit(f.node, perm, r.Mode&wire.DMDIR != 0); err != nil {
+	ok := false
+	defer func() {
+		if !ok {
 			s.endOpen(f, fidClosed)
+		}
+	}()
+	kind, perm := r.Mode, r.Mode&0o777
+	if s.is(wire.Plan9) {
+		if perm, err = s.inherit(f.node, perm, kind&wire.DMDIR != 0); err != nil {
 			return err
 		}
 	}
-	kind := r.Mode
 	r.Mode = perm | unixBits(kind)
-	if !special {
+	if kind&(wire.DMDIR|dmSpecial) == 0 {
+		ok = true
 		return execCreate(ctx, r)
 	}
-	state := fidClosed
-	defer func() { s.endOpen(f, state) }()
 	if err := s.makeSpecial(ctx, r, kind); err != nil {
 		return err
 	}
@@ -163,34 +164,12 @@ func execCreate9P(ctx context.Context, r *request) (err error) {
 	if err != nil {
 		return err
 	}
-	r.QID, r.Count = f.node.qid, 0
 	if kind&wire.DMDIR != 0 {
-		// It is made, and open(5) does not ask if its permissions let it be
-		// read: who may not will be told so by what he reads.
-		made := r.QID
-		if r.QID, r.Count, err = s.openNode(ctx, f.node, p9.ReadOnly); err != nil && errnoOf(err) == linux.EACCES {
-			r.QID, r.Count, err = made, 0, nil
-		}
-		if err != nil {
-			_ = s.release(atOnce, s.replace(f, dir))
-			return err
-		}
-		s.opened(r, f, p9.ReadOnly)
-		state = fidOpen
+		ok = true
+		return s.openAs(ctx, r, dir)
 	}
-	_ = s.release(atOnce, dir)
-	return nil
-}
-
-// stepInto makes a fid a file's in its directory, which it gives.
-func (s *session) stepInto(f *fid, name string) (dir *node, err error) {
-	s.srv.tree.RLock()
-	defer s.srv.tree.RUnlock()
-	n, err := s.step(f.node, name, new([1]string))
-	if err != nil {
-		return nil, err
-	}
-	return s.replace(f, n), nil
+	r.QID, r.Count = f.node.qid, 0
+	return s.release(atOnce, dir)
 }
 
 // inherit makes a new file's permissions of those asked for and its

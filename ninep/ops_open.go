@@ -5,6 +5,8 @@ import (
 
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
+
+	"vmfs/ninep/wire"
 )
 
 // Flags of open(2) as Linux/amd64 numbers them, which is what 9P2000.L sends.
@@ -22,7 +24,7 @@ func runOpen(r *request) error {
 	if err := r.s.reserve(r.f, fidOpening); err != nil {
 		return err
 	}
-	return r.s.open(r, r.f.node)
+	return r.s.open(r, nil)
 }
 
 // checkOpen refuses ways to open a file that its kind does not have.
@@ -85,42 +87,58 @@ func (s *session) opened(r *request, f *fid, flags p9.OpenFlags) {
 	s.endOpen(f, fidOpen)
 }
 
-// open opens a node for a fid that is reserved, and makes the fid the node's if it is
-// not yet: in a goroutine if that can block.
-func (s *session) open(r *request, n *node) error {
-	if _, ok := n.file.(OpenerContext); !ok {
-		return s.openAs(atOnce, r, n)
+// open opens the file of a fid that is reserved: in a goroutine if that can block. If the
+// fid was a directory's before, it is that again if the file cannot be opened.
+func (s *session) open(r *request, dir *node) error {
+	if _, ok := r.f.node.file.(OpenerContext); !ok {
+		return s.openAs(atOnce, r, dir)
 	}
 	return s.laterOr(r, nil, func(ctx context.Context, r *request) error {
-		return s.openAs(ctx, r, n)
-	}, func(r *request) { s.notOpened(r.f, n) })
+		return s.openAs(ctx, r, dir)
+	}, func(r *request) { s.notOpened(r.f, dir) })
 }
 
-func (s *session) openAs(ctx context.Context, r *request, n *node) (err error) {
+func (s *session) openAs(ctx context.Context, r *request, dir *node) (err error) {
 	f, flags := r.f, p9.OpenFlags(r.Flags)
 	ok := false
 	defer func() {
 		if !ok {
-			s.notOpened(f, n)
+			s.notOpened(f, dir)
 		}
 	}()
-	if r.QID, r.Count, err = s.openNode(ctx, n, flags); err != nil {
+	r.QID, r.Count, err = s.openNode(ctx, f.node, flags)
+	if r.Type == wire.Tcreate && err != nil && errnoOf(err) == linux.EACCES {
+		// A directory that was made just now, and open(5) does not ask if its permissions
+		// let it be read: who may not will be told so by what he reads.
+		r.QID, r.Count, err = f.node.qid, 0, nil
+	}
+	if err != nil {
 		return err
 	}
 	ok = true
-	if n != f.node {
-		_ = s.release(atOnce, s.replace(f, n))
-	}
+	_ = s.release(atOnce, dir)
 	s.opened(r, f, flags)
 	return nil
 }
 
 // notOpened leaves a fid as it was before open.
-func (s *session) notOpened(f *fid, n *node) {
-	if n != f.node {
-		_ = s.release(atOnce, n)
+func (s *session) notOpened(f *fid, dir *node) {
+	if dir != nil {
+		_ = s.release(atOnce, s.replace(f, dir))
 	}
 	s.endOpen(f, fidClosed)
+}
+
+// stepInto makes a fid the file's that has a name in its directory, which it gives: before
+// anything else can happen to the name.
+func (s *session) stepInto(f *fid, name string) (dir *node, err error) {
+	s.srv.tree.RLock()
+	defer s.srv.tree.RUnlock()
+	n, err := s.step(f.node, name, new([1]string))
+	if err != nil {
+		return nil, err
+	}
+	return s.replace(f, n), nil
 }
 
 func (s *session) openNode(ctx context.Context, n *node, flags p9.OpenFlags) (p9.QID, uint32, error) {
@@ -146,36 +164,23 @@ func runCreate(r *request) error {
 		return err
 	}
 	r.Mode &= permissions
-	if n := s.existing(f.node, r.Name); n != nil {
-		err := n.checkOpen(p9.OpenFlags(r.Flags))
-		switch {
+	if dir, err := s.stepInto(f, r.Name); err == nil {
+		switch err = f.node.checkOpen(p9.OpenFlags(r.Flags)); {
 		case r.Flags&oExcl != 0, s.google: // p9's Create is exclusive
 			err = linux.EEXIST
-		case n.isDir():
+		case f.node.isDir():
 			err = linux.EISDIR
 		}
 		if err != nil {
-			s.notOpened(f, n)
+			s.notOpened(f, dir)
 			return err
 		}
-		return s.open(r, n)
+		return s.open(r, dir)
 	}
 	if _, ok := f.node.file.(CreatorContext); ok {
 		return s.laterOr(r, nil, execCreate, undoOpen)
 	}
 	return execCreate(atOnce, r)
-}
-
-// existing gives a node for the file that has the name, or nil if there is none that
-// can be walked to.
-func (s *session) existing(dir *node, name string) *node {
-	s.srv.tree.RLock()
-	defer s.srv.tree.RUnlock()
-	n, err := s.step(dir, name, new([1]string))
-	if err != nil {
-		return nil
-	}
-	return n
 }
 
 func execCreate(ctx context.Context, r *request) error {
