@@ -2,6 +2,7 @@ package fs
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"sync"
 
@@ -10,6 +11,24 @@ import (
 
 	"vmfs/machine"
 )
+
+// A dirKind is what all directories of one kind have in common. What is in them
+// besides rows comes and goes.
+type dirKind struct {
+	base uint64 // row i has the qid path of the directory, or of this in its VM, and i+1
+	rows []row
+	at   func(d *dir) string // what to call it in errors, with a slash at the end
+	none string              // what to say of a name that is not there
+
+	// find gives a fid on what is there besides rows, nil if there is nothing of
+	// that name, and more lists it.
+	find func(d *dir, name string) (file, error)
+	more func(d *dir) listing
+	// make makes a name, and unlink removes one that the client believes to be a
+	// directory or not; they are nil where names are fixed.
+	make   func(ctx context.Context, d *dir, name string, perm uint32, gid p9.GID) (p9.QID, error)
+	unlink func(ctx context.Context, d *dir, name string, dir bool) error
+}
 
 // entry is one name in a directory.
 type entry struct {
@@ -43,15 +62,7 @@ type file interface {
 // dir is a fid on a directory.
 type dir struct {
 	node
-	parent *dir // the root is its own
-	// lookup finds a name, list all of them.
-	lookup func(name string) (file, error)
-	list   func() listing
-	// unlink removes a name, which the client believes to be a directory or not;
-	// nil where names are fixed.
-	unlink func(ctx context.Context, name string, dir bool) error
-
-	ofVM   bool // made by vmDir
+	kind   *dirKind
 	stored bool // see fidStore
 
 	mu     sync.Mutex // guards what follows
@@ -59,43 +70,39 @@ type dir struct {
 	shown  *listing // as it was when reading began
 }
 
-// clone is the fid that a walk of no names makes.
-func (d *dir) clone() *dir {
-	if d.ofVM {
-		return vmDir(d.s, d.vm, d.parent)
-	}
-	return &dir{node: d.node, parent: d.parent, lookup: d.lookup, list: d.list, unlink: d.unlink}
+// newDir returns a fid on a directory for whoever n is of. of is what it shows, for
+// its kind.
+func newDir(kind *dirKind, n node, path uint64, of any) *dir {
+	d := n.s.fids.dir()
+	d.node, d.kind = node{s: n.s, vm: n.vm, of: of, typ: p9.TypeDir, path: path}, kind
+	return d
 }
 
-// WalkOne walks one name.
-func (d *dir) WalkOne(name string) (p9.QID, p9.File, error) {
-	f, err := d.walk(name)
-	if err != nil {
-		return p9.QID{}, nil, err
+// below is the qid path of row i, or of what has a number of its own there.
+func (d *dir) below(i int) uint64 {
+	base := d.path
+	if d.kind.base != 0 {
+		base = qidPath(d.vm, d.kind.base, 0)
 	}
-	return f.qid(), f, nil
+	return base + uint64(i) + 1
 }
 
-func (d *dir) walk(name string) (file, error) {
-	if err := d.gone(); err != nil {
-		return nil, err
+// row returns a fid on the file of row i.
+func (d *dir) row(i int) file {
+	r := &d.kind.rows[i]
+	if r.dir != nil {
+		return newDir(r.dir, d.node, d.below(i), d.of)
 	}
-	if name == ".." {
-		return d.parent.clone(), nil
-	}
-	if err := d.may(mayWalk, "walk to", name); err != nil {
-		return nil, err
-	}
-	return d.lookup(name)
+	return newFile(node{s: d.s, vm: d.vm, of: d.of, path: d.below(i), perm: r.perm}, r)
 }
 
 // Walk walks any number of names.
 func (d *dir) Walk(names []string) ([]p9.QID, p9.File, error) {
-	var at file = d
 	if len(names) == 0 {
-		return []p9.QID{d.qid()}, d.clone(), nil
+		return []p9.QID{d.qid()}, newDir(d.kind, d.node, d.path, d.of), nil
 	}
 	qids := make([]p9.QID, 0, len(names))
+	var at file = d
 	for _, name := range names {
 		in, ok := at.(*dir)
 		if !ok {
@@ -111,11 +118,36 @@ func (d *dir) Walk(names []string) ([]p9.QID, p9.File, error) {
 	return qids, at, nil
 }
 
+// WalkOne walks one name.
+func (d *dir) WalkOne(name string) (p9.QID, p9.File, error) {
+	f, err := d.walk(name)
+	if err != nil {
+		return p9.QID{}, nil, err
+	}
+	return f.qid(), f, nil
+}
+
+func (d *dir) walk(name string) (file, error) {
+	if err := d.gone(); err != nil {
+		return nil, err
+	}
+	if err := d.may(mayWalk, "walk to", name); err != nil {
+		return nil, err
+	}
+	if i, ok := findRow(d.kind.rows, name); ok {
+		return d.row(i), nil
+	}
+	if d.kind.find != nil {
+		if f, err := d.kind.find(d, name); f != nil || err != nil {
+			return f, fail(err)
+		}
+	}
+	return nil, fail(fmt.Errorf("%s%s: %w: %s", d.kind.at(d), name, machine.ErrNotFound, d.kind.none))
+}
+
 // Close forgets the fid.
 func (d *dir) Close() error {
-	if d.ofVM {
-		d.s.fids.putVMDir(d)
-	}
+	d.s.fids.putDir(d)
 	return nil
 }
 
@@ -136,6 +168,20 @@ func (d *dir) Open(mode p9.OpenFlags) (p9.QID, uint32, error) {
 	return d.qid(), 0, nil
 }
 
+func (d *dir) list() *listing {
+	var l listing
+	if d.kind.more != nil {
+		l = d.kind.more(d)
+	}
+	version := d.s.tree.version(d.vm)
+	rows := make([]entry, len(d.kind.rows), len(d.kind.rows)+len(l.entries))
+	for i, r := range d.kind.rows {
+		rows[i] = entry{r.name, p9.QID{Type: r.typ(), Version: version, Path: d.below(i)}}
+	}
+	l.entries = append(rows, l.entries...)
+	return &l
+}
+
 // Readdir returns the entries from offset on, of the list as it was when offset
 // 0 was read: VMs that come and go meanwhile neither hide nor double others.
 func (d *dir) Readdir(offset uint64, count uint32) (p9.Dirents, error) {
@@ -148,8 +194,7 @@ func (d *dir) Readdir(offset uint64, count uint32) (p9.Dirents, error) {
 		if err := d.gone(); err != nil {
 			return nil, err
 		}
-		l := d.list()
-		d.shown = &l
+		d.shown = d.list()
 	}
 	total := uint64(d.shown.len())
 	if offset >= total {
@@ -169,34 +214,27 @@ func (d *dir) Readdir(offset uint64, count uint32) (p9.Dirents, error) {
 // is in bytes, as p9's server gives it, too.
 const shortestEntry = 25
 
-// MkdirContext makes a VM.
+// MkdirContext makes what a directory here stands for.
 func (d *dir) MkdirContext(ctx context.Context, name string, perm p9.FileMode, _ p9.UID, gid p9.GID) (p9.QID, error) {
-	if d.path != 0 {
+	if d.kind.make == nil {
 		return p9.QID{}, errReadonlyTree()
 	}
-	w := d.s.user
-	group := w.gids[0]
-	if gid.Ok() && (w.all || w.in(uint32(gid))) {
-		group = uint32(gid)
-	}
-	vm, err := d.s.tree.create(ctx, w, name, uint32(perm.Permissions()), group)
-	if err != nil {
-		d.s.tree.logFailed(w, "mkdir "+name, err)
+	if err := d.gone(); err != nil {
 		return p9.QID{}, err
 	}
-	return vmQID(vm), nil
+	return d.kind.make(ctx, d, name, uint32(perm.Permissions()), gid)
 }
 
 // UnlinkAtContext removes what can be removed here.
 func (d *dir) UnlinkAtContext(ctx context.Context, name string, flags uint32) error {
-	if d.unlink == nil {
+	if _, fixed := findRow(d.kind.rows, name); fixed || d.kind.unlink == nil {
 		return errReadonlyTree()
 	}
 	if err := d.gone(); err != nil {
 		return err
 	}
 	const atRemoveDir = 0x200 // AT_REMOVEDIR, unlinkat(2)
-	return d.unlink(ctx, name, flags&atRemoveDir != 0)
+	return fail(d.kind.unlink(ctx, d, name, flags&atRemoveDir != 0))
 }
 
 // CanRemove refuses all names: directories alone are ever removed, and no file.
@@ -218,8 +256,4 @@ func (d *dir) Mkdir(name string, perm p9.FileMode, uid p9.UID, gid p9.GID) (p9.Q
 // UnlinkAt is UnlinkAtContext for servers that know no contexts.
 func (d *dir) UnlinkAt(name string, flags uint32) error {
 	return d.UnlinkAtContext(context.Background(), name, flags)
-}
-
-func vmQID(vm *machine.VM) p9.QID {
-	return p9.QID{Type: p9.TypeDir, Version: vm.Gen(), Path: qidPath(vm, kindFixed, 0)}
 }

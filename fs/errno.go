@@ -11,6 +11,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/machine"
+	"vmfs/streams"
 	"vmfs/vsock"
 )
 
@@ -37,7 +38,7 @@ var errnos = []struct {
 	{syscall.ECONNREFUSED, linux.ECONNREFUSED},
 	{vsock.ErrUnavailable, linux.EHOSTUNREACH},
 	{vsock.ErrPort, linux.EINVAL},
-	{errNotConnected, linux.ENOTCONN},
+	{streams.ErrNotConnected, linux.ENOTCONN},
 	{syscall.ECONNRESET, linux.ECONNRESET},
 	{syscall.EPIPE, linux.EPIPE},
 	{syscall.EADDRINUSE, linux.EADDRINUSE},

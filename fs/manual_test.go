@@ -11,13 +11,35 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestManual holds vmfs(4) to the tables: every file is there, with its help.
+// tables are the tables of files that the documents have, by their headings there.
+var tables = []struct {
+	manual, readme string
+	files          []File
+}{
+	{".SS The root", "In the root:", RootFiles()},
+	{".SS The directory of a VM", "## The files of a VM", VMFiles()},
+}
+
+// TestManual holds vmfs(4) to the tables: it has every file, with its help, and no
+// other.
 func TestManual(t *testing.T) {
 	page, err := os.ReadFile("../docs/man/vmfs.4")
 	require.NoError(t, err)
-	entries := strings.Split(string(page), "\n.TP\n")
-	for _, f := range append(RootFiles(), VMFiles()...) {
-		assert.True(t, has(entries, f.Name, f.Help), "vmfs.4 has no %s with %q", f.Name, f.Help)
+	for _, table := range tables {
+		_, section, ok := strings.Cut(string(page), "\n"+table.manual+"\n")
+		require.True(t, ok, table.manual)
+		section, _, _ = strings.Cut(section, "\n.S")
+		found := map[string]string{}
+		for _, e := range strings.Split("\n"+section, "\n.TP\n")[1:] {
+			head, text, _ := strings.Cut(e, "\n")
+			name := strings.TrimSpace(strings.TrimPrefix(head, ".B "))
+			found[name] = strings.Join(strings.Fields(escapes.ReplaceAllString(text, " ")), " ")
+		}
+		for _, f := range table.files {
+			assert.True(t, strings.HasPrefix(found[f.Name], f.Help), "%s: the page says %q of %s, the table %q", table.manual, found[f.Name], f.Name, f.Help)
+			delete(found, f.Name)
+		}
+		assert.Empty(t, found, "%s: files that there are not", table.manual)
 	}
 }
 
@@ -54,24 +76,18 @@ func TestManualErrors(t *testing.T) {
 
 var escapes = regexp.MustCompile(`\\f.|\n(\.[A-Z]+ )?`)
 
-// has looks for an entry of a page that begins with the name and the help.
-func has(entries []string, name, help string) bool {
-	for _, e := range entries {
-		head, text, _ := strings.Cut(e, "\n")
-		text = strings.Join(strings.Fields(escapes.ReplaceAllString(text, " ")), " ")
-		if strings.TrimSpace(strings.TrimPrefix(head, ".B ")) == name && strings.HasPrefix(text, help) {
-			return true
-		}
-	}
-	return false
-}
-
-// TestReadme holds the README's table of files to the table here.
+// TestReadme holds the README's tables of files to the tables here, row by row.
 func TestReadme(t *testing.T) {
 	page, err := os.ReadFile("../README.md")
 	require.NoError(t, err)
-	text := strings.ReplaceAll(string(page), "`", "")
-	for _, f := range VMFiles() {
-		assert.Contains(t, text, "| "+f.Name+" | "+f.Help+" |")
+	for _, table := range tables {
+		_, section, ok := strings.Cut(string(page), table.readme+"\n\n| file | |\n|---|---|\n")
+		require.True(t, ok, table.readme)
+		rows, _, _ := strings.Cut(section, "\n\n")
+		var want []string
+		for _, f := range table.files {
+			want = append(want, "| "+f.Name+" | "+f.Help+" |")
+		}
+		assert.Equal(t, strings.Join(want, "\n"), strings.ReplaceAll(rows, "`", ""), table.readme)
 	}
 }

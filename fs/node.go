@@ -20,9 +20,8 @@ const (
 )
 
 const (
-	kindFixed    = iota // a row of a table; the root is row 0
-	kindBackend         // a directory below backends
-	kindBackFile        // a file in one of those
+	kindFixed    = iota // the root or a VM's directory, or one of its files
+	kindBackend         // a directory below backends or one of its files
 	kindVsock           // a fixed file of vsock
 	kindPort            // vsock/N
 	kindListen          // vsock/listen/N
@@ -59,6 +58,7 @@ type session struct {
 type node struct {
 	s    *session
 	vm   *machine.VM // nil outside of VM directories
+	of   any         // what of the VM or the host: see the dirKinds
 	path uint64
 	typ  p9.QIDType
 	perm uint32 // of a regular file: the bits that its kind allows

@@ -21,25 +21,39 @@ type fidStore struct {
 func (s *fidStore) text() *textFile {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := len(s.texts)
-	if n == 0 {
-		return new(textFile)
-	}
-	f := s.texts[n-1]
-	s.texts[n-1], s.texts = nil, s.texts[:n-1]
+	f := last(&s.texts)
 	f.stored = false
 	return f
+}
+
+// dir returns a fid as new.
+func (s *fidStore) dir() *dir {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := last(&s.dirs)
+	d.stored = false
+	return d
+}
+
+// last takes the last of a list, or makes one.
+func last[T any](list *[]*T) *T {
+	n := len(*list)
+	if n == 0 {
+		return new(T)
+	}
+	t := (*list)[n-1]
+	(*list)[n-1], *list = nil, (*list)[:n-1]
+	return t
 }
 
 // putText takes back a fid that was closed.
 func (s *fidStore) putText(f *textFile) {
 	f.mu.Lock()
-	f.opened, f.mode, f.have, f.text = false, 0, false, f.text[:0]
-	if cap(f.text) > keptText {
-		f.text = nil
+	f.opened, f.mode, f.answer = false, 0, answer{text: f.answer.text[:0]}
+	if cap(f.answer.text) > keptText {
+		f.answer.text = nil
 	}
 	f.mu.Unlock()
-	f.truncated.Store(false)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !f.stored && len(s.texts) < keptFids {
@@ -48,22 +62,8 @@ func (s *fidStore) putText(f *textFile) {
 	}
 }
 
-// vmDir returns a fid on a VM's directory as new.
-func (s *fidStore) vmDir() *dir {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := len(s.dirs)
-	if n == 0 {
-		return newVMDir()
-	}
-	d := s.dirs[n-1]
-	s.dirs[n-1], s.dirs = nil, s.dirs[:n-1]
-	d.stored = false
-	return d
-}
-
-// putVMDir takes back a fid that was closed.
-func (s *fidStore) putVMDir(d *dir) {
+// putDir takes back a fid that was closed.
+func (s *fidStore) putDir(d *dir) {
 	d.mu.Lock()
 	d.opened, d.shown = false, nil
 	d.mu.Unlock()
@@ -71,18 +71,6 @@ func (s *fidStore) putVMDir(d *dir) {
 	defer s.mu.Unlock()
 	if !d.stored && len(s.dirs) < keptFids {
 		d.stored = true
-		d.parent = nil
 		s.dirs = append(s.dirs, d)
 	}
-}
-
-// kept returns d, or in place of a fid that comes back for another use one that
-// does not, for a directory below it to hold on to.
-func (d *dir) kept() *dir {
-	if !d.ofVM {
-		return d
-	}
-	k := newVMDir()
-	k.node, k.parent, k.stored = d.node, d.parent, true
-	return k
 }

@@ -2,7 +2,6 @@ package fs
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"sync"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"github.com/hugelgupf/p9/p9"
 
 	"vmfs/machine"
-	"vmfs/machine/rc"
 )
 
 // snapshotIDs gives the snapshots of all VMs numbers for their qids, which a name
@@ -41,83 +39,71 @@ func (s *snapshotIDs) id(vm *machine.VM, name string) uint64 {
 	return id
 }
 
-// snapshotsDir returns a fid on the directory of a VM's snapshots, where rmdir
-// deletes one.
-func snapshotsDir(n node, parent *dir) *dir {
-	n.typ = p9.TypeDir
-	d := &dir{node: n, parent: parent}
-	ids := &n.s.tree.snapshots
-	qid := func(name string) p9.QID {
-		return p9.QID{Type: p9.TypeDir, Version: n.vm.Gen(), Path: qidPath(n.vm, kindSnapshot, ids.id(n.vm, name)<<2)}
-	}
-	d.lookup = func(name string) (file, error) {
-		info, err := n.vm.SnapshotInfo(name)
+func (t *Tree) snapshotQID(vm *machine.VM, name string) p9.QID {
+	return p9.QID{Type: p9.TypeDir, Version: vm.Gen(), Path: qidPath(vm, kindSnapshot, t.snapshots.id(vm, name)<<2)}
+}
+
+// snapshotsKind is the directory of a VM's snapshots.
+var snapshotsKind = dirKind{
+	at:   func(d *dir) string { return d.vm.Name() + "/snapshots/" },
+	none: "there is no such snapshot",
+	find: func(d *dir, name string) (file, error) {
+		info, err := d.vm.SnapshotInfo(name)
 		if err != nil {
-			return nil, fail(err)
+			return nil, err
 		}
-		sn := n
-		sn.path = qid(name).Path
-		return snapshotDir(sn, d, name, info), nil
-	}
-	d.list = func() (l listing) {
-		names, err := n.vm.Snapshots()
+		return newDir(&snapshotKind, d.node, d.s.tree.snapshotQID(d.vm, name).Path, snapshot{name, info}), nil
+	},
+	more: func(d *dir) (l listing) {
+		names, err := d.vm.Snapshots()
 		if err != nil {
-			n.s.tree.opt.Log.Error("snapshots not listed", "vm", n.vm.Name(), "error", err)
+			d.s.tree.opt.Log.Error("snapshots not listed", "vm", d.vm.Name(), "error", err)
 		}
 		for _, name := range names {
-			l.entries = append(l.entries, entry{name, qid(name)})
+			l.entries = append(l.entries, entry{name, d.s.tree.snapshotQID(d.vm, name)})
 		}
 		return l
-	}
-	d.unlink = func(ctx context.Context, name string, dir bool) error {
-		if err := d.may(mayWrite, "remove snapshot "+name); err != nil {
+	},
+	make: func(ctx context.Context, d *dir, name string, _ uint32, _ p9.GID) (p9.QID, error) {
+		if err := d.may(mayWrite, "take snapshot", name); err != nil {
+			return p9.QID{}, err
+		}
+		if err := d.vm.Snapshot(ctx, name); err != nil {
+			return p9.QID{}, fail(err)
+		}
+		return d.s.tree.snapshotQID(d.vm, name), nil
+	},
+	unlink: func(ctx context.Context, d *dir, name string, dir bool) error {
+		if err := d.may(mayWrite, "remove snapshot", name); err != nil {
 			return err
 		}
 		if !dir {
 			return failf(linux.EISDIR, "%s is a snapshot: remove it with rmdir", name)
 		}
-		return fail(n.vm.DeleteSnapshot(ctx, name))
-	}
-	return d
+		return d.vm.DeleteSnapshot(ctx, name)
+	},
 }
 
-// snapshotDir returns a fid on the directory of one snapshot.
-func snapshotDir(n node, parent *dir, name string, info machine.SnapshotInfo) *dir {
-	d := &dir{node: n, parent: parent}
-	rows := []row{
-		{name: "config", perm: 0o444, read: func(b []byte, _ *node) ([]byte, error) { return append(b, info.Config...), nil }},
-		{name: "info", perm: 0o444, read: func(b []byte, _ *node) ([]byte, error) { return appendSnapshot(b, info), nil }},
-	}
-	qid := func(i int) p9.QID {
-		return p9.QID{Version: n.vm.Gen(), Path: n.path + uint64(i) + 1}
-	}
-	d.lookup = func(leaf string) (file, error) {
-		i, ok := findRow(rows, leaf)
-		if !ok {
-			return nil, fail(fmt.Errorf("%s/snapshots/%s/%s: %w", n.vm.Name(), name, leaf, machine.ErrNotFound))
-		}
-		return &textFile{node: node{s: n.s, vm: n.vm, path: qid(i).Path, perm: rows[i].perm}, row: &rows[i]}, nil
-	}
-	d.list = func() (l listing) {
-		for i := range rows {
-			l.entries = append(l.entries, entry{rows[i].name, qid(i)})
-		}
-		return l
-	}
-	return d
+type snapshot struct {
+	name string
+	machine.SnapshotInfo
 }
 
-func appendSnapshot(b []byte, info machine.SnapshotInfo) []byte {
-	for _, kv := range [][2]string{
-		{"backend", string(info.Backend)},
-		{"version", info.Version},
-		{"time", info.Time.UTC().Format(time.RFC3339)},
-		{"memory.target", strconv.FormatInt(info.MemoryTarget, 10)},
-		{"bytes", strconv.FormatInt(info.Bytes, 10)},
-	} {
-		if kv[1] != "" {
-			b = append(b, kv[0]+"="+rc.Quote(kv[1])+"\n"...)
-		}
-	}
-	return b
+// snapshotKind is the directory of one snapshot.
+var snapshotKind = dirKind{
+	rows: []row{
+		{name: "config", perm: 0o444, help: "the configuration that the VM ran with", read: func(b []byte, n *node) ([]byte, error) {
+			return append(b, n.of.(snapshot).Config...), nil
+		}},
+		{name: "info", perm: 0o444, help: "KEY=VALUE lines: hypervisor, version, time, memory.target, bytes", read: func(b []byte, n *node) ([]byte, error) {
+			info := n.of.(snapshot)
+			b = appendKey(b, "hypervisor", string(info.Backend))
+			b = appendKey(b, "version", info.Version)
+			b = appendKey(b, "time", info.Time.UTC().Format(time.RFC3339))
+			b = appendKey(b, "memory.target", strconv.FormatInt(info.MemoryTarget, 10))
+			return appendKey(b, "bytes", strconv.FormatInt(info.Bytes, 10)), nil
+		}},
+	},
+	at:   func(d *dir) string { return d.vm.Name() + "/snapshots/" + d.of.(snapshot).name + "/" },
+	none: "a snapshot has config and info",
 }

@@ -33,7 +33,7 @@ func TestSnapshots(t *testing.T) {
 	assert.Equal(t, []string{"one", "two"}, names())
 	assert.Equal(t, cat(t, root, "web/config"), cat(t, root, "web/snapshots/one/config"))
 	info := cat(t, root, "web/snapshots/two/info")
-	assert.Contains(t, info, "backend=sim\n")
+	assert.Contains(t, info, "hypervisor=sim\n")
 	assert.Contains(t, info, "memory.target=536870912\n")
 
 	_, err := open(t, root, "web/snapshots/three", p9.ReadOnly)
@@ -57,8 +57,7 @@ func TestSnapshots(t *testing.T) {
 // after that fid has become another VM's.
 func TestParentOutlivesItsFid(t *testing.T) {
 	host := newHost(t)
-	root, err := New(host, Options{}).Attach()
-	require.NoError(t, err)
+	root := client(t, New(host, Options{}))
 	for _, name := range []string{"web", "db"} {
 		_, err := host.Create(name, machine.Owner{Mode: 0o700})
 		require.NoError(t, err)

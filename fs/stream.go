@@ -8,55 +8,30 @@ import (
 
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
+
+	"vmfs/streams"
 )
-
-// stream is what a fid on a stream file reads and writes once it is open.
-// Reads come one at a time, and so do writes; close comes last.
-type stream interface {
-	// read waits for something to read. io.EOF is the end.
-	read(ctx context.Context, p []byte) (int, error)
-	// write takes p, or as much of it as it could before it was cancelled. With
-	// an error it took nothing that counts.
-	write(ctx context.Context, p []byte) (int, error)
-	// close does not block.
-	close()
-}
-
-// A byteStream is a stream whose writes may be taken in parts.
-type byteStream interface {
-	stream
-	bytes()
-}
-
-// opener opens a stream for what mode asks for.
-type opener func(ctx context.Context, n *node, mode p9.OpenFlags) (stream, error)
 
 // streamFile is a fid on a file whose reads wait for what comes. Opening it may
 // wait, too.
 type streamFile struct {
 	node
-	name string
-	open opener
+	row *row
 
 	mu   sync.Mutex // guards what follows
 	mode p9.OpenFlags
-	st   stream // nil until opened
+	st   streams.Stream // nil until opened
 }
 
 // Walk copies the fid.
-func (f *streamFile) Walk(names []string) ([]p9.QID, p9.File, error) {
-	if len(names) > 0 {
-		return nil, nil, linux.ENOTDIR
-	}
-	return []p9.QID{f.qid()}, &streamFile{node: f.node, name: f.name, open: f.open}, nil
-}
+func (f *streamFile) Walk(names []string) ([]p9.QID, p9.File, error) { return f.walkFile(names, f.row) }
 
 // OpenContext opens the stream. What comes from now on is not missed.
 func (f *streamFile) OpenContext(ctx context.Context, mode p9.OpenFlags) (p9.QID, uint32, error) {
-	if err := f.checkOpen(f.name, mode); err != nil {
+	if err := f.checkOpen(f.row.name, mode); err != nil {
 		return p9.QID{}, 0, err
 	}
-	st, err := f.open(ctx, &f.node, mode)
+	st, err := f.row.stream(ctx, &f.node, mode)
 	if err != nil {
 		return p9.QID{}, 0, fail(err)
 	}
@@ -72,7 +47,7 @@ func (f *streamFile) Open(mode p9.OpenFlags) (p9.QID, uint32, error) {
 }
 
 // opened returns the stream if it was opened for what is wanted.
-func (f *streamFile) opened(not p9.OpenFlags) (stream, error) {
+func (f *streamFile) opened(not p9.OpenFlags) (streams.Stream, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.st == nil || f.mode.Mode() == not {
@@ -87,7 +62,7 @@ func (f *streamFile) ReadContext(ctx context.Context, p []byte, _ int64) (int, e
 	if err != nil {
 		return 0, err
 	}
-	n, err := st.read(ctx, p)
+	n, err := st.Read(ctx, p)
 	if n > 0 || errors.Is(err, io.EOF) {
 		return n, nil
 	}
@@ -100,19 +75,19 @@ func (f *streamFile) WriteContext(ctx context.Context, p []byte, _ int64) (int, 
 	if err != nil {
 		return 0, err
 	}
-	n, err := st.write(ctx, p)
+	n, err := st.Write(ctx, p)
 	if err != nil {
 		return 0, fail(err)
 	}
 	return n, nil
 }
 
-// WritesInParts tells whether writes are bytes rather than commands, so that it
-// makes no difference how many come at a time.
+// WritesInParts tells whether it makes no difference how many bytes are written at
+// a time.
 func (f *streamFile) WritesInParts() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	_, ok := f.st.(byteStream)
+	_, ok := f.st.(interface{ Bytes() })
 	return ok
 }
 
@@ -133,17 +108,7 @@ func (f *streamFile) Close() error {
 	f.st = nil
 	f.mu.Unlock()
 	if st != nil {
-		st.close()
+		st.Close()
 	}
 	return nil
-}
-
-// rest is the part of a record that a reader's buffer had no room for.
-type rest []byte
-
-// take moves what fits into p.
-func (r *rest) take(p []byte) int {
-	n := copy(p, *r)
-	*r = (*r)[n:]
-	return n
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"sync"
-	"sync/atomic"
 
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
@@ -17,37 +16,37 @@ const openTruncate p9.OpenFlags = 0o1000
 // writes are commands.
 type textFile struct {
 	node
-	row *row
-
-	// truncated tells that the file was truncated after this fid opened it for
-	// writing and before it wrote.
-	truncated atomic.Bool
-	stored    bool // see fidStore
+	row    *row
+	stored bool // see fidStore
 
 	mu     sync.Mutex // guards what follows
 	opened bool
 	mode   p9.OpenFlags
-	text   []byte // what offset 0 was read of
+	answer answer
+}
+
+// An answer is what a fid reads: its file's content as it was when offset 0 was
+// last read, or why its last write failed, until the next write.
+type answer struct {
 	have   bool
+	text   []byte
+	failed bool
+	at     int64 // the offset at which the text begins; -1 is that of the next read
 }
 
 // WalkOne finds nothing below a file.
 func (n *node) WalkOne(string) (p9.QID, p9.File, error) { return p9.QID{}, nil, linux.ENOTDIR }
 
-// newText returns a fid on the file of a row.
-func newText(n node, r *row) *textFile {
-	f := n.s.fids.text()
-	f.node, f.row = n, r
-	return f
-}
-
-// Walk copies the fid.
-func (f *textFile) Walk(names []string) ([]p9.QID, p9.File, error) {
+// walkFile copies a fid on a file.
+func (n *node) walkFile(names []string, r *row) ([]p9.QID, p9.File, error) {
 	if len(names) > 0 {
 		return nil, nil, linux.ENOTDIR
 	}
-	return []p9.QID{f.qid()}, newText(f.node, f.row), nil
+	return []p9.QID{n.qid()}, newFile(*n, r), nil
 }
+
+// Walk copies the fid.
+func (f *textFile) Walk(names []string) ([]p9.QID, p9.File, error) { return f.walkFile(names, f.row) }
 
 // checkOpen refuses what neither the kind of file nor the VM's mode allows.
 func (n *node) checkOpen(name string, mode p9.OpenFlags) error {
@@ -62,15 +61,16 @@ func (n *node) checkOpen(name string, mode p9.OpenFlags) error {
 		want |= mayWrite
 	}
 	if missing := want &^ (n.perm >> 6); missing != 0 {
+		can := "written"
 		if missing&mayWrite != 0 {
-			return failf(linux.EACCES, "open %s: %w: it can only be read", name, errAccess)
+			can = "read"
 		}
-		return failf(linux.EACCES, "open %s: %w: it can only be written", name, errAccess)
+		return failf(linux.EACCES, "open %s: %w: it can only be %s", name, errAccess, can)
 	}
 	return n.may(want, "open", name)
 }
 
-// Open opens the file. A truncating open means something to config alone.
+// Open opens the file.
 func (f *textFile) Open(mode p9.OpenFlags) (p9.QID, uint32, error) {
 	if err := f.checkOpen(f.row.name, mode); err != nil {
 		return p9.QID{}, 0, err
@@ -78,60 +78,77 @@ func (f *textFile) Open(mode p9.OpenFlags) (p9.QID, uint32, error) {
 	f.mu.Lock()
 	f.opened, f.mode = true, mode
 	f.mu.Unlock()
-	if f.row.truncates && mode.Mode() != p9.ReadOnly {
-		f.truncated.Store(mode&openTruncate != 0)
-		f.s.truncs.add(f)
-	}
 	return f.qid(), 0, nil
 }
 
 // Close forgets the fid.
 func (f *textFile) Close() error {
-	if f.row.truncates {
-		f.s.truncs.remove(f)
-	}
 	f.s.fids.putText(f)
 	return nil
 }
 
-// ReadAt serves the content as it was when offset 0 was last read.
+// ReadAt serves the content, or why the last write failed.
 func (f *textFile) ReadAt(p []byte, off int64) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.opened || f.mode.Mode() == p9.WriteOnly {
 		return 0, linux.EBADF
 	}
-	if off == 0 || !f.have {
+	if f.row.readAt != nil {
+		n, err := f.row.readAt(&f.node, p, off)
+		if n > 0 || err == io.EOF {
+			return n, err
+		}
+		return 0, fail(err)
+	}
+	a := &f.answer
+	switch {
+	case a.failed && a.at < 0 || off == 0 && a.failed:
+		a.at = off
+	case off == 0 || !a.have:
 		if err := f.gone(); err != nil {
 			return 0, err
 		}
-		text, err := f.row.read(f.text[:0], &f.node)
+		text, err := f.row.read(a.text[:0], &f.node)
 		if err != nil {
 			return 0, fail(err)
 		}
-		f.text, f.have = text, true
+		a.text, a.have = text, true
 	}
-	if off < 0 || off >= int64(len(f.text)) {
+	if off -= a.at; off < 0 || off >= int64(len(a.text)) {
 		return 0, io.EOF
 	}
-	return copy(p, f.text[off:]), nil
+	return copy(p, a.text[off:]), nil
+}
+
+// writable is an error if the fid is not open for writing, or its VM is gone.
+func (f *textFile) writable() error {
+	f.mu.Lock()
+	ok := f.opened && f.mode.Mode() != p9.ReadOnly
+	f.mu.Unlock()
+	if !ok {
+		return linux.EBADF
+	}
+	return f.gone()
 }
 
 // WriteContext carries out what is written. The offset means nothing: a shell
 // that appends counts it up from wherever the file ended for it.
 func (f *textFile) WriteContext(ctx context.Context, p []byte, _ int64) (int, error) {
-	f.mu.Lock()
-	ok := f.opened && f.mode.Mode() != p9.ReadOnly
-	f.mu.Unlock()
-	if !ok {
-		return 0, linux.EBADF
-	}
-	if err := f.gone(); err != nil {
+	if err := f.writable(); err != nil {
 		return 0, err
 	}
-	replace := f.truncated.Swap(false)
-	if err := f.row.write(ctx, &f.node, string(p), replace); err != nil {
-		return 0, fail(err)
+	err := fail(f.row.write(ctx, &f.node, string(p)))
+	if f.row.answers {
+		f.mu.Lock()
+		f.answer = answer{text: f.answer.text[:0]}
+		if err != nil {
+			f.answer = answer{have: true, failed: true, at: -1, text: append(f.answer.text, err.Error()+"\n"...)}
+		}
+		f.mu.Unlock()
+	}
+	if err != nil {
+		return 0, err
 	}
 	return len(p), nil
 }
@@ -139,4 +156,43 @@ func (f *textFile) WriteContext(ctx context.Context, p []byte, _ int64) (int, er
 // WriteAt is WriteContext for servers that know no contexts.
 func (f *textFile) WriteAt(p []byte, off int64) (int, error) {
 	return f.WriteContext(context.Background(), p, off)
+}
+
+// begunFile is a fid on a file that its opening makes, or that is there while it is
+// open.
+type begunFile struct {
+	textFile
+	kind *row   // that began it; row is what its opening gave
+	end  func() // what Close ends; nil until opened
+}
+
+// Walk copies the fid.
+func (f *begunFile) Walk(names []string) ([]p9.QID, p9.File, error) { return f.walkFile(names, f.kind) }
+
+// OpenContext makes what is read and written.
+func (f *begunFile) OpenContext(ctx context.Context, mode p9.OpenFlags) (p9.QID, uint32, error) {
+	if err := f.checkOpen(f.kind.name, mode); err != nil {
+		return p9.QID{}, 0, err
+	}
+	r, end, err := f.kind.begin(ctx, &f.node)
+	if err != nil {
+		return p9.QID{}, 0, fail(err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.row, f.end, f.opened, f.mode = &r, end, true, mode
+	return f.qid(), 0, nil
+}
+
+// Open is OpenContext for servers that know no contexts.
+func (f *begunFile) Open(mode p9.OpenFlags) (p9.QID, uint32, error) {
+	return f.OpenContext(context.Background(), mode)
+}
+
+// Close ends what Open began.
+func (f *begunFile) Close() error {
+	if f.end != nil {
+		f.end()
+	}
+	return nil
 }

@@ -5,15 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path"
 	"strings"
 	"time"
 
-	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
 
 	"vmfs/backends/hypervisor"
 	"vmfs/machine"
 	"vmfs/machine/rc"
+	"vmfs/streams"
 )
 
 // defaultMode is the mode of a VM that is made without one: its owner may do
@@ -28,7 +29,7 @@ type Options struct {
 	// server's own user; nil is none.
 	CreateGroup *uint32
 	// Linger is how long a vsock stream that was closed after writes may take to
-	// deliver them and to reach its end; 0 is 30 s.
+	// deliver them and to reach its end; 0 is 30 s (streams.New).
 	Linger time.Duration
 	// Log gets a line for each refused attach; nothing is logged if it is nil.
 	Log *slog.Logger
@@ -36,9 +37,9 @@ type Options struct {
 
 // Tree is the tree of one host.
 type Tree struct {
-	host  *machine.Host
-	opt   Options
-	vsock *vsocks
+	host   *machine.Host
+	opt    Options
+	guests *streams.Guests
 
 	snapshots snapshotIDs
 }
@@ -50,13 +51,13 @@ func New(host *machine.Host, opt Options) *Tree {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Tree{host: host, opt: opt, vsock: newVsocks(host, opt.Linger)}
+	return &Tree{host: host, opt: opt, guests: streams.New(host, opt.Linger)}
 }
 
 // Close ends what the tree holds of vsock streams. Streams that were closed and
 // still deliver may do so until ctx ends, and those that are open are cut. It is
 // for when no server serves the tree any more.
-func (t *Tree) Close(ctx context.Context) { t.vsock.close(ctx) }
+func (t *Tree) Close(ctx context.Context) { t.guests.Close(ctx) }
 
 // Attach returns the root for the server's own user. It is for servers and
 // tests that know nothing of users.
@@ -73,20 +74,13 @@ func (t *Tree) AttachUser(_ context.Context, c caller, uname string, nuname uint
 		t.opt.Log.Warn("attach refused", "listener", c.Listener(), "remote", c.Remote(), "uname", uname, "error", err)
 		return nil, fail(err)
 	}
-	var at file = t.root(w)
-	for name := range strings.SplitSeq(aname, "/") {
-		if name == "" || name == "." {
-			continue
-		}
-		d, ok := at.(*dir)
-		if !ok {
-			return nil, linux.ENOTDIR
-		}
-		if at, err = d.walk(name); err != nil {
-			return nil, err
-		}
+	root := t.root(w)
+	names := strings.FieldsFunc(path.Clean("/"+aname), func(r rune) bool { return r == '/' })
+	if len(names) == 0 {
+		return root, nil
 	}
-	return at, nil
+	_, f, err := root.Walk(names)
+	return f, err
 }
 
 func (t *Tree) mayCreate(w *who) bool {

@@ -97,7 +97,7 @@ func TestLife(t *testing.T) {
 	mustWrite(t, root, "web/ctl", "resume")
 	mustWrite(t, root, "web/console", "echo forty$")
 	console.expect("forty$")
-	assert.Contains(t, cat(t, root, "web/info"), "backend=sim\n")
+	assert.Contains(t, cat(t, root, "web/info"), "hypervisor=sim\n")
 	mustWrite(t, root, "web/ctl", "set memory=2G")
 	assert.Contains(t, cat(t, root, "web/info"), "memory.target=2147483648\n")
 	mustWrite(t, root, "web/ctl", "poweroff")
@@ -195,7 +195,7 @@ func TestClone(t *testing.T) {
 	m, err := f.ReadAt(rest, int64(n))
 	require.NoError(t, err)
 	name := strings.TrimSpace(string(buf[:n]) + string(rest[:m]))
-	n, err = f.ReadAt(rest, 4)
+	n, err = f.ReadAt(rest, int64(n+m))
 	assert.True(t, n == 0 && (err == nil || errors.Is(err, io.EOF)), "%d %v", n, err)
 	_, err = f.WriteAt([]byte("start"), 4)
 	require.NoError(t, err)
@@ -231,7 +231,7 @@ func TestListing(t *testing.T) {
 			require.NoError(t, mkdir(t, root, "aaa"))
 		}
 	}
-	assert.Len(t, seen, 50+len(rootTable))
+	assert.Len(t, seen, 50+len(rootKind.rows))
 
 	paths := map[uint64]string{}
 	var walk func(dir p9.File, at string)
@@ -262,7 +262,7 @@ func TestListing(t *testing.T) {
 		f.Close()
 	}
 	walk(root, "")
-	assert.Greater(t, len(paths), 50*len(vmTable))
+	assert.Greater(t, len(paths), 50*len(vmKind.rows))
 }
 
 // TestCancel holds that what waits ends with its context.

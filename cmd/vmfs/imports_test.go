@@ -69,8 +69,14 @@ var layers = []layer{
 			"so that what it links is small and no back end or server comes with it",
 	},
 	{
+		part: "vmfs/streams",
+		vmfs: []string{"vmfs/internal", "vmfs/machine", "vmfs/backends/hypervisor", "vmfs/vsock"},
+		reason: "streams is the life of what is read and written as it comes, whoever serves it: " +
+			"it knows contexts, bytes and errors, and nothing of 9P's fids and qids",
+	},
+	{
 		part: "vmfs/fs",
-		vmfs: []string{"vmfs/internal", "vmfs/ctl", "vmfs/machine", "vmfs/backends/hypervisor", "vmfs/vsock"},
+		vmfs: []string{"vmfs/internal", "vmfs/ctl", "vmfs/streams", "vmfs/machine", "vmfs/backends/hypervisor", "vmfs/vsock"},
 		any:  true,
 		reason: "fs shows what machine has, and runs commands by ctl: with a back end or the 9P server in it, " +
 			"adding a back end or a dialect would mean changing the tree; of vsock it takes the errors, " +
@@ -283,6 +289,9 @@ func TestCheck(t *testing.T) {
 		{"vmfs/machine", "vmfs/backends/qemu", false},
 		{"vmfs/fs", "vmfs/ctl", true},
 		{"vmfs/fs", "vmfs/ninep", false},
+		{"vmfs/fs", "vmfs/streams", true},
+		{"vmfs/streams", "vmfs/fs", false},
+		{"vmfs/streams", "github.com/hugelgupf/p9/p9", false},
 		{"vmfs/ninep", "github.com/hugelgupf/p9/p9", true},
 		{"vmfs/ninep", "github.com/spf13/cobra", false},
 		{"vmfs/ninep", "vmfs/ninep/wire", true},

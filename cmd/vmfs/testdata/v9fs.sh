@@ -104,7 +104,7 @@ wait $waiter; is "wait woke with" "$(cat /tmp/wait)" running
 is "error after a success" "$(cat web/error)" ""
 until_file /tmp/console 'vmfs guest ready' && ok "console shows the boot"
 [ "$(cat web/pid)" -gt 1 ] && ok "pid is there" || not_ok "pid"
-has "info" "$(cat web/info)" "backend=qemu"
+has "info" "$(cat web/info)" "hypervisor=qemu"
 has "capabilities" "$(cat web/capabilities)" "pause"
 has "ctl shows pause" "$(cat web/ctl)" "pause"
 chmod 750 web && chgrp 1 web && chown 1 web && ok "chmod, chgrp, chown" || not_ok "chmod, chgrp, chown"

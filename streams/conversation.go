@@ -1,25 +1,21 @@
-package fs
+package streams
 
 import (
 	"context"
 	"fmt"
-	"io"
-	"strconv"
 	"strings"
 	"sync"
-
-	"github.com/hugelgupf/p9/p9"
 
 	"vmfs/backends/hypervisor"
 	"vmfs/machine"
 	"vmfs/machine/rc"
+	"vmfs/vsock"
 )
 
-// conversation is one stream that several opens share, in the manner of Plan 9's
-// /net. It is there while any of its files is open, status and the directory not
-// counted, and has one stream in its life.
-type conversation struct {
-	v    *vsocks
+// A Conversation is one stream that several opens share, in the manner of Plan 9's
+// /net. It is there while anybody has it open, and has one stream in its life.
+type Conversation struct {
+	v    *Guests
 	vm   *machine.VM
 	id   uint32
 	name string
@@ -28,7 +24,7 @@ type conversation struct {
 	opens   int        // 0: it is gone
 	state   convState
 	port    uint32
-	stream  *vsockStream  // nil before it is established
+	stream  *Conn         // nil before it is established
 	changed chan struct{} // closed and replaced when state changes
 	stop    func()        // ends an announcement that waits
 	failed  error         // why an announcement came to nothing
@@ -49,29 +45,35 @@ func (s convState) String() string {
 }
 
 // set changes the state. mu is held.
-func (c *conversation) set(s convState) {
+func (c *Conversation) set(s convState) {
 	c.state = s
 	close(c.changed)
 	c.changed = make(chan struct{})
 }
 
-func (c *conversation) errorf(format string, args ...any) error {
-	return fmt.Errorf("vsock %s: conversation %s: %w", c.vm.Name(), c.name, fmt.Errorf(format, args...))
+func (c *Conversation) errorf(format string, args ...any) error {
+	return fmt.Errorf("vsock %s: Conversation %s: %w", c.vm.Name(), c.name, fmt.Errorf(format, args...))
 }
 
-// open counts one more open file.
-func (c *conversation) open() error {
+// ID is the conversation's number among those of its VM.
+func (c *Conversation) ID() uint32 { return c.id }
+
+// Name is the conversation's name: c0 and so on.
+func (c *Conversation) Name() string { return c.name }
+
+// Open counts one more who has it open, and will close it.
+func (c *Conversation) Open() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.opens == 0 {
-		return c.errorf("%w: its last open file was closed", machine.ErrNotFound)
+		return c.errorf("%w: it was closed", machine.ErrNotFound)
 	}
 	c.opens++
 	return nil
 }
 
-// close counts one open file less, and ends the conversation with the last one.
-func (c *conversation) close() {
+// Close counts one less, and ends the conversation with the last one.
+func (c *Conversation) Close() {
 	c.mu.Lock()
 	c.opens--
 	last := c.opens == 0
@@ -88,7 +90,7 @@ func (c *conversation) close() {
 		stop()
 	}
 	if st != nil {
-		st.close()
+		st.Close()
 	}
 	c.v.forget(c)
 }
@@ -96,39 +98,51 @@ func (c *conversation) close() {
 // convVerbs is what can be written to ctl.
 const convVerbs = "connect PORT, announce PORT, shutdown write, hangup"
 
-// command carries out one line.
-func (c *conversation) command(ctx context.Context, line string) error {
-	words, err := rc.Split(line)
-	if err != nil {
-		return c.errorf("%w: %w", hypervisor.ErrInvalid, err)
+// Command carries out what is written to ctl: verbs, one a line.
+func (c *Conversation) Command(ctx context.Context, text string) error {
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		words, err := rc.Split(line)
+		if err == nil {
+			err = c.verb(ctx, line, words)
+		} else {
+			err = c.errorf("%w: %w", hypervisor.ErrInvalid, err)
+		}
+		if err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func (c *Conversation) verb(ctx context.Context, line string, words []string) error {
 	switch {
 	case len(words) == 0:
 		return nil
 	case len(words) == 2 && (words[0] == "connect" || words[0] == "announce"):
-		port, err := parsePort(c.vm, words[0], words[1])
+		port, err := vsock.ParsePort(words[1])
 		if err != nil {
 			return c.errorf("%w: %q is not a port: want 1 to 4294967294", hypervisor.ErrInvalid, words[1])
 		}
 		if words[0] == "connect" {
-			return c.connect(ctx, port)
+			return c.connect(ctx, uint32(port))
 		}
-		return c.announce(ctx, port)
+		return c.announce(ctx, uint32(port))
+	case len(words) == 1 && words[0] == "hangup":
+		c.hangup()
+		return nil
 	case len(words) == 2 && words[0] == "shutdown" && words[1] == "write":
 		st, err := c.established()
 		if err != nil {
 			return err
 		}
 		return st.shutdown(ctx)
-	case len(words) == 1 && words[0] == "hangup":
-		c.hangup()
-		return nil
 	}
 	return c.errorf("%w: %q: want one of %s", hypervisor.ErrInvalid, line, convVerbs)
 }
 
 // begin takes the conversation's one chance to get a stream.
-func (c *conversation) begin(s convState, port uint32) error {
+func (c *Conversation) begin(s convState, port uint32) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.state != convIdle {
@@ -140,7 +154,7 @@ func (c *conversation) begin(s convState, port uint32) error {
 }
 
 // settle ends what begin began. Without a stream the conversation is idle again.
-func (c *conversation) settle(s *vsockStream, err error) {
+func (c *Conversation) settle(s *Conn, err error) {
 	c.mu.Lock()
 	closed := c.state == convClosed
 	switch {
@@ -155,22 +169,22 @@ func (c *conversation) settle(s *vsockStream, err error) {
 	c.stop = nil
 	c.mu.Unlock()
 	if closed && s != nil {
-		s.close()
+		s.Close()
 	}
 }
 
-func (c *conversation) connect(ctx context.Context, port uint32) error {
+func (c *Conversation) connect(ctx context.Context, port uint32) error {
 	if err := c.begin(convConnecting, port); err != nil {
 		return err
 	}
-	s, err := c.v.dial(ctx, c.vm, port)
+	s, err := c.v.Dial(ctx, c.vm, port)
 	c.settle(s, err)
 	return err
 }
 
 // announce listens on a port of the host. It returns when the guest can connect;
 // opening data waits until it has.
-func (c *conversation) announce(ctx context.Context, port uint32) error {
+func (c *Conversation) announce(ctx context.Context, port uint32) error {
 	if err := c.begin(convAnnounced, port); err != nil {
 		return err
 	}
@@ -178,7 +192,7 @@ func (c *conversation) announce(ctx context.Context, port uint32) error {
 	if err != nil {
 		c.settle(nil, err)
 		if ctx.Err() == nil {
-			c.vm.RecordError("vsock announce "+portName(port), err)
+			c.vm.RecordError(fmt.Sprint("vsock announce ", port), err)
 		}
 		return err
 	}
@@ -198,7 +212,7 @@ func (c *conversation) announce(ctx context.Context, port uint32) error {
 }
 
 // established returns the stream.
-func (c *conversation) established() (*vsockStream, error) {
+func (c *Conversation) established() (*Conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.state != convEstablished {
@@ -208,18 +222,18 @@ func (c *conversation) established() (*vsockStream, error) {
 }
 
 // notConnected says what is missing. mu is held.
-func (c *conversation) notConnected() error {
+func (c *Conversation) notConnected() error {
 	switch {
 	case c.failed != nil:
 		return c.failed
 	case c.state == convClosed:
-		return c.errorf("%w: it was hung up", errNotConnected)
+		return c.errorf("%w: it was hung up", ErrNotConnected)
 	}
-	return c.errorf("%w: write connect PORT or announce PORT to its ctl first", errNotConnected)
+	return c.errorf("%w: write connect PORT or announce PORT to its ctl first", ErrNotConnected)
 }
 
 // hangup ends the stream at once, and whatever waits for one.
-func (c *conversation) hangup() {
+func (c *Conversation) hangup() {
 	c.mu.Lock()
 	st, stop := c.stream, c.stop
 	c.stop = nil
@@ -233,9 +247,9 @@ func (c *conversation) hangup() {
 	}
 }
 
-// openData opens data, for which it waits until there is a stream under way.
-func (c *conversation) openData(ctx context.Context, _ *node, _ p9.OpenFlags) (stream, error) {
-	if err := c.open(); err != nil {
+// Data opens the stream, for which it waits while one is under way.
+func (c *Conversation) Data(ctx context.Context) (Stream, error) {
+	if err := c.Open(); err != nil {
 		return nil, err
 	}
 	for {
@@ -248,7 +262,7 @@ func (c *conversation) openData(ctx context.Context, _ *node, _ p9.OpenFlags) (s
 		c.mu.Unlock()
 		if err == nil {
 			if state == convEstablished {
-				return &convData{c, st}, nil
+				return &convData{st, c}, nil
 			}
 			select {
 			case <-changed:
@@ -257,71 +271,35 @@ func (c *conversation) openData(ctx context.Context, _ *node, _ p9.OpenFlags) (s
 				err = ctx.Err()
 			}
 		}
-		c.close()
+		c.Close()
 		return nil, err
 	}
 }
 
-func (c *conversation) openCtl(context.Context, *node, p9.OpenFlags) (stream, error) {
-	if err := c.open(); err != nil {
-		return nil, err
-	}
-	return &convCtl{c: c, rest: rest(c.name + "\n")}, nil
+// convData is the stream as one of several has it open.
+type convData struct {
+	*Conn
+	c *Conversation
 }
 
-// appendStatus is the content of status.
-func (c *conversation) appendStatus(b []byte) ([]byte, error) {
+func (f *convData) Close() { f.c.Close() }
+
+// Status is how the conversation is, as lines of KEY=VALUE.
+func (c *Conversation) Status() (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.opens == 0 {
-		return nil, c.errorf("%w: its last open file was closed", machine.ErrNotFound)
+		return "", c.errorf("%w: it was closed", machine.ErrNotFound)
 	}
-	state, in, out := c.state, int64(0), int64(0)
+	state, in, out, port := c.state, int64(0), int64(0), ""
 	if st := c.stream; st != nil {
 		in, out = st.in.Load(), st.out.Load()
 		if !st.alive() {
 			state = convClosed
 		}
 	}
-	b = append(b, "state="+state.String()+"\n"...)
 	if c.port != 0 {
-		b = append(b, "port="+portName(c.port)+"\n"...)
+		port = fmt.Sprintf("port=%d\n", c.port)
 	}
-	b = append(b, "in="+strconv.FormatInt(in, 10)+"\n"...)
-	return append(b, "out="+strconv.FormatInt(out, 10)+"\n"...), nil
+	return fmt.Sprintf("state=%s\n%sin=%d\nout=%d\n", state, port, in, out), nil
 }
-
-// convCtl is a fid on ctl: it reads as the conversation's name.
-type convCtl struct {
-	c    *conversation
-	rest rest // for the reads, which come one at a time
-}
-
-func (f *convCtl) read(_ context.Context, p []byte) (int, error) {
-	if len(f.rest) == 0 {
-		return 0, io.EOF
-	}
-	return f.rest.take(p), nil
-}
-
-func (f *convCtl) write(ctx context.Context, p []byte) (int, error) {
-	for line := range strings.Lines(string(p)) {
-		if err := f.c.command(ctx, strings.TrimSuffix(line, "\n")); err != nil {
-			return 0, err
-		}
-	}
-	return len(p), nil
-}
-
-func (f *convCtl) close() { f.c.close() }
-
-// convData is a fid on data.
-type convData struct {
-	c *conversation
-	s *vsockStream
-}
-
-func (f *convData) read(ctx context.Context, p []byte) (int, error)  { return f.s.read(ctx, p) }
-func (f *convData) write(ctx context.Context, p []byte) (int, error) { return f.s.write(ctx, p) }
-func (f *convData) close()                                           { f.c.close() }
-func (f *convData) bytes()                                           {}

@@ -1,4 +1,4 @@
-package fs
+package streams
 
 import (
 	"context"
@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// defaultLinger is Options.Linger unless set: longer than a guest that is busy
+	// defaultLinger is how long a stream is kept after it was closed: longer than a guest that is busy
 	// takes to read what is under way to it.
 	defaultLinger = 30 * time.Second
 	// lastWords is how long a read waits for more from a guest that is gone: what it
@@ -27,10 +27,10 @@ const (
 // past is a deadline that wakes what is blocked.
 var past = time.Unix(1, 0)
 
-// vsockStream is one stream to or from a guest. Reads of it come one after the
+// A Conn is one stream to or from a guest. Reads of it come one after the
 // other, and so do writes, whichever fids they come by.
-type vsockStream struct {
-	v       *vsocks
+type Conn struct {
+	v       *Guests
 	vm      *machine.VM
 	port    uint32
 	conn    net.Conn
@@ -50,8 +50,8 @@ type vsockStream struct {
 	ended      bool // conn is closed
 }
 
-func newVsockStream(v *vsocks, vm *machine.VM, port uint32, conn net.Conn, began time.Time, release func()) *vsockStream {
-	s := &vsockStream{v: v, vm: vm, port: port, conn: conn, began: began, release: release, rd: make(chan struct{}, 1), wr: make(chan struct{}, 1)}
+func newConn(v *Guests, vm *machine.VM, port uint32, conn net.Conn, began time.Time, release func()) *Conn {
+	s := &Conn{v: v, vm: vm, port: port, conn: conn, began: began, release: release, rd: make(chan struct{}, 1), wr: make(chan struct{}, 1)}
 	s.rd <- struct{}{}
 	s.wr <- struct{}{}
 	return s
@@ -81,8 +81,8 @@ func interruptible(ctx context.Context, set func(time.Time) error) (stop func())
 	}
 }
 
-// read waits for bytes from the guest and delivers those that are there.
-func (s *vsockStream) read(ctx context.Context, p []byte) (int, error) {
+// Read waits for bytes from the guest and delivers those that are there.
+func (s *Conn) Read(ctx context.Context, p []byte) (int, error) {
 	if err := take(ctx, s.rd); err != nil {
 		return 0, err
 	}
@@ -119,7 +119,7 @@ func (s *vsockStream) read(ctx context.Context, p []byte) (int, error) {
 }
 
 // readDeadline is what a new read has to obey.
-func (s *vsockStream) readDeadline() {
+func (s *Conn) readDeadline() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var at time.Time
@@ -129,9 +129,9 @@ func (s *vsockStream) readDeadline() {
 	_ = s.conn.SetReadDeadline(at) // fails when closed, as the read will
 }
 
-// write sends p to the guest, and waits while that does not take it. Cancelled, it
+// Write sends p to the guest, and waits while that does not take it. Cancelled, it
 // returns how much was taken.
-func (s *vsockStream) write(ctx context.Context, p []byte) (int, error) {
+func (s *Conn) Write(ctx context.Context, p []byte) (int, error) {
 	if err := take(ctx, s.wr); err != nil {
 		return 0, err
 	}
@@ -165,7 +165,7 @@ func (s *vsockStream) write(ctx context.Context, p []byte) (int, error) {
 }
 
 // writeDeadline is what a new write has to obey, or why there can be none.
-func (s *vsockStream) writeDeadline() error {
+func (s *Conn) writeDeadline() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -178,13 +178,13 @@ func (s *vsockStream) writeDeadline() error {
 	return nil
 }
 
-func (s *vsockStream) wrap(err error) error {
+func (s *Conn) wrap(err error) error {
 	return fmt.Errorf("vsock %s: port %d: %w", s.vm.Name(), s.port, err)
 }
 
 // shutdown ends our side once the writes under way are done: the guest reads to
 // the end of file. Reading goes on.
-func (s *vsockStream) shutdown(ctx context.Context) error {
+func (s *Conn) shutdown(ctx context.Context) error {
 	if err := take(ctx, s.wr); err != nil {
 		return err
 	}
@@ -198,7 +198,7 @@ func (s *vsockStream) shutdown(ctx context.Context) error {
 }
 
 // halfClose is shutdown for who holds mu.
-func (s *vsockStream) halfClose() error {
+func (s *Conn) halfClose() error {
 	if s.halfClosed || s.ended {
 		return nil
 	}
@@ -213,7 +213,7 @@ func (s *vsockStream) halfClose() error {
 
 // lose ends a stream that is older than the time at which its guest was gone. What
 // the guest sent before can still be read. It tells whether that is news.
-func (s *vsockStream) lose(gone time.Time, why string) bool {
+func (s *Conn) lose(gone time.Time, why string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.began.Before(gone) || s.lost != nil || s.ended {
@@ -226,10 +226,10 @@ func (s *vsockStream) lose(gone time.Time, why string) bool {
 	return !s.eof && !s.closing
 }
 
-// close gives the stream up. What was written is delivered: the stream ends our
+// Close gives the stream up. What was written is delivered: the stream ends our
 // side, and is kept, without anybody to read it, until the guest has ended its own
 // or the time for that is over.
-func (s *vsockStream) close() {
+func (s *Conn) Close() {
 	s.mu.Lock()
 	if s.closing {
 		s.mu.Unlock()
@@ -251,11 +251,12 @@ func (s *vsockStream) close() {
 		s.end()
 		return
 	}
-	s.discard()
+	s.Discard()
 }
 
-// discard has what comes from the guest read and dropped from now on.
-func (s *vsockStream) discard() {
+// Discard has what comes from the guest read and dropped from now on: a guest that
+// answers would wait for a reader, and then stop reading itself.
+func (s *Conn) Discard() {
 	s.mu.Lock()
 	begin := !s.discarding && !s.ended
 	s.discarding = s.discarding || begin
@@ -265,7 +266,7 @@ func (s *vsockStream) discard() {
 	}
 }
 
-func (s *vsockStream) drain() {
+func (s *Conn) drain() {
 	n, _ := io.Copy(io.Discard, s.conn) // any error is the end of it
 	s.in.Add(n)
 	s.mu.Lock()
@@ -277,8 +278,11 @@ func (s *vsockStream) drain() {
 	}
 }
 
+// Bytes marks a stream of bytes, which can be written in parts of any size.
+func (s *Conn) Bytes() {}
+
 // end closes the stream at once, both ways.
-func (s *vsockStream) end() {
+func (s *Conn) end() {
 	s.mu.Lock()
 	if s.ended {
 		s.mu.Unlock()
@@ -294,7 +298,7 @@ func (s *vsockStream) end() {
 }
 
 // alive reports whether bytes can still go either way.
-func (s *vsockStream) alive() bool {
+func (s *Conn) alive() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.lost == nil && !s.ended && !(s.eof && s.halfClosed)

@@ -1,7 +1,8 @@
-package fs
+package streams
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"time"
 
@@ -11,10 +12,10 @@ import (
 // listenTimeout bounds the making of a listener, which does not ask the guest.
 const listenTimeout = 10 * time.Second
 
-// vsockListener is a port of the host that a guest can connect to. All who wait
+// listener is a port of the host that a guest can connect to. All who wait
 // for that share it; it stays while any of them waits, or has a stream of it.
-type vsockListener struct {
-	v     *vsocks
+type listener struct {
+	v     *Guests
 	vm    *machine.VM
 	port  uint32
 	began time.Time
@@ -23,7 +24,7 @@ type vsockListener struct {
 	over  chan struct{} // closed when it takes no more
 	gone  chan struct{} // closed when the port is free again
 
-	// vsocks.mu guards what follows.
+	// Guests.mu guards what follows.
 	users int
 	ln    net.Listener // nil before it listens
 	err   error        // why it is over
@@ -31,7 +32,7 @@ type vsockListener struct {
 
 // listener returns the listener on a port for one more user, who has to release
 // it.
-func (v *vsocks) listener(ctx context.Context, vm *machine.VM, port uint32) (*vsockListener, error) {
+func (v *Guests) listener(ctx context.Context, vm *machine.VM, port uint32) (*listener, error) {
 	for {
 		v.mu.Lock()
 		m, err := v.of(vm)
@@ -50,7 +51,7 @@ func (v *vsocks) listener(ctx context.Context, vm *machine.VM, port uint32) (*vs
 			}
 		}
 		if l == nil {
-			l = &vsockListener{
+			l = &listener{
 				v: v, vm: vm, port: port, began: time.Now(),
 				ready: make(chan struct{}), conns: make(chan net.Conn), over: make(chan struct{}), gone: make(chan struct{}),
 			}
@@ -74,7 +75,7 @@ func (v *vsocks) listener(ctx context.Context, vm *machine.VM, port uint32) (*vs
 
 // run listens, and hands over what comes, one at a time: the others wait in the
 // system's queue.
-func (l *vsockListener) run() {
+func (l *listener) run() {
 	v := l.v
 	defer func() {
 		v.mu.Lock()
@@ -117,8 +118,8 @@ func (l *vsockListener) run() {
 	}
 }
 
-// fail ends the listener. vsocks.mu is held.
-func (l *vsockListener) fail(err error) {
+// fail ends the listener. Guests.mu is held.
+func (l *listener) fail(err error) {
 	if l.err != nil {
 		return
 	}
@@ -129,14 +130,14 @@ func (l *vsockListener) fail(err error) {
 	}
 }
 
-func (l *vsockListener) why() error {
+func (l *listener) why() error {
 	l.v.mu.Lock()
 	defer l.v.mu.Unlock()
 	return l.err
 }
 
 // release is called by each user once.
-func (l *vsockListener) release() {
+func (l *listener) release() {
 	l.v.mu.Lock()
 	defer l.v.mu.Unlock()
 	if l.users--; l.users == 0 {
@@ -144,27 +145,27 @@ func (l *vsockListener) release() {
 	}
 }
 
-// accept waits for the guest to connect to a port of the host.
-func (v *vsocks) accept(ctx context.Context, vm *machine.VM, port uint32) (*vsockStream, error) {
+// Accept waits for the guest to connect to a port of the host.
+func (v *Guests) Accept(ctx context.Context, vm *machine.VM, port uint32) (*Conn, error) {
 	l, err := v.listener(ctx, vm, port)
 	if err == nil {
-		var s *vsockStream
+		var s *Conn
 		if s, err = l.accept(ctx); err == nil {
 			return s, nil
 		}
 	}
 	if ctx.Err() == nil {
-		vm.RecordError("vsock listen "+portName(port), err)
+		vm.RecordError(fmt.Sprint("vsock listen ", port), err)
 	}
 	return nil, err
 }
 
 // accept waits for a stream for one user, whose release becomes the stream's.
-func (l *vsockListener) accept(ctx context.Context) (*vsockStream, error) {
+func (l *listener) accept(ctx context.Context) (*Conn, error) {
 	var err error
 	select {
 	case conn := <-l.conns:
-		return l.v.add(newVsockStream(l.v, l.vm, l.port, conn, time.Now(), l.release))
+		return l.v.add(newConn(l.v, l.vm, l.port, conn, time.Now(), l.release))
 	case <-l.over:
 		err = l.why()
 	case <-ctx.Done():

@@ -1,4 +1,4 @@
-package fs
+package streams
 
 import (
 	"cmp"
@@ -11,48 +11,51 @@ import (
 	"time"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/internal/wait"
 	"vmfs/machine"
 	"vmfs/machine/events"
 	"vmfs/vsock"
 )
 
 var (
-	errNotConnected = errors.New("not connected")
-	// errTreeClosed is an ErrClosed of machine, as which it is an EIO.
-	errTreeClosed = fmt.Errorf("vsock: %w", machine.ErrClosed)
+	// ErrNotConnected means that a conversation has no stream.
+	ErrNotConnected = errors.New("not connected")
+	errClosed       = fmt.Errorf("vsock: %w", machine.ErrClosed)
 )
 
-// vsocks is what the tree holds of the guests' streams.
-type vsocks struct {
+// Guests holds the vsock streams of a host's guests.
+type Guests struct {
 	host   *machine.Host
 	linger time.Duration
 	ctx    context.Context // ends with close
 	cancel context.CancelFunc
 
-	mu     sync.Mutex     // guards what follows, and the fields of vsockListener that say so
+	mu     sync.Mutex     // guards what follows, and the fields of listener that say so
 	wg     sync.WaitGroup // what runs; not added to once closed
 	closed bool
 	sub    *events.Subscription // nil before there is anything to end
-	vms    map[*machine.VM]*vmVsock
+	vms    map[*machine.VM]*guest
 }
 
-// vmVsock is one VM's part. vsocks.mu guards all of it.
-type vmVsock struct {
-	streams   map[*vsockStream]struct{}
-	convs     map[string]*conversation
+// guest is one VM's part. Guests.mu guards all of it.
+type guest struct {
+	streams   map[*Conn]struct{}
+	convs     map[string]*Conversation
 	nextConv  uint32
-	listeners map[uint32]*vsockListener
+	listeners map[uint32]*listener
 	gone      time.Time // when the guest last began anew or ended
 }
 
-func newVsocks(host *machine.Host, linger time.Duration) *vsocks {
-	v := &vsocks{host: host, linger: cmp.Or(linger, defaultLinger), vms: make(map[*machine.VM]*vmVsock)}
+// New returns a Guests without streams. Linger is how long a stream that was closed
+// after writes may take to deliver them and to reach its end; 0 is 30 s.
+func New(host *machine.Host, linger time.Duration) *Guests {
+	v := &Guests{host: host, linger: cmp.Or(linger, defaultLinger), vms: make(map[*machine.VM]*guest)}
 	v.ctx, v.cancel = context.WithCancel(context.Background())
 	return v
 }
 
 // spawn runs f in a goroutine that close waits for, unless it was called.
-func (v *vsocks) spawn(f func()) bool {
+func (v *Guests) spawn(f func()) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.closed {
@@ -63,9 +66,9 @@ func (v *vsocks) spawn(f func()) bool {
 }
 
 // of returns a VM's part, and sees to it that the VM is watched. mu is held.
-func (v *vsocks) of(vm *machine.VM) (*vmVsock, error) {
+func (v *Guests) of(vm *machine.VM) (*guest, error) {
 	if v.closed {
-		return nil, errTreeClosed
+		return nil, errClosed
 	}
 	if v.sub == nil {
 		v.sub = v.host.Events().Subscribe()
@@ -73,10 +76,10 @@ func (v *vsocks) of(vm *machine.VM) (*vmVsock, error) {
 	}
 	m := v.vms[vm]
 	if m == nil {
-		m = &vmVsock{
-			streams:   make(map[*vsockStream]struct{}),
-			convs:     make(map[string]*conversation),
-			listeners: make(map[uint32]*vsockListener),
+		m = &guest{
+			streams:   make(map[*Conn]struct{}),
+			convs:     make(map[string]*Conversation),
+			listeners: make(map[uint32]*listener),
 		}
 		v.vms[vm] = m
 	}
@@ -91,39 +94,35 @@ const (
 	reviveWait  = 3 * time.Second
 )
 
-// dial opens a stream to a port of the guest.
-func (v *vsocks) dial(ctx context.Context, vm *machine.VM, port uint32) (*vsockStream, error) {
+// Dial opens a stream to a port of the guest.
+func (v *Guests) Dial(ctx context.Context, vm *machine.VM, port uint32) (*Conn, error) {
 	v.mu.Lock()
 	_, err := v.of(vm)
 	v.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
+	pause := wait.Backoff{First: reviveFirst, Most: reviveMost}
 	began := time.Now()
 	until := began.Add(reviveWait)
 	conn, err := vm.DialVsock(ctx, port)
-	for pause := reviveFirst; errors.Is(err, vsock.ErrUnavailable) && time.Now().Before(until); pause = min(2*pause, reviveMost) {
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
+	for errors.Is(err, vsock.ErrUnavailable) && time.Now().Before(until) {
+		if err = pause.Wait(ctx); err == nil {
 			began = time.Now()
 			conn, err = vm.DialVsock(ctx, port)
-		case <-ctx.Done():
-			timer.Stop()
-			err = ctx.Err()
 		}
 	}
 	if err != nil {
 		if ctx.Err() == nil {
-			vm.RecordError("vsock "+portName(port), err)
+			vm.RecordError(fmt.Sprint("vsock ", port), err)
 		}
 		return nil, err
 	}
-	return v.add(newVsockStream(v, vm, port, conn, began, nil))
+	return v.add(newConn(v, vm, port, conn, began, nil))
 }
 
 // add enters a new stream.
-func (v *vsocks) add(s *vsockStream) (*vsockStream, error) {
+func (v *Guests) add(s *Conn) (*Conn, error) {
 	v.mu.Lock()
 	m, err := v.of(s.vm)
 	if err != nil {
@@ -138,7 +137,7 @@ func (v *vsocks) add(s *vsockStream) (*vsockStream, error) {
 	return s, nil
 }
 
-func (v *vsocks) remove(s *vsockStream) {
+func (v *Guests) remove(s *Conn) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if m := v.vms[s.vm]; m != nil {
@@ -146,8 +145,8 @@ func (v *vsocks) remove(s *vsockStream) {
 	}
 }
 
-// converse makes a conversation and returns a fid's end of its ctl.
-func (v *vsocks) converse(vm *machine.VM) (stream, error) {
+// Converse makes a conversation, which is open once.
+func (v *Guests) Converse(vm *machine.VM) (*Conversation, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	m, err := v.of(vm)
@@ -157,21 +156,21 @@ func (v *vsocks) converse(vm *machine.VM) (stream, error) {
 	if m.nextConv >= maxConv {
 		return nil, fmt.Errorf("vsock %s: no more conversations while this server runs: %w", vm.Name(), hypervisor.ErrBusy)
 	}
-	c := &conversation{
+	c := &Conversation{
 		v: v, vm: vm, id: m.nextConv, name: "c" + strconv.FormatUint(uint64(m.nextConv), 10),
 		opens: 1, changed: make(chan struct{}),
 	}
 	m.nextConv++
 	m.convs[c.name] = c
-	return &convCtl{c: c, rest: rest(c.name + "\n")}, nil
+	return c, nil
 }
 
-// maxConv is how many conversations a VM can have one after the other, as many as
-// there are qids. Their names are not used again, so that who is late finds
+// maxConv is how many conversations a VM can have one after the other. Their names are not used again, so that who is late finds
 // nothing instead of somebody else's stream.
 const maxConv = 1 << 30
 
-func (v *vsocks) conversation(vm *machine.VM, name string) (*conversation, bool) {
+// Conversation returns the VM's conversation of that name, if it is there.
+func (v *Guests) Conversation(vm *machine.VM, name string) (*Conversation, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if m := v.vms[vm]; m != nil {
@@ -181,21 +180,21 @@ func (v *vsocks) conversation(vm *machine.VM, name string) (*conversation, bool)
 	return nil, false
 }
 
-// conversations returns a VM's, the oldest first.
-func (v *vsocks) conversations(vm *machine.VM) []*conversation {
+// Conversations returns a VM's, the oldest first.
+func (v *Guests) Conversations(vm *machine.VM) []*Conversation {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	var list []*conversation
+	var list []*Conversation
 	if m := v.vms[vm]; m != nil {
 		for _, c := range m.convs {
 			list = append(list, c)
 		}
 	}
-	slices.SortFunc(list, func(a, b *conversation) int { return cmp.Compare(a.id, b.id) })
+	slices.SortFunc(list, func(a, b *Conversation) int { return cmp.Compare(a.id, b.id) })
 	return list
 }
 
-func (v *vsocks) forget(c *conversation) {
+func (v *Guests) forget(c *Conversation) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if m := v.vms[c.vm]; m != nil {
@@ -206,7 +205,7 @@ func (v *vsocks) forget(c *conversation) {
 // watch ends the streams of guests that begin anew or end. Most of those end by
 // themselves, sooner or later, with the device that carries them; this makes it
 // sure, and soon.
-func (v *vsocks) watch(sub *events.Subscription) {
+func (v *Guests) watch(sub *events.Subscription) {
 	for {
 		r, err := sub.Next(v.ctx)
 		if err != nil {
@@ -225,14 +224,14 @@ func (v *vsocks) watch(sub *events.Subscription) {
 
 // guestGone ends the streams of a VM and, with the VMM, who waits for new ones: all
 // that is older than the record which tells of it.
-func (v *vsocks) guestGone(r events.Event, reason, why string, ended bool) {
+func (v *Guests) guestGone(r events.Event, reason, why string, ended bool) {
 	vm, m := v.find(r.VM)
 	if m == nil {
 		return
 	}
 	v.mu.Lock()
 	m.gone = r.Time
-	streams := make([]*vsockStream, 0, len(m.streams))
+	streams := make([]*Conn, 0, len(m.streams))
 	for s := range m.streams {
 		streams = append(streams, s)
 	}
@@ -253,7 +252,7 @@ func (v *vsocks) guestGone(r events.Event, reason, why string, ended bool) {
 	}
 }
 
-func (v *vsocks) find(name string) (*machine.VM, *vmVsock) {
+func (v *Guests) find(name string) (*machine.VM, *guest) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for vm, m := range v.vms {
@@ -265,7 +264,7 @@ func (v *vsocks) find(name string) (*machine.VM, *vmVsock) {
 }
 
 // drop forgets a VM that was deleted.
-func (v *vsocks) drop(r events.Event) {
+func (v *Guests) drop(r events.Event) {
 	v.guestGone(r, "ended", "the VM was deleted", true)
 	vm, _ := v.find(r.VM)
 	v.mu.Lock()
@@ -273,13 +272,14 @@ func (v *vsocks) drop(r events.Event) {
 	delete(v.vms, vm)
 }
 
-// close is Tree.Close.
-func (v *vsocks) close(ctx context.Context) {
+// Close ends all streams and what waits for one. Streams that were closed and
+// still deliver may do so until ctx ends, and those that are open are cut.
+func (v *Guests) Close(ctx context.Context) {
 	v.mu.Lock()
 	v.closed = true
 	for _, m := range v.vms {
 		for _, l := range m.listeners {
-			l.fail(errTreeClosed)
+			l.fail(errClosed)
 		}
 	}
 	v.mu.Unlock()
@@ -291,7 +291,7 @@ func (v *vsocks) close(ctx context.Context) {
 	case <-ctx.Done():
 	}
 	v.mu.Lock()
-	var streams []*vsockStream
+	var streams []*Conn
 	for _, m := range v.vms {
 		for s := range m.streams {
 			streams = append(streams, s)

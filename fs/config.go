@@ -1,0 +1,167 @@
+package fs
+
+import (
+	"bytes"
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hugelgupf/p9/linux"
+	"github.com/hugelgupf/p9/p9"
+)
+
+// maxPending is how much of a text without an end of line a fid keeps.
+const maxPending = 256 << 10
+
+// configFile is a fid on a file that is set as a whole. A client sends a long text
+// in several writes, which end anywhere: what does not end in a whole line is kept
+// until the write that ends one, a sync or the clunk, and is set together with
+// that. So a write of whole lines has taken effect when it is answered, and of a
+// text that is torn nothing takes effect before it is whole again.
+//
+// After a truncation the first text replaces what was there, and others add to it.
+// Where one of them fails, what was there before comes back, and the fid sets
+// nothing more: there is never half of what was to replace.
+type configFile struct {
+	textFile
+	truncated atomic.Bool // the file was truncated after this fid opened it and before it wrote
+
+	wr        sync.Mutex // guards what follows
+	pending   []byte     // not set yet
+	replacing bool       // the fid's texts, together, replace
+	before    *string    // what the first of them replaced
+	failed    error      // why a text that was to replace was not set
+}
+
+// Walk copies the fid.
+func (f *configFile) Walk(names []string) ([]p9.QID, p9.File, error) { return f.walkFile(names, f.row) }
+
+// Open opens the file. A truncating open means something here alone.
+func (f *configFile) Open(mode p9.OpenFlags) (p9.QID, uint32, error) {
+	q, n, err := f.textFile.Open(mode)
+	if err == nil && mode.Mode() != p9.ReadOnly {
+		f.truncated.Store(mode&openTruncate != 0)
+		f.s.truncs.add(f)
+	}
+	return q, n, err
+}
+
+// begin makes the fid one that replaces, if the file was truncated. wr is held.
+func (f *configFile) begin() {
+	if f.truncated.Swap(false) {
+		f.pending, f.replacing, f.before, f.failed = nil, true, nil, nil
+	}
+}
+
+// WriteContext sets p, with what is pending, if it ends in a whole line.
+func (f *configFile) WriteContext(ctx context.Context, p []byte, _ int64) (int, error) {
+	if err := f.writable(); err != nil {
+		return 0, err
+	}
+	f.wr.Lock()
+	defer f.wr.Unlock()
+	f.begin()
+	if f.failed != nil {
+		return 0, fail(f.failed)
+	}
+	f.pending = append(f.pending, p...)
+	switch {
+	case bytes.HasSuffix(p, []byte("\n")):
+		if err := f.commit(ctx); err != nil {
+			return 0, fail(err)
+		}
+	case len(f.pending) > maxPending:
+		f.pending = nil
+		err := failf(linux.EINVAL, "%s %s: %d bytes came and the line has not ended", f.row.name, f.vm.Name(), maxPending)
+		f.vm.RecordError(f.row.name, err)
+		return 0, f.refuse(ctx, err)
+	}
+	return len(p), nil
+}
+
+// commit sets what is pending. wr is held.
+func (f *configFile) commit(ctx context.Context) error {
+	text := string(f.pending)
+	if f.pending = nil; text == "" {
+		return f.failed
+	}
+	replace, before := f.replacing && f.before == nil, f.vm.Config().String()
+	if err := f.row.set(ctx, &f.node, text, replace); err != nil {
+		return f.refuse(ctx, err)
+	}
+	if replace {
+		f.before = &before
+	}
+	return nil
+}
+
+// refuse is for a text that was not set for err, which it returns. wr is held.
+func (f *configFile) refuse(ctx context.Context, err error) error {
+	if !f.replacing {
+		return err
+	}
+	f.failed = err
+	if f.before == nil {
+		return err
+	}
+	// Also where ctx has ended; machine bounds the time.
+	if uerr := f.row.set(context.WithoutCancel(ctx), &f.node, *f.before, true); uerr != nil {
+		f.s.tree.opt.Log.Error("the configuration before a failed write was not set again", "vm", f.vm.Name(), "err", uerr)
+	}
+	f.vm.RecordError(f.row.name, err)
+	return err
+}
+
+// FSyncContext sets what is pending, as if the file were closed.
+func (f *configFile) FSyncContext(ctx context.Context) error {
+	f.wr.Lock()
+	defer f.wr.Unlock()
+	f.begin()
+	return fail(f.commit(ctx))
+}
+
+// CloseContext sets what is pending and forgets the fid. A context with a deadline
+// is that of a client which hung up: what it has not finished is dropped.
+func (f *configFile) CloseContext(ctx context.Context) error {
+	f.s.truncs.remove(f)
+	if _, gone := ctx.Deadline(); gone || f.gone() != nil {
+		return nil
+	}
+	return f.FSyncContext(ctx)
+}
+
+// Close is CloseContext for servers that know no contexts.
+func (f *configFile) Close() error { return f.CloseContext(context.Background()) }
+
+// truncSet tells fids that their file was truncated. A truncating shell
+// redirection reaches the server as the open of one fid and the truncation of
+// the file through that or another one, before the first write.
+type truncSet struct {
+	mu   sync.Mutex // guards fids
+	fids map[*configFile]struct{}
+}
+
+func (s *truncSet) add(f *configFile) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fids == nil {
+		s.fids = make(map[*configFile]struct{})
+	}
+	s.fids[f] = struct{}{}
+}
+
+func (s *truncSet) remove(f *configFile) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.fids, f)
+}
+
+func (s *truncSet) truncate(path uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for f := range s.fids {
+		if f.path == path {
+			f.truncated.Store(true)
+		}
+	}
+}
