@@ -17,7 +17,6 @@ import (
 type fid struct {
 	num  uint32
 	node *node
-	user *attachment // who attached, for names in 9P2000
 
 	flags  p9.OpenFlags
 	reader ReaderContext // the open file, if its reads can block
@@ -47,18 +46,12 @@ const (
 	fidOpen
 )
 
-// attachment is what a Tattach said.
-type attachment struct {
-	uname string
-	uid   uint32
-}
-
 var fidPool = sync.Pool{New: func() any { return new(fid) }}
 
 // newFid makes a fid that is not in the table yet.
-func newFid(num uint32, n *node, user *attachment) *fid {
+func newFid(num uint32, n *node) *fid {
 	f := fidPool.Get().(*fid)
-	f.num, f.node, f.user, f.state = num, n, user, fidClosed
+	f.num, f.node, f.state = num, n, fidClosed
 	return f
 }
 

@@ -2,7 +2,6 @@ package ninep
 
 import (
 	"context"
-	"path"
 	"strings"
 
 	"github.com/hugelgupf/p9/linux"
@@ -21,7 +20,7 @@ func runAttach(r *request) error {
 	if err := s.checkNew(r.Fid); err != nil {
 		return err
 	}
-	f := newFid(r.Fid, nil, &attachment{uname: r.Name, uid: r.UID})
+	f := newFid(r.Fid, nil)
 	f.state = fidAttaching
 	s.insert(f)
 	r.f = f
@@ -46,7 +45,7 @@ func execAttach(ctx context.Context, r *request) (err error) {
 	}()
 	s := r.s
 	var file p9.File
-	names := splitAname(r.Name2)
+	names := strings.FieldsFunc(r.Name2, func(c rune) bool { return c == '/' })
 	if ua, ok := s.srv.Attacher.(UserAttacher); ok {
 		file, err = ua.AttachUser(ctx, s.c.caller, r.Name, r.UID, r.Name2)
 		names = nil
@@ -92,26 +91,11 @@ func (s *session) rootNode(file p9.File) (*node, error) {
 	return newNode(file, qid, nil, "/"), nil
 }
 
-func splitAname(aname string) []string {
-	aname = strings.Trim(path.Clean("/"+aname), "/")
-	if aname == "" {
-		return nil
-	}
-	return strings.Split(aname, "/")
-}
-
 // runWalk makes fid2 a file that is reached from fid by the names.
 func runWalk(r *request) error {
-	s := r.s
+	s, f := r.s, r.f
 	if len(r.Names) > wire.MaxNames {
 		return errWalkNames
-	}
-	f, err := s.fid(r.Fid)
-	if err != nil {
-		return err
-	}
-	if f.xattr != nil {
-		return errXattrFid
 	}
 	same := r.Fid == r.Fid2
 	if !same {
@@ -143,7 +127,7 @@ func (s *session) walkTo(f *fid, r *request) (old *node, err error) {
 		return nil, err
 	}
 	if r.Fid != r.Fid2 {
-		s.insert(newFid(r.Fid2, n, f.user))
+		s.insert(newFid(r.Fid2, n))
 		return nil, nil
 	}
 	return s.replace(f, n), nil

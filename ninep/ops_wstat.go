@@ -25,9 +25,6 @@ func runStat(r *request) error {
 // runWstat changes a file's name and attributes: all that is asked for, or
 // nothing.
 func runWstat(r *request) error {
-	if err := findFile(r); err != nil {
-		return err
-	}
 	s, f := r.s, r.f
 	if *r.Stat == wire.Untouched {
 		return s.syncFor(f, r)

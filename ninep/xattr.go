@@ -46,7 +46,7 @@ func runXattrWalk(r *request) error {
 	}
 	r.Length = uint64(len(x.data))
 	f.node.refs.Add(1)
-	nf := newFid(r.Fid2, f.node, f.user)
+	nf := newFid(r.Fid2, f.node)
 	nf.xattr = x
 	s.insert(nf)
 	return nil
