@@ -76,7 +76,7 @@ func (a *apt) goForeign(ctx context.Context, arch string) error {
 	}
 	dir := filepath.Join(a.cache, "apt-"+arch)
 	if strings.ContainsAny(dir, "\"\n\\") {
-		return fmt.Errorf("the path %q of the cache has characters that apt's configuration cannot hold: name another", dir)
+		return fmt.Errorf("the cache's path %q has characters that apt's configuration cannot hold: use another directory", dir)
 	}
 	lock, err := flock.MakeDir(ctx, dir)
 	if err != nil {

@@ -67,7 +67,7 @@ func TestForeignPackages(t *testing.T) {
 
 	o.Cache = filepath.Join(t.TempDir(), `a "cache"`)
 	_, err = o.apt(t.Context())
-	require.ErrorContains(t, err, "name another")
+	require.ErrorContains(t, err, "use another directory")
 	o.Cache = cache
 	t.Setenv("PATH", t.TempDir())
 	_, err = o.apt(t.Context())

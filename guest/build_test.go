@@ -191,7 +191,7 @@ func TestBuildRefuses(t *testing.T) {
 		{"package file missing", func(o *Options) { o.Vmlinuz, o.Modules, o.Deb = "", "", "/no/such.deb" }, "/no/such.deb"},
 		{"module missing", func(o *Options) { o.ExtraModules = []string{"9p"} }, "module 9p is not in kernel 1.2.3-test"},
 		{"replace init", func(o *Options) { o.Files = []File{{Path: "init"}} }, "/init is the agent"},
-		{"no path", func(o *Options) { o.Files = []File{{Path: "/"}} }, "no path"},
+		{"no path", func(o *Options) { o.Files = []File{{Path: "/"}} }, "not a path"},
 		{"directory in the way", func(o *Options) { o.Files = []File{{Path: "/etc"}} }, "directory"},
 		{"below a file", func(o *Options) { o.Files = []File{{Path: "/etc/passwd/x"}} }, "not a directory"},
 		{"source and content", func(o *Options) { o.Files = []File{{Path: "x", Source: "/x", Content: []byte("x")}} }, "more than one"},

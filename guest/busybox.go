@@ -41,7 +41,7 @@ func (o *Options) findBusybox(ctx context.Context) (path string, done func(), er
 			return "", nothing, nil
 		}
 		if err != nil {
-			return "", nothing, fmt.Errorf("%w (an image without busybox needs none of this)", err)
+			return "", nothing, fmt.Errorf("%w (an image without busybox does not need this download)", err)
 		}
 		return path, done, nil
 	}

@@ -119,7 +119,7 @@ func parsePrintURIs(out []byte) (aptFile, error) {
 		}
 		a := aptFile{name: f[1]}
 		if filepath.Base(a.name) != a.name || !strings.HasSuffix(a.name, ".deb") {
-			return aptFile{}, fmt.Errorf("apt-get names an odd file: %q", a.name)
+			return aptFile{}, fmt.Errorf("apt-get gave an unexpected file name: %q", a.name)
 		}
 		if len(f) > 3 {
 			if sum, ok := strings.CutPrefix(f[3], "SHA256:"); ok {

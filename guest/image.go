@@ -118,7 +118,7 @@ func (e entry) writeTo(cw *newc.Writer, name string) error {
 func cleanGuestPath(p string) (string, error) {
 	name := strings.TrimPrefix(path.Clean("/"+p), "/")
 	if name == "" || strings.ContainsRune(p, 0) {
-		return "", fmt.Errorf("%q is no path for a file in the guest", p)
+		return "", fmt.Errorf("%q is not a path for a file in the guest", p)
 	}
 	return name, nil
 }

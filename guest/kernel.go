@@ -150,7 +150,7 @@ func findKernel(root string) (*kernel, error) {
 		}
 	}
 	if len(found) != 1 {
-		return nil, fmt.Errorf("holds %d kernels with modules, not one: not a kernel package, or one whose parts are packages of their own, which are followed by name only", len(found))
+		return nil, fmt.Errorf("has %d kernels with modules instead of one: not a kernel package, or one of the several that hold a kernel from Debian 14 on (give the name of the package instead of its file)", len(found))
 	}
 	return found[0], nil
 }
@@ -162,7 +162,7 @@ func (o *Options) cacheDir() (string, error) {
 	}
 	dir, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("guest: no cache directory: %w; name one", err)
+		return "", fmt.Errorf("guest: no cache directory: %w: name one", err)
 	}
 	return filepath.Join(dir, "vmfs", "kernels"), nil
 }

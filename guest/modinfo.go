@@ -32,7 +32,7 @@ func readModule(path string) ([]byte, error) {
 	case ".gz":
 		r, err = gzip.NewReader(f)
 	default:
-		return nil, fmt.Errorf("%s: a compression that is not supported (.ko, .ko.xz and .ko.gz are)", path)
+		return nil, fmt.Errorf("%s: this compression is not supported: use .ko, .ko.xz or .ko.gz", path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

@@ -27,7 +27,7 @@ func newExec() *cobra.Command {
 		Long: `Run a program in a guest that has vmfs's agent, over vsock (port 1025): with
 its own standard input, output and error, and its exit status, which is 128+N
 if signal N ended it. Where the program cannot be started it is 127 or 126, as
-of a shell; where it did not come to its end, because the VM or the server did,
+of a shell; where that is not known, because the VM or the server ended first,
 it is 255.
 
 SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to the program; the third one

@@ -230,8 +230,8 @@ func TestPrompt(t *testing.T) {
 		{"uname", "\nLinux " + release + " "},
 		{"ps", "    1 /init\n"},
 		{"dmesg 3", "\n<"},
-		{"dmesg x", "dmesg: \"x\" is no number of lines\n"},
-		{"nonsense", "nonsense: no such command"},
+		{"dmesg x", "dmesg: \"x\" is not a number of lines\n"},
+		{"nonsense", "nonsense: unknown command"},
 		{"help", "poweroff     end the machine\n"},
 	} {
 		v.Type(c.typed + "\n")

@@ -120,7 +120,7 @@ func addDefaultRoute(gateway netip.Addr) error {
 	}
 	// struct nlmsghdr, then for NLMSG_ERROR a negative errno, 0 for success.
 	if n < unix.NLMSG_HDRLEN+4 || binary.NativeEndian.Uint16(buf[4:]) != unix.NLMSG_ERROR {
-		return errors.New("odd answer from the kernel")
+		return errors.New("unexpected answer from the kernel")
 	}
 	if errno := -int32(binary.NativeEndian.Uint32(buf[unix.NLMSG_HDRLEN:])); errno != 0 && unix.Errno(errno) != unix.EEXIST {
 		return unix.Errno(errno)

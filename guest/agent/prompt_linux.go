@@ -60,7 +60,7 @@ func (a *agent) command(w io.Writer, words []string) error {
 		if len(words) > 1 {
 			var err error
 			if n, err = strconv.Atoi(words[1]); err != nil || n < 1 {
-				return fmt.Errorf("%q is no number of lines", words[1])
+				return fmt.Errorf("%q is not a number of lines", words[1])
 			}
 		}
 		return kernelLog(w, n)
@@ -69,7 +69,7 @@ func (a *agent) command(w io.Writer, words []string) error {
 	case "reboot":
 		a.end(restart)
 	default:
-		return errors.New("no such command; help lists them")
+		return errors.New("unknown command: type help for a list")
 	}
 	return nil
 }

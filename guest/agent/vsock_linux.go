@@ -31,7 +31,7 @@ func (a *agent) startServices() {
 	} {
 		ln, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, s.port, nil)
 		if errors.Is(err, unix.EAFNOSUPPORT) {
-			a.con.printf("vmfs guest: no vsock services: this kernel has no vsock, nor has the image its module")
+			a.con.printf("vmfs guest: no vsock services: the kernel has no vsock, and its module is not in the image")
 			return
 		}
 		if err != nil {
@@ -82,13 +82,13 @@ func parseVsockAddr(s string) (cid, port uint32, err error) {
 	if c, rest, ok := strings.Cut(s, ":"); ok {
 		v, err := strconv.ParseUint(c, 10, 32)
 		if err != nil {
-			return 0, 0, fmt.Errorf("%q is no context id", c)
+			return 0, 0, fmt.Errorf("%q is not a context ID", c)
 		}
 		cid, p = uint32(v), rest
 	}
 	v, err := strconv.ParseUint(p, 10, 32)
 	if err != nil || v == unix.VMADDR_PORT_ANY {
-		return 0, 0, fmt.Errorf("%q is no port", p)
+		return 0, 0, fmt.Errorf("%q is not a port", p)
 	}
 	return cid, uint32(v), nil
 }

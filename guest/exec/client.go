@@ -83,7 +83,7 @@ func (s *session) lost(c Command, err error) error {
 	} else if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
-	return fmt.Errorf("guest: run %s: it did not come to its end: %w", c.Args[0], err)
+	return fmt.Errorf("guest: run %s: its exit status is unknown: %w", c.Args[0], err)
 }
 
 // sendStdin sends the input as the guest takes it. Errors need no notice here:

@@ -98,7 +98,7 @@ func TestRunErrors(t *testing.T) {
 
 	_, err = run(ctx, "O\x00\x00\x00\x01x", false, ls)
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
-	assert.Contains(t, err.Error(), "guest: run ls: it did not come to its end")
+	assert.Contains(t, err.Error(), "guest: run ls: its exit status is unknown")
 
 	for _, bad := range []string{"Z\x00\x00\x00\x00", "X\x00\x00\x00\x00", "A\x00\x00\x00\x01x", "O\x7f\x00\x00\x00"} {
 		_, err = run(ctx, bad, false, ls)

@@ -71,7 +71,7 @@ func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
 // Frame writes one frame. The payload must not be longer than MaxPayload.
 func (w *Writer) Frame(t Type, payload []byte) error {
 	if len(payload) > MaxPayload {
-		return fmt.Errorf("%w: a frame of %d bytes", ErrProtocol, len(payload))
+		return fmt.Errorf("%w: a frame of %d bytes is longer than %d", ErrProtocol, len(payload), MaxPayload)
 	}
 	b := make([]byte, 5, 5+len(payload))
 	b[0] = byte(t)
@@ -119,7 +119,7 @@ func (r *Reader) Frame() (Type, []byte, error) {
 	}
 	n := binary.BigEndian.Uint32(head[1:])
 	if n > MaxPayload {
-		return 0, nil, fmt.Errorf("%w: a frame of %d bytes", ErrProtocol, n)
+		return 0, nil, fmt.Errorf("%w: a frame of %d bytes is longer than %d", ErrProtocol, n, MaxPayload)
 	}
 	if int(n) > cap(r.buf) {
 		r.buf = make([]byte, n)
@@ -142,7 +142,7 @@ func ParseStart(payload []byte) (Start, error) {
 	}
 	switch {
 	case s.Version != Version:
-		return s, fmt.Errorf("%w: version %d, this side has %d", ErrProtocol, s.Version, Version)
+		return s, fmt.Errorf("%w: the other side speaks version %d, this side %d", ErrProtocol, s.Version, Version)
 	case len(s.Args) == 0 || s.Args[0] == "":
 		return s, fmt.Errorf("%w: start: no program", ErrProtocol)
 	}
@@ -152,7 +152,7 @@ func ParseStart(payload []byte) (Start, error) {
 // ParseSize reads a size frame's payload.
 func ParseSize(payload []byte) (Size, error) {
 	if len(payload) != 4 {
-		return Size{}, fmt.Errorf("%w: a size of %d bytes", ErrProtocol, len(payload))
+		return Size{}, fmt.Errorf("%w: a size frame has %d bytes, not 4", ErrProtocol, len(payload))
 	}
 	return Size{binary.BigEndian.Uint16(payload), binary.BigEndian.Uint16(payload[2:])}, nil
 }
@@ -160,11 +160,11 @@ func ParseSize(payload []byte) (Size, error) {
 // ParseAck reads an acknowledgement's payload.
 func ParseAck(payload []byte) (int, error) {
 	if len(payload) != 4 {
-		return 0, fmt.Errorf("%w: an acknowledgement of %d bytes", ErrProtocol, len(payload))
+		return 0, fmt.Errorf("%w: an acknowledgement frame has %d bytes, not 4", ErrProtocol, len(payload))
 	}
 	n := binary.BigEndian.Uint32(payload)
 	if n > Window {
-		return 0, fmt.Errorf("%w: %d bytes acknowledged", ErrProtocol, n)
+		return 0, fmt.Errorf("%w: %d bytes acknowledged, more than the window of %d", ErrProtocol, n, Window)
 	}
 	return int(n), nil
 }
@@ -172,7 +172,7 @@ func ParseAck(payload []byte) (int, error) {
 // ParseByte reads the payload of a signal or an end.
 func ParseByte(payload []byte) (byte, error) {
 	if len(payload) != 1 {
-		return 0, fmt.Errorf("%w: %d bytes where one was due", ErrProtocol, len(payload))
+		return 0, fmt.Errorf("%w: the frame has %d bytes, not 1", ErrProtocol, len(payload))
 	}
 	return payload[0], nil
 }

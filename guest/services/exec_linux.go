@@ -35,7 +35,7 @@ func (x *Exec) Plain(c net.Conn) {
 	raw, err := in.ReadSlice('\n')
 	switch {
 	case errors.Is(err, bufio.ErrBufferFull):
-		fmt.Fprintf(c, "vmfs guest: a command line longer than %d bytes\nstatus %d\n", maxLine, statusNotRunnable)
+		fmt.Fprintf(c, "vmfs guest: the command line is longer than %d bytes\nstatus %d\n", maxLine, statusNotRunnable)
 		return
 	case err != nil && (len(raw) == 0 || !errors.Is(err, io.EOF)):
 		return // a peer that wanted nothing

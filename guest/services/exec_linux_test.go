@@ -79,7 +79,7 @@ func TestPlain(t *testing.T) {
 		{"input not read", "echo x\n" + big, "x\nstatus 0\n"},
 		{"much both ways", "-cat\n" + big, big},
 		{"nothing", "", ""},
-		{"too long", strings.Repeat("x", maxLine) + "\n", "vmfs guest: a command line longer than 65536 bytes\nstatus 126\n"},
+		{"too long", strings.Repeat("x", maxLine) + "\n", "vmfs guest: the command line is longer than 65536 bytes\nstatus 126\n"},
 		{"shell", "\necho $((6*7))\nexit 4\n", "$ 42\n$ status 4\n"},
 		{"shell ended by the end of input", "\necho x\n", "$ x\n$ \nstatus 0\n"},
 	} {

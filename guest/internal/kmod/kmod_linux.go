@@ -31,7 +31,7 @@ func Load(release string, report func(format string, args ...any)) {
 	for sc := bufio.NewScanner(f); sc.Scan(); {
 		path := sc.Text()
 		if built := moduleRelease(path); built != release {
-			report("the modules are for linux %s and this is %s: kernel and initrd are not of one build", built, release)
+			report("the modules are for linux %s, but this is %s: use a kernel and an initrd of the same build", built, release)
 			return
 		}
 		switch err := loadModule(path); {

@@ -1,5 +1,8 @@
 // Package pty opens Linux pseudo-terminals, whose readers Close wakes. It imports
 // golang.org/x/sys and golang.org/x/term.
+//
+// It is not github.com/creack/pty (1.1.24), which takes the descriptor from Go's
+// poller: then neither a deadline nor Close ends a Read, which its users need.
 package pty
 
 import (
