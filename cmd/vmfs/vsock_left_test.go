@@ -14,6 +14,7 @@ import (
 // while no server ran, and of one whose socket somebody has removed. Each makes
 // room for another.
 func TestVsockLeftDevice(t *testing.T) {
+	t.Parallel() // with the other tests that wait for a guest
 	s := vsockVM(t)
 	s.kill()
 

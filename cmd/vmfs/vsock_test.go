@@ -30,7 +30,7 @@ import (
 var sizes = struct {
 	transfer, connects int
 	pause              time.Duration
-}{64 << 20, 1000, 2 * time.Second}
+}{16 << 20, 1000, 2 * time.Second}
 
 // vsockVM makes a server with a VM web that has vsock, and waits for its guest's
 // services.
@@ -149,6 +149,7 @@ func fromGuest(t *testing.T, s attached, n int) {
 
 // TestVsockGuest does to one guest all that it survives.
 func TestVsockGuest(t *testing.T) {
+	t.Parallel() // with the other tests that wait for a guest
 	s := vsockVM(t)
 	c := s.client()
 

@@ -1,28 +1,11 @@
 #!/bin/sh
-# The whole life of a VM on another hypervisor, from inside a guest that has
-# mounted the server with its own v9fs. The test has put PORT, KERNEL and INITRD
-# before this; it reads the lines "ok …" and "not ok …".
+# The whole life of a VM on another hypervisor.
+. /story/lib.sh
 
-fails=0
-ok() { echo "ok $*"; }
-not_ok() { echo "not ok $*"; fails=$((fails + 1)); }
-# is WHAT GOT WANT
-is() { if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1: got <$2>, want <$3>"; fi; }
-# has WHAT TEXT PART
-has() { case $2 in *"$3"*) ok "$1" ;; *) not_ok "$1: <$2> has no <$3>" ;; esac; }
 # now: hundredths of a second since the boot, without a process of its own
 now() { read -r up _ </proc/uptime; t=${up%.*}${up#*.}; }
 # within WHAT LIMIT: since the time in $t0 no more than LIMIT hundredths have passed
 within() { now; d=$((t - t0)); if [ $d -le "$2" ]; then ok "$1 ($d/100 s)"; else not_ok "$1: took $d/100 s, limit $2/100 s"; fi; }
-# until_file FILE TEXT: waits for a line
-until_file() {
-	i=0
-	while ! grep -q -- "$2" "$1"; do
-		i=$((i + 1))
-		if [ $i -gt 600 ]; then not_ok "$1 never had <$2>: $(cat "$1")"; return 1; fi
-		usleep 50000
-	done
-}
 # end PID…: ends readers, when they wait for something to read. A signal that comes
 # between two reads this client forgets until the second has its answer: it clears the
 # mark of it before it waits.
@@ -30,9 +13,6 @@ end() { usleep 500000; kill "$@" 2>/dev/null; wait "$@" 2>/dev/null; }
 # settle STATE: waits for the VM's state
 settle() { i=0; while read -r s <web/state; [ "$s" != "$1" ]; do i=$((i + 1)); [ $i -gt 1200 ] && break; usleep 50000; done; is "state is $1" "$s" "$1"; }
 
-mkdir -p /n /tmp
-mount -t 9p -o trans=tcp,port=$PORT,version=9p2000.L,access=any,cache=none,msize=1048576 10.0.2.2 /n || { echo "not ok mount"; exit 1; }
-cd /n || exit 1
 ok mounted
 
 # The root.

@@ -1,24 +1,7 @@
 #!/bin/sh
-# Streams into another guest, from inside a guest that has mounted the server with
-# its own v9fs. The test has put PORT, KERNEL and INITRD before this; it reads the
-# lines "ok …" and "not ok …".
+# Streams into another guest.
+. /story/lib.sh
 
-fails=0
-ok() { echo "ok $*"; }
-not_ok() { echo "not ok $*"; fails=$((fails + 1)); }
-# is WHAT GOT WANT
-is() { if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1: got <$2>, want <$3>"; fi; }
-# has WHAT TEXT PART
-has() { case $2 in *"$3"*) ok "$1" ;; *) not_ok "$1: <$2> has no <$3>" ;; esac; }
-# until_file FILE TEXT: waits for a line
-until_file() {
-	i=0
-	while ! grep -q -- "$2" "$1" 2>/dev/null; do
-		i=$((i + 1))
-		if [ $i -gt 600 ]; then not_ok "$1 never had <$2>: $(cat "$1")"; return 1; fi
-		usleep 50000
-	done
-}
 # ends WHAT PID: waits for a process of this shell, but not for ever
 ends() {
 	i=0
@@ -30,9 +13,6 @@ ends() {
 	wait $2
 }
 
-mkdir -p /n /tmp
-mount -t 9p -o trans=tcp,port=$PORT,version=9p2000.L,access=any,cache=none,msize=1048576 10.0.2.2 /n || { echo "not ok mount"; exit 1; }
-cd /n || exit 1
 mkdir web
 printf 'memory=256M\nvsock.cid=3\nkernel=%s\ninitrd=%s\nargs=console=ttyS0 quiet\nqemu.accel=tcg\n' "$KERNEL" "$INITRD" >web/config
 cat web/vsock/7 2>/tmp/e && not_ok "a port of a VM that does not run" || has "a port of a VM that does not run" "$(cat /tmp/e)" "No such device"
