@@ -53,14 +53,6 @@ func (h *Host) adopt(ctx context.Context) error {
 	return nil
 }
 
-// settled waits until the VMM has answered or is known to be gone.
-func (s *session) settled(ctx context.Context) {
-	select {
-	case <-s.heard:
-	case <-ctx.Done():
-	}
-}
-
 // readopt begins a session by what the record says.
 func (v *VM) readopt() *session {
 	v.mu.Lock()
@@ -131,19 +123,11 @@ func (v *VM) recover(ctx context.Context) *session {
 
 // awaitEnd waits until there is no VMM any more.
 func (v *VM) awaitEnd(ctx context.Context) error {
-	for {
+	return v.until(ctx, func() bool {
 		v.mu.Lock()
-		s := v.session
-		v.mu.Unlock()
-		if s == nil {
-			return nil
-		}
-		select {
-		case <-s.gone:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+		defer v.mu.Unlock()
+		return v.session == nil
+	})
 }
 
 // lastLines returns up to n of the last lines of a file, joined by slashes.

@@ -71,7 +71,7 @@ func (v *VM) Pause(ctx context.Context) error {
 		v.update(func() {
 			if v.session == s && v.status.State == hypervisor.StateRunning {
 				s.told.state++
-				_, s.pausing = hv.(hypervisor.EventSource)
+				_, s.told.pausing = hv.(hypervisor.EventSource)
 				v.setState(hypervisor.StatePaused, "")
 			}
 		})

@@ -79,7 +79,7 @@ func TestLostEvents(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.follow(within(t), nil)
+		s.follow(hv)
 	}()
 	hv.events <- hypervisor.LostEvents(3, hypervisor.Event{Kind: hypervisor.EventPaused})
 	close(hv.events)

@@ -243,23 +243,42 @@ func (v *VM) Status() Status {
 // ErrNotFound when the VM is deleted, and ErrClosed when the Host is closed.
 // A status that did not last until it was looked at may be missed; the events
 // tell of every one.
-func (v *VM) Watch(ctx context.Context, pred func(Status) bool) (Status, error) {
+func (v *VM) Watch(ctx context.Context, pred func(Status) bool) (status Status, err error) {
+	var deleted bool
+	err = v.until(ctx, func() bool {
+		v.mu.Lock()
+		status, deleted = v.status, v.deleted
+		v.mu.Unlock()
+		return deleted || pred(status)
+	})
+	if deleted {
+		err = ErrNotFound
+	}
+	if err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("machine: wait %s: %w", v.name, err)
+	}
+	return status, err
+}
+
+// until waits until pred holds, which it asks, with no lock held, after each change
+// of the VM.
+func (v *VM) until(ctx context.Context, pred func() bool) error {
 	for {
 		v.mu.Lock()
-		status, changed, deleted := v.status, v.changed, v.deleted
+		changed := v.changed
 		v.mu.Unlock()
-		switch {
-		case deleted:
-			return status, fmt.Errorf("machine: wait %s: %w", v.name, ErrNotFound)
-		case pred(status):
-			return status, nil
+		if pred() {
+			return nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return status, ctx.Err()
+			if pred() { // both at once
+				return nil
+			}
+			return ctx.Err()
 		case <-v.host.ctx.Done():
-			return status, fmt.Errorf("machine: wait %s: %w", v.name, ErrClosed)
+			return ErrClosed
 		}
 	}
 }

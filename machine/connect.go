@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"strconv"
 	"time"
-
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/internal/wait"
 	"vmfs/machine/events"
 )
 
@@ -21,32 +21,31 @@ const (
 )
 
 // link connects to the VMM, and goes on trying while its process lives. It
-// returns false when the VMM is gone, or ctx has ended.
-func (s *session) link(ctx context.Context, exited <-chan process.Exit) (process.Exit, bool) {
+// returns false when the VMM is gone, or the Host is closed.
+func (s *session) link() bool {
 	v := s.v
 	began := time.Now()
-	var told bool
-	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
-		c, err := s.tryConnect(ctx, exited)
+	retry := wait.Backoff{First: retryFirst, Most: retryMost}
+	for told := false; ; {
+		c, err := s.tryConnect(s.alive)
 		if err == nil {
-			if s.accept(ctx, c) {
-				return process.Exit{}, true
+			if s.accept(s.alive, c) {
+				return true
 			}
 			err = hypervisor.ErrHypervisorNotRunning
 		}
 		var foreign *foreignError
 		switch isForeign := errors.As(err, &foreign); {
-		case ctx.Err() != nil:
-			return process.Exit{}, false
-		case exited == nil && !s.proc.IsZero() && !s.proc.Alive():
-			return process.Exit{}, false
-		case s.proc.IsZero() && (isForeign || notRunning(err) && (s.from != phaseStarting && s.from != phaseRestoring || time.Since(began) > startGrace)):
-			if isForeign {
-				v.RecordError("adopt", v.wrap("adopt", err))
-			}
-			return process.Exit{}, false
+		case s.alive.Err() != nil:
+			return false
+		case s.proc.IsZero() && isForeign:
+			v.RecordError("adopt", v.wrap("adopt", err))
+			return false
 		case s.proc.IsZero() && notRunning(err):
-			wait = retryFirst
+			if s.from != phaseStarting && s.from != phaseRestoring || time.Since(began) > startGrace {
+				return false
+			}
+			retry.Reset()
 		case !s.proc.IsZero() && !s.proc.Alive():
 			// Its end is about to be told.
 		case !told:
@@ -56,23 +55,14 @@ func (s *session) link(ctx context.Context, exited <-chan process.Exit) (process
 			v.update(func() { v.setState(v.status.State, "not-answering") })
 			v.emit(events.Event{Kind: events.KindDisconnected, Detail: []hypervisor.Detail{{Key: "error", Value: err.Error()}}})
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case exit := <-exited:
-			timer.Stop()
-			return exit, false
-		case <-ctx.Done():
-			timer.Stop()
-			return process.Exit{}, false
+		if retry.Wait(s.alive) != nil {
+			return false
 		}
 	}
 }
 
-// tryConnect is connect, given up when the process ends.
-func (s *session) tryConnect(ctx context.Context, exited <-chan process.Exit) (contact, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+// tryConnect is connect, for the process that the session is of.
+func (s *session) tryConnect(ctx context.Context) (contact, error) {
 	if !s.proc.IsZero() && !s.proc.Alive() {
 		return contact{}, hypervisor.ErrHypervisorNotRunning
 	}
@@ -98,6 +88,7 @@ func (s *session) accept(ctx context.Context, c contact) bool {
 			return false
 		}
 		s.proc = p
+		s.watch()
 	}
 	if s.from == phaseStarting && c.info.State == hypervisor.StateCreated {
 		// It was killed between spawning the VMM and letting the guest run.
@@ -135,13 +126,14 @@ func (s *session) accept(ctx context.Context, c contact) bool {
 	v.host.backends.learn(s.typ, caps)
 	v.update(func() {
 		s.hv = c.hv
-		close(s.linked)
+		if s.stage != leaving {
+			s.stage = connected
+		}
 		v.caps = caps
 		v.status.PID = s.proc.PID
 		s.takeInfo(c.info, s.told)
 	})
 	v.emit(events.Event{Kind: kind, State: c.info.State, Reason: c.info.Reason, Detail: s.pidDetail()})
-	s.first.Do(func() { close(s.heard) })
 	return true
 }
 
@@ -175,3 +167,92 @@ func (s *session) running(started time.Time) func(*record) {
 		}
 	}
 }
+
+// foreignError is a VMM that answers on a VM's socket and is not that VM's. It is
+// left alone. It is a hypervisor.ErrBusy: the VM cannot be started beside it.
+type foreignError struct {
+	socket string
+	id     hypervisor.Identity
+}
+
+func (e *foreignError) Error() string {
+	pid := ""
+	if e.id.PID != 0 {
+		pid = " with pid " + strconv.Itoa(e.id.PID)
+	}
+	return fmt.Sprintf("on %s answers the VMM%s of another VM (name %q, uuid %q), which is left alone: end it, or move its socket away", e.socket, pid, e.id.Name, e.id.UUID)
+}
+
+func (e *foreignError) Unwrap() error { return hypervisor.ErrBusy }
+
+// newClient makes a handle on the VMM at the socket. A client factory takes no
+// context; one that is still at it when ctx ends is left behind, and its
+// handle closed.
+func (h *Host) newClient(ctx context.Context, t hypervisor.Type, socket string) (hypervisor.Hypervisor, error) {
+	type result struct {
+		hv  hypervisor.Hypervisor
+		err error
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	got := make(chan result)
+	if !h.spawn(func() {
+		hv, err := hypervisor.NewClient(t, socket)
+		select {
+		case got <- result{hv, err}:
+		case <-ctx.Done():
+			if err == nil {
+				hypervisor.CloseHandle(hv)
+			}
+		}
+	}) {
+		return nil, ErrClosed
+	}
+	select {
+	case r := <-got:
+		return r.hv, r.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("connect to %s: %w", socket, ctx.Err())
+	}
+}
+
+// contact is a VMM that answered.
+type contact struct {
+	hv   hypervisor.Hypervisor
+	id   hypervisor.Identity // zero where it cannot tell
+	info hypervisor.VMInfo
+}
+
+// connect makes a handle on the VMM at the socket, makes sure that it is the one
+// of the VM with this uuid, and asks how it is. With an empty uuid the name alone
+// counts.
+func (v *VM) connect(ctx context.Context, t hypervisor.Type, socket, uuid string) (contact, error) {
+	ctx, cancel := context.WithTimeout(ctx, v.host.opts.Timeouts.Verb)
+	defer cancel()
+	hv, err := v.host.newClient(ctx, t, socket)
+	if err != nil {
+		return contact{}, err
+	}
+	c := contact{hv: hv}
+	fail := func(err error) (contact, error) {
+		hypervisor.CloseHandle(hv)
+		return contact{}, err
+	}
+	if i, ok := hv.(hypervisor.Identifier); ok {
+		if c.id, err = i.Identify(ctx); err != nil {
+			return fail(err)
+		}
+		if c.id.Name != v.name || uuid != "" && c.id.UUID != uuid {
+			return fail(&foreignError{socket, c.id})
+		}
+	}
+	info, err := hv.GetVMInfo(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	c.info = *info
+	return c, nil
+}
+
+func notRunning(err error) bool { return errors.Is(err, hypervisor.ErrHypervisorNotRunning) }

@@ -20,33 +20,19 @@ import (
 
 // guestEnded sees to it that the VMM ends after its guest. The caller holds v.mu.
 func (s *session) guestEnded(reason string) {
-	if s.ending {
+	if s.stage == leaving {
 		return
 	}
-	s.ending = true
+	s.stage = leaving
 	if s.reason == "" {
 		s.reason = cmp.Or(reason, "guest-ended")
 	}
 	s.v.host.spawn(func() {
 		// Most end by themselves at once.
-		if !s.within(500*time.Millisecond) && s.ctx.Err() == nil {
-			s.stop(s.ctx)
+		if !s.endsWithin(500*time.Millisecond) && s.v.host.ctx.Err() == nil {
+			s.stop(s.v.host.ctx)
 		}
 	})
-}
-
-// within waits for the session's end, the Host's, or d, and tells whether it was
-// the first.
-func (s *session) within(d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-s.gone:
-		return true
-	case <-timer.C:
-	case <-s.ctx.Done():
-	}
-	return false
 }
 
 // stop ends the VMM in an orderly way, or by force where that takes too long.
@@ -60,10 +46,8 @@ func (s *session) stop(ctx context.Context) error {
 	}
 	if err == nil || notRunning(err) {
 		// It has taken the order, or ends already; it may have disks to flush.
-		select {
-		case <-s.gone:
+		if s.ended(octx) == nil {
 			return nil
-		case <-octx.Done():
 		}
 	}
 	if ctx.Err() != nil {
@@ -86,18 +70,13 @@ func (s *session) setReasonForced() {
 func (s *session) setReason(reason string) {
 	s.v.mu.Lock()
 	defer s.v.mu.Unlock()
-	if !s.ending {
+	if s.stage != leaving {
 		s.reason = reason
 	}
 }
 
 // kill ends the VMM at once and waits until it is gone.
 func (s *session) kill(ctx context.Context) error {
-	select {
-	case <-s.gone:
-		return nil
-	default:
-	}
 	switch {
 	case !s.proc.IsZero():
 		if err := s.proc.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, process.ErrEnded) {
@@ -119,17 +98,10 @@ func (s *session) kill(ctx context.Context) error {
 			break
 		}
 	}
-	select {
-	case <-s.gone:
-		return nil
-	case <-ctx.Done():
+	if err := s.ended(ctx); err != nil {
+		return fmt.Errorf("the VMM was killed and has not ended yet: %w", err)
 	}
-	select {
-	case <-s.gone:
-		return nil // both at once, as when two kill it
-	default:
-		return fmt.Errorf("the VMM was killed and has not ended yet: %w", ctx.Err())
-	}
+	return nil
 }
 
 // kill ends a VMM that is no process.
@@ -154,25 +126,14 @@ func (s *session) discard(ctx context.Context, hv hypervisor.Hypervisor) {
 	kill(ctx, hv)
 }
 
-// unlink gives up the connection.
-func (s *session) unlink() {
-	hv := s.hv
-	s.v.update(func() {
-		s.hv = nil
-		s.linked = make(chan struct{})
-	})
-	hypervisor.CloseHandle(hv)
-}
-
 // end makes the VM one without a VMM.
-func (s *session) end(exit process.Exit) {
+func (s *session) end() {
 	v := s.v
-	defer close(s.gone)
 	v.mu.Lock()
 	reason, adopting, how := s.reason, s.from, s.exitHow
 	v.mu.Unlock()
 	if how == "" {
-		how = exit.String()
+		how = s.exit.String()
 	}
 	var detail []hypervisor.Detail
 	if s.proc.PID != 0 {
@@ -230,7 +191,7 @@ func (s *session) end(exit process.Exit) {
 	})
 	v.host.log.Info("VMM ended", "vm", v.name, "reason", reason, "text", text)
 	v.emit(events.Event{Kind: events.KindExited, State: state, Reason: reason, Detail: detail})
-	v.update(func() { v.session = nil })
+	v.update(func() { v.session, s.stage = nil, over })
 }
 
 // unserved tells whether no process has a socket. A server that was killed before
