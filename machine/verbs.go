@@ -208,7 +208,12 @@ func runRestore(ctx context.Context, v *VM, args []string) error {
 	if err != nil {
 		return v.invalid("restore", err)
 	}
-	return v.Restore(ctx, args[0], text)
+	var clear []string // a key that is given replaces all that the snapshot has of it
+	for line := range strings.Lines(text) {
+		key, _, _ := strings.Cut(line, "=")
+		clear = append(clear, key+"=")
+	}
+	return v.Restore(ctx, args[0], append(clear, text)...)
 }
 
 // settingLines makes lines of a config of words KEY=VALUE.

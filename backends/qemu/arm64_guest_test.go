@@ -38,6 +38,7 @@ func TestArm64Guest(t *testing.T) {
 	v.ready(0)
 	sh := v.shell(t)
 	assert.Equal(t, "aarch64 2", sh.run("echo $(uname -m) $(nproc)"))
+	assert.Contains(t, sh.run("readlink -f /sys/class/net/eth0/device"), firstNetwork)
 	assert.Contains(t, sh.run("ip -4 -o addr show eth0"), "10.0.2.15/24")
 
 	// The guest says in its own words what memory it has, once it has used it.

@@ -147,6 +147,9 @@ func sparse(t testing.TB, path string, size int64) string {
 	return path
 }
 
+// firstNetwork is where every guest finds its first network device.
+const firstNetwork = "/0000:00:10.0/"
+
 // TestGuest goes through what takes a guest to see, on one VM that boots once.
 func TestGuest(t *testing.T) {
 	t.Parallel() // with the other tests that wait for a guest
@@ -183,6 +186,9 @@ func TestGuest(t *testing.T) {
 	t.Run("configuration", func(t *testing.T) {
 		assert.Contains(t, sh.run("cat /proc/cmdline"), config.KernelArgs)
 		assert.Equal(t, "52:54:00:aa:bb:cc", sh.run("cat /sys/class/net/eth0/address"))
+		// With other disks or none it is in the same place: see TestPasst.
+		assert.Contains(t, sh.run("readlink -f /sys/class/net/eth0/device"), firstNetwork)
+		assert.Equal(t, "disk0 disk1 disk2 disk3 disk4", sh.run("echo $(for d in /sys/block/vd?; do cat $d/serial; echo; done)"))
 		assert.Equal(t, "0 0 1 0 0", sh.run("echo $(cat /sys/block/vd?/ro)"))
 		assert.Equal(t, "16384 16384 2048 131072 32768", sh.run("echo $(cat /sys/block/vd?/size)"))
 	})

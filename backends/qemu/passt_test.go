@@ -65,6 +65,7 @@ func TestPasst(t *testing.T) {
 	v.ready(0)
 	sh := v.shell(t)
 
+	assert.Contains(t, sh.run("readlink -f /sys/class/net/eth0/device"), firstNetwork)
 	assert.Equal(t, "52:54:00:aa:bb:cd", sh.run("cat /sys/class/net/eth0/address"))
 	sh.run(`printf '#!/bin/sh\n[ "$1" = bound ] || exit 0\nifconfig eth0 $ip netmask $subnet\nroute add default gw $router\necho $router > /run/router\n' > /run/bound; chmod +x /run/bound`)
 	sh.run("ip link set eth0 up && udhcpc -i eth0 -n -q -s /run/bound >/dev/null 2>&1")

@@ -135,9 +135,41 @@ func (s *suite) testRestore(t *testing.T) {
 		pid, hv, err := s.b.Starter.RestoreVM(s.ctx(t), s.b.Paths, "", s.socket(dir), t.TempDir())
 		s.expectNothing(t, dir, pid, hv, err)
 	})
+	if r, ok := s.b.Starter.(hypervisor.ConfigRestorer); ok {
+		t.Run("with another configuration", func(t *testing.T) { s.restoreWith(t, r, s.snaps[0]) })
+	}
 	// The first and the last are restored twice: a snapshot is not used up.
 	for _, snap := range append([]snapshot{s.snaps[len(s.snaps)-1], s.snaps[0]}, s.snaps...) {
 		t.Run("of a "+snap.of+" VM", func(t *testing.T) { s.restore(t, snap) })
+	}
+}
+
+// restoreWith restores with what is another host's: identity, logs and sockets.
+func (s *suite) restoreWith(t *testing.T, r hypervisor.ConfigRestorer, snap snapshot) {
+	with := func(dir string, config hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
+		return r.RestoreVMWith(s.ctx(t), s.b.Paths, "", s.socket(dir), snap.path, config)
+	}
+	dir := s.dir(t)
+	config := snap.config
+	config.Name, config.UUID = "elsewhere", "0e37f9a3-26c6-4d46-9b7e-9d4c4a1f0f55"
+	config.LogPath, config.SerialLogPath = filepath.Join(dir, "log"), filepath.Join(dir, "serial.log")
+	more := config
+	more.Networks = append(more.Networks, hypervisor.NetworkConfig{User: true})
+	other := s.dir(t)
+	pid, hv, err := with(other, more)
+	require.ErrorIs(t, err, hypervisor.ErrInvalid, "a network more than the guest had")
+	s.expectNothing(t, other, pid, hv, err)
+
+	pid, hv, err = with(dir, config)
+	require.NoError(t, err, "RestoreVMWith")
+	vm := s.adopt(t, pid, hv, s.socket(dir), config)
+	defer vm.discard(t)
+	vm.expectState(t, hypervisor.StatePaused)
+	vm.expectIdentity(t)
+	if hv.Capabilities().SupportsPause {
+		require.NoError(t, hv.Resume(s.ctx(t)), "Resume of a restored VM")
+		vm.expectAlive(t)
+		vm.recall(t, snap.token)
 	}
 }
 
