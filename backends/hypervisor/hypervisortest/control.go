@@ -41,6 +41,10 @@ func (s *suite) testCapabilities(t *testing.T) {
 	caps := vm.Handle.Capabilities()
 	if c, ok := s.b.Starter.(hypervisor.Capable); ok {
 		assert.Equal(t, caps, c.Capabilities(vm.Config), "what the starter says of the VM's configuration, and its handle")
+		with := vm.Config
+		with.PCIDevices = []string{"0000:01:00.0"}
+		passed := c.Capabilities(with)
+		assert.False(t, passed.SupportsGPUPassthrough && passed.SupportsSnapshot, "nobody can save a device of the host")
 	}
 	if !caps.SupportsSnapshot {
 		dir := s.dir(t)
