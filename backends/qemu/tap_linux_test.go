@@ -51,11 +51,11 @@ func TestTap(t *testing.T) {
 // TestBridge has two guests on a bridge that ping each other, and nothing of it left
 // when they have ended, the one by force.
 func TestBridge(t *testing.T) {
+	kernel, initrd := guesttest.Image(t) // made with the host's network
 	namespace(t)
 	hostnettest.IP(t, "link add br0 type bridge")
 	hostnettest.IP(t, "link set br0 up")
 	s := newTestStarter(t)
-	kernel, initrd := guesttest.Image(t)
 	var vms []*testVM
 	var taps []string
 	for range 2 {
