@@ -40,6 +40,7 @@ type wire struct {
 	t    testing.TB
 	conn net.Conn
 	buf  []byte
+	srv  *ninep.Server // of this connection alone
 }
 
 // dialWire serves the tree on a Unix socket of this process and attaches fid 0.
@@ -60,7 +61,7 @@ func dialWire(t testing.TB, tree *Tree) *wire {
 		require.NoError(t, srv.Shutdown(context.Background()))
 		require.NoError(t, <-done)
 	})
-	w := &wire{t: t, conn: conn, buf: make([]byte, 256<<10)}
+	w := &wire{t: t, conn: conn, buf: make([]byte, 256<<10), srv: srv}
 	w.exchange(frame(100, 0xffff, uint32(65536), "9P2000.L"), 1)
 	w.exchange(frame(104, 0, uint32(0), ^uint32(0), "", "", ^uint32(0)), 1)
 	return w

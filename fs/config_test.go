@@ -1,0 +1,161 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hugelgupf/p9/linux"
+	"github.com/hugelgupf/p9/p9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// configTree is a tree with a VM web whose config is set, and a client of it.
+func configTree(t *testing.T) p9.File {
+	t.Helper()
+	root := client(t, New(newHost(t), Options{}))
+	require.NoError(t, mkdir(t, root, "web"))
+	mustWrite(t, root, "web/config", "vcpus=2\nkernel=/k")
+	return root
+}
+
+// longConfig is a configuration of more than one message.
+func longConfig(disks int) string {
+	var b strings.Builder
+	b.WriteString("vcpus=3\nmemory=1G\n")
+	for i := range disks {
+		fmt.Fprintf(&b, "disk=path:/images/of/some/length/%04d.img,format:raw\n", i)
+	}
+	return b.String()
+}
+
+// TestConfigInPieces writes a configuration in pieces of every size, as clients do
+// whose messages are short: it is set when its lines are whole, and as one.
+func TestConfigInPieces(t *testing.T) {
+	text := longConfig(40)
+	for _, size := range []int{1, 7, 100, 512, len(text) - 1, len(text)} {
+		for _, how := range []string{">", ">>"} {
+			root := configTree(t)
+			mode := p9.WriteOnly
+			if how == ">" {
+				mode |= openTruncate
+			}
+			f := mustOpen(t, root, "web/config", mode)
+			for off := 0; off < len(text); off += size {
+				piece := text[off:min(off+size, len(text))]
+				n, err := f.WriteAt([]byte(piece), int64(off))
+				require.NoError(t, err, "%s, %d at %d", how, size, off)
+				require.Equal(t, len(piece), n)
+			}
+			got := cat(t, root, "web/config")
+			assert.Contains(t, got, "vcpus=3\n")
+			assert.Equal(t, 40, strings.Count(got, "disk="), "%s in pieces of %d", how, size)
+			assert.Equal(t, how == ">>", strings.Contains(got, "kernel="))
+		}
+	}
+}
+
+// TestConfigEndsWithoutALine holds that a last line without an end counts at the
+// clunk or the sync, which then says what is wrong with it.
+func TestConfigEndsWithoutALine(t *testing.T) {
+	root := configTree(t)
+	before := cat(t, root, "web/config")
+	for _, c := range []struct {
+		text string
+		want linux.Errno
+	}{
+		{"vcpus=4", 0},
+		{"vcpus=5\nmemory=1G", 0},
+		{"vcpus=none", linux.EINVAL},
+		{"vcpus=6\nmem", linux.EINVAL},
+	} {
+		for _, end := range []string{"clunk", "sync"} {
+			mustWrite(t, root, "web/config", before)
+			f := mustOpen(t, root, "web/config", p9.WriteOnly)
+			mustWriteTo(t, f, c.text)
+			assert.Equal(t, before, cat(t, root, "web/config"), "%q is not whole yet", c.text)
+			err := f.FSync()
+			if end == "clunk" {
+				f = mustOpen(t, root, "web/config", p9.WriteOnly)
+				mustWrite(t, root, "web/config", before)
+				mustWriteTo(t, f, c.text)
+				err = f.Close()
+			}
+			assert.Equal(t, c.want, errnoFrom(err), "%s: %q", end, c.text)
+			if c.want == 0 {
+				assert.Contains(t, cat(t, root, "web/config"), c.text[:7]+"\n")
+				continue
+			}
+			assert.Equal(t, before, cat(t, root, "web/config"), "%q is not set in part", c.text)
+			assert.Contains(t, cat(t, root, "web/error"), "config line")
+		}
+	}
+}
+
+// TestConfigReplacedAsAWhole has the second of two writes fail: what the first
+// replaced comes back, and what follows is not set either.
+func TestConfigReplacedAsAWhole(t *testing.T) {
+	root := configTree(t)
+	before := cat(t, root, "web/config")
+	for name, texts := range map[string][]string{
+		"the first":  {"frob=1\n", "vcpus=4\n"},
+		"the second": {"vcpus=4\n", "frob=1\n", "memory=1G\n"},
+		"a torn one": {"vcpus=4\nfr", "ob=1\nmemory=1G\n", "memory=2G\n"},
+		"the last":   {"vcpus=4\n", "memory=1G\n", "frob=1"},
+	} {
+		f := mustOpen(t, root, "web/config", p9.WriteOnly|openTruncate)
+		failed := false
+		for _, text := range texts {
+			_, err := f.WriteAt([]byte(text), 0)
+			if failed {
+				assert.Equal(t, linux.EINVAL, errnoFrom(err), "%s: after one that failed", name)
+			}
+			failed = failed || err != nil
+		}
+		assert.Equal(t, linux.EINVAL, errnoFrom(f.Close()), name)
+		assert.Equal(t, before, cat(t, root, "web/config"), name)
+		assert.Contains(t, cat(t, root, "web/error"), "frob", name)
+	}
+	// Merged, each write counts by itself.
+	f := mustOpen(t, root, "web/config", p9.WriteOnly)
+	for text, want := range map[string]linux.Errno{"vcpus=4\n": 0, "frob=1\n": linux.EINVAL, "memory=1G\n": 0} {
+		_, err := f.WriteAt([]byte(text), 0)
+		assert.Equal(t, want, errnoFrom(err), text)
+	}
+	require.NoError(t, f.Close())
+	assert.Contains(t, cat(t, root, "web/config"), "vcpus=4\nmemory=1G\nkernel=/k\n")
+}
+
+// TestConfigLineWithoutEnd bounds what is kept of a line.
+func TestConfigLineWithoutEnd(t *testing.T) {
+	root := configTree(t)
+	before := cat(t, root, "web/config")
+	f := mustOpen(t, root, "web/config", p9.WriteOnly|openTruncate)
+	err := put(f, make([]byte, maxPending+1))
+	assert.Equal(t, linux.EINVAL, errnoFrom(err))
+	assert.Equal(t, linux.EINVAL, errnoFrom(f.Close()))
+	assert.Equal(t, before, cat(t, root, "web/config"))
+	assert.Contains(t, cat(t, root, "web/error"), "the line has not ended")
+}
+
+// TestConfigOfAClientThatHungUp: what it has not finished is not set.
+func TestConfigOfAClientThatHungUp(t *testing.T) {
+	host := newHost(t)
+	tree := New(host, Options{})
+	root := client(t, tree)
+	require.NoError(t, mkdir(t, root, "web"))
+	before := cat(t, root, "web/config")
+	w := dialWire(t, tree)
+	w.exchange(walkTo(0, 5, "web", "config"), 1)
+	w.exchange(frame(12, 0, uint32(5), uint32(1)), 1)
+	torn := []byte("vcpus=4\nkernel=/boot/vm") // would pass
+	w.exchange(frame(118, 0, uint32(5), uint64(0), uint32(len(torn)), torn), 1)
+	require.NoError(t, w.conn.Close())
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	require.NoError(t, w.srv.Shutdown(ctx), "it has put the client's files away")
+	assert.Equal(t, before, cat(t, root, "web/config"))
+}
