@@ -116,6 +116,14 @@ func TestOtherErrors(t *testing.T) {
 		"mkdir `ctl`":                  {func() error { return mkdir(t, root, "ctl") }},
 		"mkdir `bad name`":             {func() error { return mkdir(t, root, "bad name") }},
 		"mkdir `web/sub`":              {func() error { return mkdir(t, sub("web"), "sub") }},
+		"mkdir `web/snapshots/one`":    {func() error { return mkdir(t, sub2(t, root, "web", "snapshots"), "one") }},
+		"mkdir `web/snapshots/-x`":     {func() error { return mkdir(t, sub2(t, root, "web", "snapshots"), "-x") }},
+		"mkdir `web/snapshots/one` a second time": {func() error {
+			require.NoError(t, mkdir(t, sub2(t, root, "web", "snapshots"), "one"))
+			return mkdir(t, sub2(t, root, "web", "snapshots"), "one")
+		}},
+		"rmdir `web/snapshots/nosuch`": {func() error { return sub2(t, root, "web", "snapshots").UnlinkAt("nosuch", rmdir) }},
+		"rm `web/snapshots/one`":       {func() error { return sub2(t, root, "web", "snapshots").UnlinkAt("one", 0) }},
 		"rmdir `web`":                  {func() error { return root.UnlinkAt("web", rmdir) }},
 		"rm `web`":                     {func() error { return root.UnlinkAt("web", 0) }},
 		"rm `web/ctl`":                 {func() error { return sub("web").UnlinkAt("ctl", 0) }},

@@ -9,6 +9,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/ctl"
 )
 
 // tables are the tables of files that the documents have, by their headings there.
@@ -89,5 +92,49 @@ func TestReadme(t *testing.T) {
 			want = append(want, "| "+f.Name+" | "+f.Help+" |")
 		}
 		assert.Equal(t, strings.Join(want, "\n"), strings.ReplaceAll(rows, "`", ""), table.readme)
+	}
+}
+
+// TestVocabulary holds docs/vocabulary.md to the tables of verbs, files and
+// capabilities: it has all of them, and names no other.
+func TestVocabulary(t *testing.T) {
+	page, err := os.ReadFile("../docs/vocabulary.md")
+	require.NoError(t, err)
+	// column gives the words in backquotes of one column of the table with the heading.
+	column := func(heading string, n int) map[string]bool {
+		_, table, ok := strings.Cut(string(page), heading+"\n")
+		require.True(t, ok, heading)
+		table, _, _ = strings.Cut(table, "\n\n")
+		words := map[string]bool{}
+		for _, row := range strings.Split(table, "\n")[1:] {
+			for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(strings.Split(row, "|")[n], -1) {
+				words[m[1]] = true
+			}
+		}
+		return words
+	}
+	want := map[string]bool{}
+	for _, v := range ctl.VMVerbs() {
+		want[v.Name] = true
+	}
+	assert.Equal(t, want, column("| contract | verb in ctl | other files | what it does |", 2), "verbs")
+	want = map[string]bool{}
+	all := hypervisor.Capabilities{
+		SupportsSnapshot: true, SupportsHotplugMemory: true, SupportsPause: true,
+		SupportsVsock: true, SupportsGPUPassthrough: true, SupportsDiskIOLimit: true,
+	}
+	for _, w := range all.Words() {
+		want[string(w)] = true
+	}
+	assert.Equal(t, want, column("| Capabilities | word |", 2), "capabilities")
+	files := map[string]bool{}
+	for _, f := range VMFiles() {
+		files[f.Name] = true
+	}
+	for name := range column("| contract or source | file | |", 2) {
+		assert.True(t, files[name], "a VM has no file %s", name)
+	}
+	for _, s := range []hypervisor.VMState{hypervisor.StateCreated, hypervisor.StateRunning, hypervisor.StatePaused, hypervisor.StateShutdown} {
+		assert.True(t, column("| contract | `state` | |", 2)[string(s)], s)
 	}
 }

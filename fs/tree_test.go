@@ -286,6 +286,17 @@ func TestCancel(t *testing.T) {
 		assert.ErrorIs(t, err, context.DeadlineExceeded, name)
 		require.NoError(t, f.Close())
 	}
+	vm, _ := host.VM("web")
+	require.NoError(t, vm.SetConfig(context.Background(), "sim.fault=hang@snapshot", false))
+	require.NoError(t, vm.Start(context.Background()))
+	_, d, err := root.Walk([]string{"web", "snapshots"})
+	require.NoError(t, err)
+	short, done := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	_, err = d.(*dir).MkdirContext(short, "one", 0o700, p9.NoUID, p9.NoGID)
+	done()
+	assert.ErrorIs(t, err, context.DeadlineExceeded, "mkdir of a snapshot")
+	require.NoError(t, vm.Pause(context.Background()))
+
 	_, f, err := root.Walk([]string{"web", "ctl"})
 	require.NoError(t, err)
 	_, _, err = f.Open(p9.WriteOnly)
