@@ -48,7 +48,7 @@ func (h *Host) adopt(ctx context.Context) error {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			return ctx.Err()
 		}
-		h.log.Warn("some VMMs have not answered yet; the server starts without them")
+		h.log.Warn("some VMMs have not answered yet; the server goes on without them")
 	}
 	return nil
 }
@@ -116,7 +116,7 @@ func (v *VM) recover(ctx context.Context) *session {
 		r.ID = v.id
 		r.UUID = cmp.Or(uuid, r.UUID)
 	}); err != nil {
-		v.host.log.Error("record not written", "vm", v.name, "err", err)
+		v.host.log.Error("cannot write the record", "vm", v.name, "err", err)
 	}
 	return nil
 }

@@ -82,7 +82,7 @@ func (h *Host) search(t hypervisor.Type) Backend {
 	b := Backend{Type: t}
 	s, ok := hypervisor.StarterFor(t)
 	if !ok {
-		b.Err = fmt.Errorf("machine: back end %s: %w", t, hypervisor.ErrNotSupported)
+		b.Err = fmt.Errorf("machine: hypervisor %s: %w", t, hypervisor.ErrNotSupported)
 		return b
 	}
 	if c, ok := s.(hypervisor.Capable); ok {
@@ -157,7 +157,7 @@ func (h *Host) Backends() []Backend {
 		}
 		b, ok := h.backends.get(t)
 		if !ok {
-			b = Backend{Type: t, Err: fmt.Errorf("machine: back end %s: its program did not say its version within %v", t, findTimeout)}
+			b = Backend{Type: t, Err: fmt.Errorf("machine: hypervisor %s: its program did not tell its version within %v", t, findTimeout)}
 		}
 		list[i] = b
 	}

@@ -62,7 +62,7 @@ func (v *VM) pickCID(not map[int64]bool) error {
 		return nil
 	}
 	if err := v.saveRecord(func(r *record) { r.VsockCID = cid }); err != nil {
-		return fmt.Errorf("no vsock CID picked: %w", err)
+		return fmt.Errorf("cannot pick a vsock CID: %w", err)
 	}
 	return nil
 }

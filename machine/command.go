@@ -51,7 +51,7 @@ func (v *VM) run(ctx context.Context, verb string, timeout time.Duration, f func
 		case ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
 			err = byClient(ctx.Err())
 		case ctx.Err() == nil && tctx.Err() != nil && errors.Is(err, context.DeadlineExceeded):
-			err = fmt.Errorf("%w (given up after %v: the VMM may be stopped, hung or very slow)", err, timeout)
+			err = fmt.Errorf("%w (gave up after %v: the VMM may be stopped, hung or very slow)", err, timeout)
 		}
 	}
 	err = v.wrap(verb, err)
@@ -122,7 +122,7 @@ func (v *VM) interrupt(ctx context.Context, why error) error {
 	case <-cmd.done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("the %s under way does not end: %w", cmd.verb, ctx.Err())
+		return fmt.Errorf("the command %s has not ended yet: %w", cmd.verb, ctx.Err())
 	}
 }
 

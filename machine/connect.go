@@ -102,12 +102,12 @@ func (s *session) accept(ctx context.Context, c contact) bool {
 		}
 		cancel()
 		if err != nil {
-			v.RecordError("adopt", v.wrap("adopt", fmt.Errorf("the start that a killed server began cannot be finished: %w", err)))
+			v.RecordError("adopt", v.wrap("adopt", fmt.Errorf("cannot finish the start that an earlier server began: %w", err)))
 		}
 	}
 	if s.from == phaseRestoring && c.info.State != hypervisor.StatePaused {
 		// A guest whose memory is not all there cannot be gone on with.
-		v.RecordError("adopt", v.wrap("adopt", errors.New("the restore that a killed server began was not finished: the VMM was ended")))
+		v.RecordError("adopt", v.wrap("adopt", errors.New("an earlier server was killed during the restore: its VMM was ended")))
 		s.setReason("restore-interrupted")
 		s.discard(ctx, c.hv)
 		return false
@@ -118,7 +118,7 @@ func (s *session) accept(ctx context.Context, c contact) bool {
 	}
 	if adopting && (s.from != phaseRunning || v.recordedPID() != s.proc.PID) {
 		if err := v.saveRecord(s.running(time.Now())); err != nil {
-			v.host.log.Error("record not written", "vm", v.name, "err", err)
+			v.host.log.Error("cannot write the record", "vm", v.name, "err", err)
 		}
 	}
 	s.from = ""
@@ -168,8 +168,8 @@ func (s *session) running(started time.Time) func(*record) {
 	}
 }
 
-// foreignError is a VMM that answers on a VM's socket and is not that VM's. It is
-// left alone. It is a hypervisor.ErrBusy: the VM cannot be started beside it.
+// foreignError is the VMM of another VM that serves this VM's socket. It is not
+// touched. It is a hypervisor.ErrBusy: the VM cannot be started beside it.
 type foreignError struct {
 	socket string
 	id     hypervisor.Identity
@@ -178,9 +178,9 @@ type foreignError struct {
 func (e *foreignError) Error() string {
 	pid := ""
 	if e.id.PID != 0 {
-		pid = " with pid " + strconv.Itoa(e.id.PID)
+		pid = ", pid " + strconv.Itoa(e.id.PID)
 	}
-	return fmt.Sprintf("on %s answers the VMM%s of another VM (name %q, uuid %q), which is left alone: end it, or move its socket away", e.socket, pid, e.id.Name, e.id.UUID)
+	return fmt.Sprintf("%s is served by the VMM of another VM (name %q, uuid %q%s): end that VMM, or move its socket away", e.socket, e.id.Name, e.id.UUID, pid)
 }
 
 func (e *foreignError) Unwrap() error { return hypervisor.ErrBusy }

@@ -54,7 +54,7 @@ func (s *session) stop(ctx context.Context) error {
 		return ctx.Err()
 	}
 	s.setReasonForced()
-	v.host.log.Warn("the VMM does not end in an orderly way and is killed", "vm", v.name, "pid", s.proc.PID, "err", err)
+	v.host.log.Warn("the VMM did not end when asked: killing it", "vm", v.name, "pid", s.proc.PID, "err", err)
 	return s.kill(ctx)
 }
 
@@ -161,7 +161,7 @@ func (s *session) end() {
 	}
 	if reason == "lost" || reason == hypervisor.ReasonVMMDied {
 		if last := lastLines(v.LogPath(), 3); last != "" {
-			text += "; its last words: " + last
+			text += "; its last output: " + last
 		}
 		detail = append(detail, hypervisor.Detail{Key: "text", Value: text})
 	}
@@ -175,7 +175,7 @@ func (s *session) end() {
 		r.LastExit, r.ExitTime = text, now
 	}); err != nil {
 		// Its successor finds the process dead and comes to the same end.
-		v.host.log.Error("record not written", "vm", v.name, "err", err)
+		v.host.log.Error("cannot write the record", "vm", v.name, "err", err)
 	}
 	state := hypervisor.StateShutdown
 	v.update(func() {

@@ -84,7 +84,9 @@ func (e *nameError) Unwrap() []error { return []error{ErrName, hypervisor.ErrInv
 // takenError is a name that a file of the tree has. It is an ErrExists.
 type takenError struct{ name string }
 
-func (e *takenError) Error() string { return fmt.Sprintf("%q is a file of the server, no VM", e.name) }
+func (e *takenError) Error() string {
+	return fmt.Sprintf("%q is one of the server's own files", e.name)
+}
 func (e *takenError) Unwrap() error { return ErrExists }
 
 // An endedError is why something ended before it was done, in words for people.
@@ -99,8 +101,8 @@ func (e *endedError) Unwrap() error { return e.err }
 var (
 	errMemoryUnasked = fmt.Errorf("the hypervisor has not answered yet: %w", context.DeadlineExceeded)
 	errMemoryUnknown = fmt.Errorf("the hypervisor does not tell the guest's memory: %w", hypervisor.ErrNotSupported)
-	errCancelled     = &endedError{"cancelled by the verb cancel", context.Canceled}
-	errKilled        = &endedError{"ended by a kill of the VM", context.Canceled}
+	errCancelled     = &endedError{"cancelled with the verb cancel", context.Canceled}
+	errKilled        = &endedError{"the VM was killed", context.Canceled}
 )
 
 // byClient is the end of a request's context.

@@ -93,10 +93,10 @@ func Open(ctx context.Context, o Options) (*Host, error) {
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	if h.notify, err = console.NewNotifier(); err != nil {
-		h.log.Warn("no notices of file changes: consoles are looked at a few times a second instead", "err", err)
+		h.log.Warn("cannot watch files: consoles are polled instead", "err", err)
 	}
 	if err := durable.ClearLeftovers(vmsDir); err != nil {
-		h.log.Warn("leftovers of an earlier server stay", "dir", vmsDir, "err", err)
+		h.log.Warn("cannot remove leftovers of an earlier server", "dir", vmsDir, "err", err)
 	}
 	if err := h.load(vmsDir); err != nil {
 		h.Close()
@@ -125,7 +125,7 @@ func (h *Host) load(vmsDir string) error {
 			continue
 		}
 		if err := CheckName(name); err != nil {
-			h.log.Warn("not a VM's directory, left alone", "dir", filepath.Join(vmsDir, name), "err", err)
+			h.log.Warn("ignoring a directory that is no VM's", "dir", filepath.Join(vmsDir, name), "err", err)
 			continue
 		}
 		v := h.loadVM(name)

@@ -207,7 +207,7 @@ func (v *VM) ResizeMemory(ctx context.Context, bytes int64, wait time.Duration) 
 
 func (v *VM) resizeLive(ctx context.Context, s *session, bytes int64, wait time.Duration) error {
 	if bytes <= 0 {
-		return fmt.Errorf("memory of %d bytes: %w", bytes, hypervisor.ErrInvalid)
+		return fmt.Errorf("memory cannot be %d bytes: %w", bytes, hypervisor.ErrInvalid)
 	}
 	hv, err := s.handle(ctx)
 	if err != nil {
@@ -225,14 +225,14 @@ func (v *VM) resizeLive(ctx context.Context, s *session, bytes int64, wait time.
 	// From here on it is the target, whatever becomes of the wait.
 	v.update(func() { v.status.MemoryTarget = bytes })
 	if err := v.saveRecord(func(r *record) { r.MemoryTarget = bytes }); err != nil {
-		v.host.log.Error("record not written", "vm", v.name, "err", err)
+		v.host.log.Error("cannot write the record", "vm", v.name, "err", err)
 	}
 	v.emit(events.Event{Kind: events.KindResize, Detail: []hypervisor.Detail{{Key: "target", Value: strconv.FormatInt(bytes, 10)}}})
 	if wait > 0 {
 		err = lostHandle(hv.ResizeMemoryAndWait(ctx, bytes, max(wait-time.Since(begun), 0)))
 	}
 	if rerr := s.refresh(ctx, hv); rerr != nil && err == nil && ctx.Err() == nil {
-		v.host.log.Warn("memory size not read", "vm", v.name, "err", rerr)
+		v.host.log.Warn("cannot read the memory size", "vm", v.name, "err", rerr)
 	}
 	return err
 }

@@ -30,7 +30,7 @@ func nameRoom(vmsDir string) int {
 // checkRoom refuses a name for which the state directory's path is too long.
 func checkRoom(vmsDir, name string) error {
 	if room := nameRoom(vmsDir); len(name) > room {
-		return &nameError{name, fmt.Sprintf("it is longer than %d characters, for which the state directory leaves room: the path of a Unix socket has %d bytes at most",
+		return &nameError{name, fmt.Sprintf("it is longer than %d characters: with this state directory the path of a socket of the VM would be longer than %d bytes",
 			max(room, 0), unixsock.MaxPath)}
 	}
 	return nil
@@ -56,7 +56,7 @@ func checkWord(name string) error {
 	case name[0] == '.' || name[0] == '-':
 		return &nameError{name, "it starts with a dot or a dash"}
 	case strings.Trim(name, allowed) != "" || strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(allowed, r) }):
-		return &nameError{name, "it may have letters, digits, dots, underscores and dashes"}
+		return &nameError{name, "only letters, digits, dots, underscores and dashes are allowed"}
 	}
 	return nil
 }

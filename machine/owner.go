@@ -25,8 +25,8 @@ func (v *VM) SetOwner(o Owner) error {
 	return v.ChangeOwner(func(Owner) (Owner, error) { return o, nil })
 }
 
-// ChangeOwner is SetOwner for who has to know whose the VM is to say whose it is
-// to be: nobody else changes it between. An error of change is returned as it is.
+// ChangeOwner is SetOwner for callers that must know the present owner to name the next
+// one: nobody else changes it between. An error of change is returned as it is.
 func (v *VM) ChangeOwner(change func(Owner) (Owner, error)) error {
 	if !v.host.enter() {
 		return v.wrap("chown", ErrClosed)

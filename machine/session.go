@@ -98,7 +98,7 @@ func (s *session) run() {
 			break
 		}
 		if v.State() != hypervisor.StateShutdown { // else it is on its way out
-			v.host.log.Warn("connection to the VMM lost", "vm", v.name)
+			v.host.log.Warn("the connection to the VMM was lost", "vm", v.name)
 			v.emit(events.Event{Kind: events.KindDisconnected})
 		}
 	}
@@ -118,7 +118,7 @@ func (s *session) watch() {
 		switch {
 		case s.alive.Err() != nil:
 		case err != nil:
-			s.v.host.log.Error("the VMM's process cannot be waited for", "vm", s.v.name, "err", err)
+			s.v.host.log.Error("cannot wait for the VMM's process", "vm", s.v.name, "err", err)
 		default:
 			s.exit = exit
 			s.died(errExited)

@@ -17,7 +17,7 @@ import (
 )
 
 // A snapshot is a directory of three: what the back end wrote (vmm), the
-// configuration that the VM ran with (config), and whose it is (snapshot.json).
+// configuration that the VM ran with (config), and which VM it is of (snapshot.json).
 // It is made aside and moved into place when it is whole.
 const (
 	snapshotVMM  = "vmm"
@@ -158,7 +158,7 @@ func (v *VM) Restore(ctx context.Context, name string, changes ...string) error 
 		}
 		if cfg.String() != v.Config().String() {
 			if err := v.saveConfig(cfg); err != nil {
-				v.host.log.Error("config of the snapshot not kept", "vm", v.name, "err", err)
+				v.host.log.Error("cannot write the config of the snapshot", "vm", v.name, "err", err)
 			}
 		}
 		v.emitSnapshot(name, "restored")

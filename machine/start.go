@@ -73,7 +73,7 @@ func (v *VM) launch(ctx context.Context, verb string, l launching) error {
 	v.step(stepBegin)
 	starter, ok := hypervisor.StarterFor(l.typ)
 	if !ok {
-		return fmt.Errorf("hypervisor=%s is not one that this server has (it has %s): %w", l.typ, typeWords(), hypervisor.ErrNotSupported)
+		return fmt.Errorf("this server has no hypervisor %q (it has %s): %w", l.typ, typeWords(), hypervisor.ErrNotSupported)
 	}
 	if err := v.awaitEnd(ctx); err != nil {
 		return fmt.Errorf("the VM's last VMM has not ended yet: %w", err)
@@ -97,7 +97,7 @@ func (v *VM) launch(ctx context.Context, verb string, l launching) error {
 			r.VsockCID = l.cid
 		}
 	}); err != nil {
-		return fmt.Errorf("nothing was started: %w", err)
+		return fmt.Errorf("not started: %w", err)
 	}
 	v.step(stepRecorded)
 	v.emit(events.Event{Kind: events.KindStarting, Detail: []hypervisor.Detail{{Key: "verb", Value: verb}, {Key: "hypervisor", Value: string(l.typ)}}})
@@ -108,7 +108,7 @@ func (v *VM) launch(ctx context.Context, verb string, l launching) error {
 	if err == nil && pid > 0 {
 		if proc, err = process.Find(pid); err != nil {
 			hypervisor.CloseHandle(hv)
-			err = fmt.Errorf("the VMM ended as soon as it had started: %w%s", err, logWords(v.LogPath(), began))
+			err = fmt.Errorf("the VMM ended right after it was started: %w%s", err, logWords(v.LogPath(), began))
 		}
 	}
 	if err != nil {
@@ -118,14 +118,14 @@ func (v *VM) launch(ctx context.Context, verb string, l launching) error {
 			r.Owner = owner
 		}); undo != nil {
 			// A successor looks for a VMM, finds none, and comes to the same.
-			h.log.Error("record not written", "vm", v.name, "err", undo)
+			h.log.Error("cannot write the record", "vm", v.name, "err", undo)
 		}
 		return err
 	}
 	s := v.newSession(l.typ, proc, hv)
 	if err := v.saveRecord(s.running(began)); err != nil {
 		// The VMM runs and the record on disk leads to it, by its socket.
-		h.log.Error("record not written", "vm", v.name, "err", err)
+		h.log.Error("cannot write the record", "vm", v.name, "err", err)
 		v.mu.Lock()
 		s.running(began)(&v.rec)
 		v.mu.Unlock()
@@ -141,7 +141,7 @@ func (v *VM) launch(ctx context.Context, verb string, l launching) error {
 	v.emit(events.Event{Kind: events.KindStarted, State: l.state, Detail: s.pidDetail()})
 	s.begin()
 	if err := s.refresh(ctx, hv); err != nil && ctx.Err() == nil && !notRunning(err) {
-		h.log.Warn("no answer after the start", "vm", v.name, "err", err)
+		h.log.Warn("the VMM does not answer after its start", "vm", v.name, "err", err)
 	}
 	return nil
 }
@@ -172,9 +172,9 @@ func (v *VM) checkSocket(ctx context.Context, t hypervisor.Type, socket string) 
 	}
 	hypervisor.CloseHandle(c.hv)
 	if c.id.UUID == "" {
-		return fmt.Errorf("a VMM answers on %s already: %w", socket, hypervisor.ErrBusy)
+		return fmt.Errorf("a VMM already serves %s: %w", socket, hypervisor.ErrBusy)
 	}
-	return fmt.Errorf("a VMM of this VM (pid %d) answers on %s already, which the server had lost: restart the server to adopt it, or end it: %w", c.id.PID, socket, hypervisor.ErrBusy)
+	return fmt.Errorf("another VMM of this VM (pid %d) already serves %s: restart the server to take it over, or end it: %w", c.id.PID, socket, hypervisor.ErrBusy)
 }
 
 // prepareFiles makes what the VMM needs in the VM's directory.
@@ -225,7 +225,7 @@ func logWords(path string, since time.Time) string {
 		return ""
 	}
 	if last := lastLines(path, 3); last != "" {
-		return "; its last words: " + last
+		return "; its last output: " + last
 	}
 	return ""
 }

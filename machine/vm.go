@@ -124,17 +124,17 @@ func (h *Host) loadVM(name string) *VM {
 	dir := filepath.Join(h.dir, "vms", name)
 	log := h.log.With("vm", name)
 	if err := durable.ClearLeftovers(filepath.Join(dir, snapshotsDir)); err != nil {
-		log.Warn("leftovers of snapshots stay", "err", err)
+		log.Warn("cannot remove leftovers of snapshots", "err", err)
 	}
 	for _, d := range []string{dir, filepath.Join(dir, runDir)} {
 		if err := durable.ClearTemporaries(d); err != nil {
-			log.Warn("leftovers of an earlier server stay", "dir", d, "err", err)
+			log.Warn("cannot remove leftovers of an earlier server", "dir", d, "err", err)
 		}
 	}
 	path := filepath.Join(dir, recordFile)
 	rec, recErr := readRecord(path)
 	if recErr != nil {
-		log.Error("record unreadable", "err", recErr)
+		log.Error("cannot read the record", "err", recErr)
 		rec = record{
 			Format:  recordFormat,
 			UUID:    newUUID(),
@@ -148,7 +148,7 @@ func (h *Host) loadVM(name string) *VM {
 		}
 		// The next write of the record would destroy what may yet be of use.
 		if err := os.Rename(path, path+".bad"); durable.IgnoreMissing(err) != nil {
-			log.Error("unreadable record cannot be put aside", "err", err)
+			log.Error("cannot move the unreadable record away", "err", err)
 		}
 	}
 
@@ -158,7 +158,7 @@ func (h *Host) loadVM(name string) *VM {
 		cfg, cfgErr = cfg.Merge(string(text))
 	}
 	if cfgErr != nil {
-		log.Error("config unreadable", "err", cfgErr)
+		log.Error("cannot read the config", "err", cfgErr)
 	}
 
 	v := h.newVM(name, rec, cfg)
@@ -178,7 +178,7 @@ func (h *Host) loadVM(name string) *VM {
 	}
 	if recErr != nil {
 		v.status.Reason = "record-unreadable"
-		v.failure.set("load", fmt.Errorf("what was known of how %s ran and whose it is is lost: %w (kept as %s.bad)", name, recErr, recordFile))
+		v.failure.set("load", fmt.Errorf("who owns %s is lost, and how it ran: %w (the file is kept as %s.bad)", name, recErr, recordFile))
 		v.unrecorded = true
 	}
 	return v
@@ -368,7 +368,7 @@ func (v *VM) emit(e events.Event) {
 	if e.Kind == events.KindDeleted {
 		v.gone = true
 	} else if err := v.history.Add(e.String()); err != nil {
-		v.host.log.Warn("event not kept", "vm", v.name, "event", e.String(), "err", err)
+		v.host.log.Warn("cannot keep an event", "vm", v.name, "event", e.String(), "err", err)
 	}
 	v.events.Publish(e)
 	v.host.feed.Publish(e)
@@ -430,7 +430,7 @@ func (h *Host) remove(ctx context.Context, dir string) error {
 		defer close(done)
 		if err := errors.Join(err, os.RemoveAll(aside)); err != nil {
 			// The rest goes at the next start of a server.
-			h.log.Warn("not all of a removed directory is gone", "dir", dir, "err", err)
+			h.log.Warn("cannot remove all of a deleted directory", "dir", dir, "err", err)
 		}
 	}) {
 		return nil

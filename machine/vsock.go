@@ -34,7 +34,7 @@ func (v *VM) ListenVsock(ctx context.Context, port uint32) (net.Listener, error)
 	if err == nil {
 		l, ok := d.(hypervisor.VsockListener)
 		if !ok {
-			err = fmt.Errorf("the back end takes no connections of guests: %w", hypervisor.ErrNotSupported)
+			err = fmt.Errorf("guests of this hypervisor cannot connect to the host: %w", hypervisor.ErrNotSupported)
 		} else {
 			var ln net.Listener
 			if ln, err = l.ListenVsock(ctx, int(port)); err == nil {

@@ -13,7 +13,7 @@ var (
 	// ended while it was being asked.
 	ErrHypervisorNotRunning = errors.New("hypervisor is not running")
 	// ErrNotSupported means that the back end cannot do it for this VM, ever.
-	ErrNotSupported = errors.New("not supported by this hypervisor")
+	ErrNotSupported = errors.New("operation not supported by this hypervisor")
 	// ErrInvalid means that an argument or a setting is out of its range.
 	ErrInvalid = errors.New("invalid argument")
 	// ErrBusy means that it cannot be done in the state the VM is in, or while

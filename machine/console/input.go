@@ -85,7 +85,7 @@ func (in *Input) update(f func()) {
 
 func (in *Input) trim() {
 	if err := in.log.Trim(); err != nil {
-		in.logger.Warn("console log not trimmed", "err", err)
+		in.logger.Warn("cannot trim the console's log", "err", err)
 	}
 }
 
@@ -106,7 +106,7 @@ func (in *Input) connect(ctx context.Context, c hypervisor.Console) {
 		}
 		if !told && !errors.Is(err, hypervisor.ErrHypervisorNotRunning) {
 			told = true
-			in.logger.Warn("console not connected, trying again", "err", err)
+			in.logger.Warn("cannot connect to the console, trying again", "err", err)
 		}
 		if retry.Wait(ctx) != nil {
 			return
