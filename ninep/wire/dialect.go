@@ -22,9 +22,6 @@ const (
 // Is reports whether d is, or has, one of those.
 func (d Dialect) Is(of Dialect) bool { return d&of != 0 }
 
-// Has reports whether a dialect has a message.
-func (d Dialect) Has(t Type) bool { return d.message(t).in&d != 0 }
-
 // Name is what a dialect calls a message.
 func (d Dialect) Name(t Type) string { return d.message(t).name }
 
