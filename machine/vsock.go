@@ -16,7 +16,7 @@ const vsockSocketName = "vsock.sock"
 
 // DialVsock connects to a port of the guest.
 func (v *VM) DialVsock(ctx context.Context, port uint32) (net.Conn, error) {
-	d, err := v.vsockDialer()
+	d, err := v.vsockDialer(ctx)
 	if err == nil {
 		var conn net.Conn
 		if conn, err = d.DialVsock(ctx, int(port)); err == nil {
@@ -30,7 +30,7 @@ func (v *VM) DialVsock(ctx context.Context, port uint32) (net.Conn, error) {
 // one listener to a port at a time. It does not end with the VMM: the caller
 // closes it.
 func (v *VM) ListenVsock(ctx context.Context, port uint32) (net.Listener, error) {
-	d, err := v.vsockDialer()
+	d, err := v.vsockDialer(ctx)
 	if err == nil {
 		l, ok := d.(hypervisor.VsockListener)
 		if !ok {
@@ -45,8 +45,9 @@ func (v *VM) ListenVsock(ctx context.Context, port uint32) (net.Listener, error)
 	return nil, v.wrap("vsock", fmt.Errorf("listen on port %d: %w", port, err))
 }
 
-// vsockDialer returns what leads into the guest of a VM that has a VMM.
-func (v *VM) vsockDialer() (hypervisor.VsockDialer, error) {
+// vsockDialer returns what leads into the guest of a VM that has a VMM. The handle on
+// that knows best.
+func (v *VM) vsockDialer(ctx context.Context) (hypervisor.VsockDialer, error) {
 	v.mu.Lock()
 	s, cfg := v.session, v.cfg.VMConfig()
 	cfg.VsockCID = v.cidIn(v.cfg)
@@ -56,6 +57,13 @@ func (v *VM) vsockDialer() (hypervisor.VsockDialer, error) {
 	}
 	if cfg.VsockCID == 0 && cfg.VsockSocket == "" {
 		return nil, fmt.Errorf("the VM has no vsock device: stop it, write vsock.cid=3 to its config, and start it: %w", hypervisor.ErrNotSupported)
+	}
+	hv, err := s.handle(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if source, ok := hv.(hypervisor.VsockSource); ok {
+		return source.VsockDialer()
 	}
 	return hypervisor.NewVsockDialer(s.typ, v.vsockSocket(cfg), cfg.VsockCID)
 }

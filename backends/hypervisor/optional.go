@@ -149,6 +149,15 @@ type Capable interface {
 	Capabilities(config VMConfig) Capabilities
 }
 
+// VsockSource is a Hypervisor that knows itself how its guest is reached by vsock, as it
+// was started. Who has a handle asks it first: NewVsockDialer knows the configuration
+// alone.
+type VsockSource interface {
+	// VsockDialer returns what leads into the guest, or ErrNotSupported for one
+	// without a vsock device. It does not wait.
+	VsockDialer() (VsockDialer, error)
+}
+
 // VsockListener is a VsockDialer that can also wait for streams that the guest
 // opens to a port of the host, 1..4294967294.
 type VsockListener interface {

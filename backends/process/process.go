@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 )
 
 // ErrEnded means that the process does not run: it never did, it ended, or the
@@ -97,6 +98,26 @@ func (p Process) WaitExit(ctx context.Context) (Exit, error) {
 		return Exit{}, fmt.Errorf("wait for process %d: %w", p.PID, err)
 	}
 	return exit, nil
+}
+
+// End ends the process: it asks it to (SIGTERM), and kills it if it has not ended after
+// patience. A process that has ended already is no error.
+func (p Process) End(ctx context.Context, patience time.Duration) error {
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		if err := p.Signal(sig); err != nil {
+			if errors.Is(err, ErrEnded) {
+				return nil
+			}
+			return err
+		}
+		wait, cancel := context.WithTimeout(ctx, patience)
+		err := p.Wait(wait)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("process %d was killed and does not end", p.PID)
 }
 
 // Signal sends sig to the process and to no other. It returns ErrEnded where the

@@ -22,8 +22,6 @@ type plan struct {
 	dir     runDir
 	// incoming makes a VM that waits for the state of another.
 	incoming bool
-	// vsockDevice is whether the server can start a vsock device.
-	vsockDevice bool
 
 	files []string // what QEMU inherits, in the order of its descriptors, from process.FirstFile on
 }

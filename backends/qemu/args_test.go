@@ -268,7 +268,6 @@ func TestArgs(t *testing.T) {
 		},
 		"vsock of a process": {
 			config: func(c *hypervisor.VMConfig) { c.VsockCID, c.VsockSocket = 3, "/run/vsock.sock" },
-			plan:   func(p *plan) { p.vsockDevice = true },
 			want: []string{
 				"-chardev socket,id=vsocksock,fd=6,server=on,wait=off",
 				"-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
@@ -279,14 +278,14 @@ func TestArgs(t *testing.T) {
 		},
 		"vsock of a process, QEMU 6.0": {
 			config: func(c *hypervisor.VMConfig) { c.VsockCID, c.VsockSocket = 3, "/run/vsock.sock" },
-			plan:   func(p *plan) { p.vsockDevice, p.program.version = true, "6.0.1" },
+			plan:   func(p *plan) { p.program.version = "6.0.1" },
 			want:   []string{"-device pcie-root-port,id=vsockport,chassis=1,slot=1,power_controller_present=off"},
 			not:    []string{"-global"},
 			files:  []string{fileVsock},
 		},
 		"vsock of a process, arm64": {
 			config: func(c *hypervisor.VMConfig) { c.VsockCID, c.VsockSocket, c.KernelPath = 3, "/run/vsock.sock", "/k" },
-			plan:   func(p *plan) { p.vsockDevice, p.arch, p.machine = true, archs[1], archs[1].machine },
+			plan:   func(p *plan) { p.arch, p.machine = archs[1], archs[1].machine },
 			want:   []string{"-device pcie-root-port,id=vsockport,chassis=1,slot=1"},
 			not:    []string{"-global"},
 			files:  []string{fileVsock},
@@ -417,7 +416,6 @@ func TestChecks(t *testing.T) {
 		config := minimal()
 		c.Make(&config)
 		p := testPlan(config)
-		p.vsockDevice = true
 		_, err := p.args()
 		assert.NoError(t, err, c.Name)
 	}
@@ -426,7 +424,6 @@ func TestChecks(t *testing.T) {
 func FuzzArgs(f *testing.F) {
 	hypervisortest.FuzzConfigs(f, func(t *testing.T, c hypervisor.VMConfig) {
 		p := testPlan(c)
-		p.vsockDevice = true
 		args, err := p.args()
 		assert.Equal(t, c.Check(), err)
 		for _, a := range args {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -15,14 +14,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/qemu/vsockdev"
 )
 
 // TestNothingLeaks has starts, restores and snapshots fail, at several of their
 // steps, and then looks for descriptors, goroutines and processes.
 func TestNothingLeaks(t *testing.T) {
 	s := newTestStarter(t)
-	device := InProcessVsock(t)
-	s.config.StartVsockDevice = device
 	disk := sparse(t, filepath.Join(t.TempDir(), "disk"), mib)
 	dir := shortDir(t)
 	config := bare(dir)
@@ -65,10 +63,12 @@ func TestNothingLeaks(t *testing.T) {
 			}
 			ended(pid, hv, err)
 		}
-		s.config.StartVsockDevice = func(context.Context, VsockDevice) (io.Closer, error) { return nil, errors.New("not today") }
+		s.startDevice = func(context.Context, vsockdev.Config, bool) (*vsockdev.Device, error) {
+			return nil, errors.New("not today")
+		}
 		ended(s.StartVM(testContext(t), nil, "", socket, config))
 		ended(s.RestoreVM(testContext(t), nil, "", socket, good))
-		s.config.StartVsockDevice = device
+		s.startDevice = startDevice
 		ended(s.RestoreVM(testContext(t), nil, "", socket, damaged))
 		ended(s.RestoreVM(testContext(t), nil, "", socket, t.TempDir()))
 		assert.Equal(t, []string{"disk"}, bases(listing(t, filepath.Dir(disk))))

@@ -16,6 +16,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/qemu/qmp"
+	"vmfs/backends/qemu/vsockdev"
 	"vmfs/backends/stored"
 	"vmfs/internal/unixsock"
 )
@@ -68,7 +69,7 @@ func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socket
 	if err != nil {
 		return nil, err
 	}
-	pl := &plan{config: config, set: set, host: s.host, dir: dir, vsockDevice: s.config.StartVsockDevice != nil}
+	pl := &plan{config: config, set: set, host: s.host, dir: dir}
 	if pl.program, err = s.probes.Ask(ctx, path, probe); err != nil {
 		return nil, err
 	}
@@ -98,8 +99,8 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 	if err := pl.dir.prepare(); err != nil {
 		return nil, err
 	}
-	if end := s.config.EndVsockDevice; end != nil && pl.config.VsockSocket != "" {
-		if err := end(ctx, pl.dir.vsockDevice(pl.config, false)); err != nil {
+	if vsockdev.Supported && pl.config.VsockSocket != "" {
+		if err := vsockdev.End(ctx, pl.config.VsockSocket); err != nil {
 			return nil, fmt.Errorf("what an earlier QEMU has left: %w", err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/backends/qemu/vsockdev"
 )
 
 // Config says how a Starter works. Its zero value is good.
@@ -18,14 +19,6 @@ type Config struct {
 	Binary string
 	// Log gets what happens beside a call; nil is slog.Default().
 	Log *slog.Logger
-	// StartVsockDevice makes the virtio-vsock device of VMs with a VsockSocket;
-	// without it they are refused.
-	StartVsockDevice StartVsockDevice
-	// EndVsockDevice ends what an earlier QEMU of a VM has left of those; nil where
-	// nothing can be left.
-	EndVsockDevice EndVsockDevice
-	// VsockDialer is registered for dialing guests; nil registers none.
-	VsockDialer hypervisor.VsockDialerFactory
 }
 
 // A Starter starts QEMUs. It may be used by several goroutines.
@@ -34,6 +27,8 @@ type Starter struct {
 	log    *slog.Logger
 	host   host
 	probes process.Probes[program]
+	// startDevice starts the vsock device of a VM, or finds it; it is another in tests.
+	startDevice func(ctx context.Context, c vsockdev.Config, find bool) (*vsockdev.Device, error)
 }
 
 var (
@@ -45,7 +40,7 @@ var (
 
 // New makes a Starter. Nothing is registered by it.
 func New(c Config) *Starter {
-	s := &Starter{config: c, log: c.Log, host: thisHost}
+	s := &Starter{config: c, log: c.Log, host: thisHost, startDevice: startDevice}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -57,9 +52,7 @@ func (s *Starter) Register() {
 	hypervisor.RegisterStarter(hypervisor.TypeQEMU, s)
 	hypervisor.RegisterSocketName(hypervisor.TypeQEMU, s.SocketName())
 	hypervisor.RegisterClientFactory(hypervisor.TypeQEMU, s.client)
-	if s.config.VsockDialer != nil {
-		hypervisor.RegisterVsockDialerFactory(hypervisor.TypeQEMU, s.config.VsockDialer)
-	}
+	hypervisor.RegisterVsockDialerFactory(hypervisor.TypeQEMU, vsockDialer)
 }
 
 // client is the ClientFactory.
@@ -111,7 +104,7 @@ func (s *Starter) Capabilities(config hypervisor.VMConfig) hypervisor.Capabiliti
 		SupportsSnapshot:       len(config.PCIDevices) == 0,
 		SupportsHotplugMemory:  true,
 		SupportsPause:          true,
-		SupportsVsock:          s.config.StartVsockDevice != nil || s.host.exists(vhostVsock),
+		SupportsVsock:          vsockdev.Supported || s.host.exists(vhostVsock),
 		SupportsGPUPassthrough: s.host.iommuUsed(),
 		SupportsDiskIOLimit:    true,
 	}

@@ -27,13 +27,7 @@ func newStarter(t testing.TB) *qemu.Starter {
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		guesttest.Missing(t, "QEMU is missing: apt-get install qemu-system-x86")
 	}
-	s := qemu.New(qemu.Config{
-		Log:              slog.New(slog.NewTextHandler(t.Output(), nil)),
-		StartVsockDevice: qemu.InProcessVsock(t),
-		VsockDialer: func(socket string, _ int64) hypervisor.VsockDialer {
-			return &vsock.Hybrid{Socket: socket}
-		},
-	})
+	s := qemu.New(qemu.Config{Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	s.Register()
 	return s
 }

@@ -16,6 +16,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/qemu/qmp"
+	"vmfs/backends/qemu/vsockdev"
 	"vmfs/internal/queue"
 )
 
@@ -28,7 +29,7 @@ type VM struct {
 	conn  *qmp.Conn
 	child *process.Child // nil where another server started it
 	log   *slog.Logger
-	start StartVsockDevice // nil: none
+	start func(ctx context.Context, c vsockdev.Config, find bool) (*vsockdev.Device, error)
 	caps  hypervisor.Capabilities
 
 	ctx    context.Context // ends with Close
@@ -65,6 +66,7 @@ var (
 	_ hypervisor.Resetter    = (*VM)(nil)
 	_ hypervisor.Console     = (*VM)(nil)
 	_ hypervisor.Identifier  = (*VM)(nil)
+	_ hypervisor.VsockSource = (*VM)(nil)
 )
 
 // connect makes the handle on the QEMU that serves the control socket in dir. It
@@ -81,7 +83,7 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *proce
 		conn:     conn,
 		child:    c,
 		log:      s.log,
-		start:    s.config.StartVsockDevice,
+		start:    s.startDevice,
 		caps:     s.Capabilities(recorded(rec)),
 		resizing: make(chan struct{}, 1),
 		rec:      rec,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,39 +12,10 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/qemu/qmp"
+	"vmfs/backends/qemu/vsockdev"
 	"vmfs/internal/wait"
+	"vmfs/vsock"
 )
-
-// A VsockDevice is what a virtio-vsock device in a process of its own needs to
-// know.
-type VsockDevice struct {
-	// QEMUSocket is where QEMU listens for the device (vhost-user): the device
-	// connects, and again whenever it was started anew.
-	QEMUSocket string
-	// Socket is the device's own, on which hosts' programs dial the guest.
-	Socket string
-	// CID is the guest's context ID.
-	CID int64
-	// Dir is the VM's run-time directory.
-	Dir string
-	// Log is the file that the device's words are to be appended to.
-	Log string
-	// Running is whether QEMU has run for a while, so that there may be a device
-	// already, of an earlier server's. That is then the one.
-	Running bool
-}
-
-// StartVsockDevice starts the device of one VM, or finds the one that runs if
-// Running is set. It need not wait until that has connected to QEMUSocket. The
-// device is to live until QEMU closes that connection. Closing what is returned
-// ends it at once, for a start that failed. Where that can be waited for (see
-// keeper) a device that dies is started anew.
-type StartVsockDevice func(ctx context.Context, d VsockDevice) (io.Closer, error)
-
-// EndVsockDevice ends the device that is left of an earlier QEMU of the VM, if there
-// is one, and waits for it. It is called before a QEMU is started, which the device
-// would take for the one that it has lost.
-type EndVsockDevice func(ctx context.Context, d VsockDevice) error
 
 // vsock makes what the vsock device needs: nothing but the device itself where
 // the host's kernel has one, and the socket and slot for one that comes from
@@ -57,13 +27,13 @@ func (p *plan) vsock(a *commandLine) error {
 	}
 	if c.VsockSocket != "" && !p.incoming && filepath.Dir(c.VsockSocket) == p.dir.dir && p.host.exists(vhostVsock) {
 		// Nobody has asked for this socket: it is where one would be. The record
-		// keeps that there is none (see KernelVsock). A VM that is restored has the
+		// keeps that there is none. A VM that is restored has the
 		// kind of device that it had.
 		c.VsockSocket = ""
 	}
 	if c.VsockSocket != "" {
-		if !p.vsockDevice {
-			return fmt.Errorf("vsock: the socket %s needs a device in user space, which this program has none of: %w", c.VsockSocket, hypervisor.ErrNotSupported)
+		if !vsockdev.Supported {
+			return fmt.Errorf("vsock: the socket %s needs a device in user space, which there is on Linux alone: %w", c.VsockSocket, hypervisor.ErrNotSupported)
 		}
 		a.opt("chardev", opt("socket").set("id", idVsockSock).num("fd", int64(p.file(fileVsock))).on("server", true).on("wait", false))
 		p.vsockSlot(a)
@@ -82,15 +52,31 @@ func (p *plan) vsock(a *commandLine) error {
 
 const vhostVsock = "/dev/vhost-vsock"
 
-// KernelVsock tells whether the VM that has its run-time directory where socket is
-// reaches its host's kernel directly, by its CID, instead of by that socket: as
-// its QEMU was started, not as one would be now.
-func KernelVsock(socket string) bool {
+// vsockDialer is the VsockDialerFactory: a guest with a socket is reached by it, one
+// without by the host's kernel.
+func vsockDialer(socket string, cid int64) hypervisor.VsockDialer {
 	if socket == "" {
-		return true
+		return &vsock.Kernel{CID: cid}
 	}
-	rec, err := readRecord(runDir{dir: filepath.Dir(socket)})
-	return err == nil && rec.Config.VsockCID != 0 && rec.Config.VsockSocket == ""
+	return &vsock.Hybrid{Socket: socket}
+}
+
+var (
+	_ hypervisor.VsockListener = (*vsock.Kernel)(nil)
+	_ hypervisor.VsockListener = (*vsock.Hybrid)(nil)
+)
+
+// VsockDialer returns what leads into the guest, by the device that QEMU was started
+// with, be it that one would be started with the other now.
+func (vm *VM) VsockDialer() (hypervisor.VsockDialer, error) {
+	rec := vm.record()
+	if rec == nil {
+		return nil, vm.wrap("vsock", errors.New("what the VM was started with is not known"))
+	}
+	if rec.Config.VsockCID == 0 {
+		return nil, vm.wrap("vsock", hypervisor.ErrNotSupported)
+	}
+	return vsockDialer(rec.Config.VsockSocket, rec.Config.VsockCID), nil
 }
 
 // plugVsock starts the device of a VM that has one in user space, and plugs it in.
@@ -99,7 +85,7 @@ func (vm *VM) plugVsock(ctx context.Context) error {
 	if rec == nil || !rec.Vsock {
 		return nil
 	}
-	device, err := vm.start(ctx, vm.dir.vsockDevice(rec.Config.VMConfig, false))
+	device, err := vm.start(ctx, vm.dir.vsockDevice(rec.Config.VMConfig), false)
 	if err != nil {
 		return fmt.Errorf("vsock device: %w", err)
 	}
@@ -110,7 +96,7 @@ func (vm *VM) plugVsock(ctx context.Context) error {
 		err = vm.conn.Err()
 	}
 	if err != nil {
-		_ = device.Close() // the start failed already
+		_ = device.End(context.WithoutCancel(ctx)) // the start failed already
 		return fmt.Errorf("vsock device: %w", err)
 	}
 	return nil

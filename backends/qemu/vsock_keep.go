@@ -1,14 +1,15 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"io"
 	"strconv"
 	"time"
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/qemu/qmp"
+	"vmfs/backends/qemu/vsockdev"
 	"vmfs/internal/wait"
 )
 
@@ -16,18 +17,6 @@ import (
 // device of a VM was started anew. Detail "device" is restarted, "pid" its new
 // process; the streams that it carried are lost.
 const EventVsock hypervisor.EventKind = "vsock"
-
-// keeper is what StartVsockDevice may return, so that the device is kept: when it
-// ends before its VM it is started anew.
-type keeper interface {
-	io.Closer
-	// Wait returns nil when the device has ended, or the context's error.
-	Wait(ctx context.Context) error
-	// PID is the device's process.
-	PID() int
-	// Adopted tells whether it was found running instead of started.
-	Adopted() bool
-}
 
 const (
 	// reviveTimeout bounds one attempt to start a device anew.
@@ -45,20 +34,22 @@ const (
 const busyDevice = "new vsock device"
 
 // vsockDevice is what the device of the VM of this directory needs to know.
-func (d runDir) vsockDevice(c hypervisor.VMConfig, running bool) VsockDevice {
-	log := c.LogPath
-	if log == "" {
-		log = d.log()
+func (d runDir) vsockDevice(c hypervisor.VMConfig) vsockdev.Config {
+	return vsockdev.Config{QEMUSocket: d.vhost(), Socket: c.VsockSocket, CID: c.VsockCID, Log: cmp.Or(c.LogPath, d.log())}
+}
+
+// startDevice starts a VM's device. Where QEMU has run for a while it finds the one
+// that an earlier server started.
+func startDevice(ctx context.Context, c vsockdev.Config, find bool) (*vsockdev.Device, error) {
+	if find {
+		return vsockdev.FindOrStart(ctx, c)
 	}
-	return VsockDevice{
-		QEMUSocket: d.vhost(), Socket: c.VsockSocket, CID: c.VsockCID,
-		Dir: d.dir, Log: log, Running: running,
-	}
+	return vsockdev.Start(ctx, c)
 }
 
 // adoptVsock keeps the device of a VM that another server started.
 func (vm *VM) adoptVsock() {
-	if rec := vm.record(); rec != nil && rec.Vsock && vm.start != nil {
+	if rec := vm.record(); rec != nil && rec.Vsock && vsockdev.Supported {
 		vm.spawn(func() { vm.keepVsock(nil) })
 	}
 }
@@ -66,27 +57,24 @@ func (vm *VM) adoptVsock() {
 // keepVsock sees to it that the VM has its device for as long as the handle is
 // there, and that the device ends with the VM. A nil device is to be found, or
 // started if it has ended. It runs beside the handle's callers.
-func (vm *VM) keepVsock(device io.Closer) {
+func (vm *VM) keepVsock(device *vsockdev.Device) {
 	ctx, cancel := vm.connected()
 	defer cancel()
 	adopt := device == nil
 	again := wait.Backoff{First: reviveFirst, Most: reviveMost}
 	for pause := time.Duration(0); ; {
 		if device != nil {
-			k, ok := device.(keeper)
-			if !ok {
-				return
-			}
 			began := time.Now()
-			if !vm.watchVsock(ctx, k) {
+			if !vm.watchVsock(ctx, device) {
 				return
 			}
+			pid := device.PID
 			device = nil
 			if time.Since(began) > reviveMost {
 				pause = 0
 				again.Reset()
 			}
-			vm.log.Warn("the vsock device has ended and is started anew; its log is the VM's", "vm", vm.name, "pid", k.PID(), "in", pause)
+			vm.log.Warn("the vsock device has ended and is started anew; its log is the VM's", "vm", vm.name, "pid", pid, "in", pause)
 		} else {
 			var err error
 			if device, err = vm.reviveVsock(adopt); err == nil {
@@ -122,16 +110,16 @@ func (vm *VM) connected() (context.Context, context.CancelFunc) {
 
 // watchVsock waits for the device's end, which is true, or that of QEMU or the
 // handle, with which ctx ends.
-func (vm *VM) watchVsock(ctx context.Context, k keeper) bool {
-	err := k.Wait(ctx)
+func (vm *VM) watchVsock(ctx context.Context, device *vsockdev.Device) bool {
+	err := device.Wait(ctx)
 	if !vm.qemuGone() {
 		return err == nil && vm.ctx.Err() == nil
 	}
 	// A device that outlived its QEMU could take itself for the device of the next.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ownEnd)
 	defer cancel()
-	if k.Wait(ctx) != nil {
-		_ = k.Close() // it has ended just now
+	if device.Wait(ctx) != nil {
+		_ = device.End(context.WithoutCancel(ctx)) // it has ended just now
 	}
 	return false
 }
@@ -149,10 +137,10 @@ func (vm *VM) qemuGone() bool {
 
 // reviveVsock finds or starts the device of a running VM, and gets the guest's
 // rings going again if it was started.
-func (vm *VM) reviveVsock(adopt bool) (io.Closer, error) {
+func (vm *VM) reviveVsock(adopt bool) (*vsockdev.Device, error) {
 	ctx, cancel := context.WithTimeout(vm.ctx, reviveTimeout)
 	defer cancel()
-	device, err := vm.start(ctx, vm.dir.vsockDevice(vm.record().Config.VMConfig, true))
+	device, err := vm.start(ctx, vm.dir.vsockDevice(vm.record().Config.VMConfig), true)
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +150,7 @@ func (vm *VM) reviveVsock(adopt bool) (io.Closer, error) {
 		err = vm.reconnectVsock(ctx, device)
 	}
 	if err != nil {
-		_ = device.Close() // it is of no use
+		_ = device.End(context.WithoutCancel(ctx)) // it is of no use
 		return nil, err
 	}
 	return device, nil
@@ -171,14 +159,13 @@ func (vm *VM) reviveVsock(adopt bool) (io.Closer, error) {
 // reconnectVsock waits for a new device to take the place of one that died, and
 // has QEMU hand it the rings, for which the VM must stop and go on. A VM that
 // stands still stays so: QEMU does it when the VM goes on.
-func (vm *VM) reconnectVsock(ctx context.Context, device io.Closer) error {
+func (vm *VM) reconnectVsock(ctx context.Context, device *vsockdev.Device) error {
 	if err := vm.awaitDevice(ctx, device); err != nil {
 		return err
 	}
-	e := hypervisor.Event{Kind: EventVsock, Time: time.Now(), Detail: []hypervisor.Detail{{Key: "device", Value: "restarted"}}}
-	if k, ok := device.(keeper); ok {
-		e.Detail = append(e.Detail, hypervisor.Detail{Key: "pid", Value: strconv.Itoa(k.PID())})
-	}
+	e := hypervisor.Event{Kind: EventVsock, Time: time.Now(), Detail: []hypervisor.Detail{
+		{Key: "device", Value: "restarted"}, {Key: "pid", Value: strconv.Itoa(device.PID)},
+	}}
 	vm.events.Put(e)
 	release, err := vm.occupy(busyDevice, true)
 	if err != nil {
@@ -206,8 +193,8 @@ func (vm *VM) reconnectVsock(ctx context.Context, device io.Closer) error {
 
 // settleVsock makes sure that a device which was found, or started in the place of
 // one that died unseen, is the guest's.
-func (vm *VM) settleVsock(ctx context.Context, device io.Closer) error {
-	if k, ok := device.(keeper); !ok || !k.Adopted() {
+func (vm *VM) settleVsock(ctx context.Context, device *vsockdev.Device) error {
+	if !device.Adopted {
 		if err := vm.reconnectVsock(ctx, device); err != nil {
 			return err
 		}
@@ -217,16 +204,12 @@ func (vm *VM) settleVsock(ctx context.Context, device io.Closer) error {
 }
 
 // awaitDevice waits until the device has connected to QEMU.
-func (vm *VM) awaitDevice(ctx context.Context, device io.Closer) error {
-	k, ok := device.(keeper)
-	if !ok {
-		return vm.awaitChardev(ctx, idVsockSock, true)
-	}
+func (vm *VM) awaitDevice(ctx context.Context, device *vsockdev.Device) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	over := make(chan struct{})
 	go func() { // ends with this call
 		defer close(over)
-		if k.Wait(ctx) == nil {
+		if device.Wait(ctx) == nil {
 			cancel(errors.New("the device ended before it had connected; the VM's log has its words"))
 		}
 	}()

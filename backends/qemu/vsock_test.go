@@ -2,12 +2,8 @@ package qemu
 
 import (
 	"context"
-	"io"
-	"log/slog"
-	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,82 +15,13 @@ import (
 	"vmfs/backends/qemu/qmp/qmptest"
 	"vmfs/guest/guesttest"
 	"vmfs/vsock"
-	"vmfs/vsock/vhostuser"
 )
-
-// deviceRun is a vsock device that runs in the test's own process.
-type deviceRun struct {
-	cancel  context.CancelFunc
-	over    chan struct{}
-	adopted bool
-}
-
-func (d *deviceRun) Close() error {
-	d.cancel()
-	<-d.over
-	return nil
-}
-
-func (d *deviceRun) Wait(ctx context.Context) error {
-	select {
-	case <-d.over:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (d *deviceRun) PID() int      { return os.Getpid() }
-func (d *deviceRun) Adopted() bool { return d.adopted }
-
-// InProcessVsock starts vsock devices in the test's own process, and ends those that
-// are left with the test.
-func InProcessVsock(t testing.TB) StartVsockDevice {
-	var mu sync.Mutex // guards devices
-	devices := make(map[string]*deviceRun)
-	t.Cleanup(func() {
-		mu.Lock()
-		defer mu.Unlock()
-		for _, d := range devices {
-			_ = d.Close() // never fails
-		}
-	})
-	return func(_ context.Context, d VsockDevice) (io.Closer, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if run := devices[d.Socket]; run != nil {
-			select {
-			case <-run.over:
-			default:
-				if d.Running {
-					return &deviceRun{run.cancel, run.over, true}, nil
-				}
-				_ = run.Close() // never fails
-			}
-		}
-		dev, err := vhostuser.New(vhostuser.Config{
-			QEMUSocket: d.QEMUSocket, HostSocket: d.Socket, CID: d.CID, Logger: slog.New(slog.DiscardHandler),
-		})
-		if err != nil {
-			return nil, err
-		}
-		ctx, cancel := context.WithCancel(context.Background())
-		run := &deviceRun{cancel: cancel, over: make(chan struct{})}
-		devices[d.Socket] = run
-		go func() {
-			defer close(run.over)
-			_ = dev.Run(ctx) // it ends with the VM, or is ended
-		}()
-		return run, nil
-	}
-}
 
 // TestVsock gives a guest a vsock device of another process's kind, and keeps it
 // over snapshots, of a VM that runs and of one that stands still, and over restores.
 func TestVsock(t *testing.T) {
 	t.Parallel() // with the other tests that wait for a guest
 	s := newTestStarter(t)
-	s.config.StartVsockDevice = InProcessVsock(t)
 
 	dir := shortDir(t)
 	config := bare(dir)
@@ -167,7 +94,6 @@ func TestVsock(t *testing.T) {
 // runs and one that stands still.
 func TestVsockWithoutItsGuest(t *testing.T) {
 	s := newTestStarter(t)
-	s.config.StartVsockDevice = InProcessVsock(t)
 	dir := shortDir(t)
 	config := bare(dir)
 	config.VsockCID, config.VsockSocket = 77, filepath.Join(dir, "vsock.sock")

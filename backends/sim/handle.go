@@ -26,6 +26,7 @@ var (
 	_ hypervisor.Console     = (*Handle)(nil)
 	_ hypervisor.Identifier  = (*Handle)(nil)
 	_ hypervisor.Killer      = (*Handle)(nil)
+	_ hypervisor.VsockSource = (*Handle)(nil)
 	_ io.Closer              = (*Handle)(nil)
 )
 

@@ -29,6 +29,15 @@ type dialer struct {
 
 var _ hypervisor.VsockDialer = (*dialer)(nil)
 
+// VsockDialer returns what leads into the guest, whichever VM is to have its vsock later.
+func (h *Handle) VsockDialer() (hypervisor.VsockDialer, error) {
+	c := h.vm.config
+	if c.VsockSocket == "" && c.VsockCID == 0 {
+		return nil, fmt.Errorf("sim: vsock of %s: %w", h.vm.name(), hypervisor.ErrNotSupported)
+	}
+	return h.vm.world.Dialer(c.VsockSocket, c.VsockCID), nil
+}
+
 // Key names the guest.
 func (d *dialer) Key() string { return d.key }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"log/slog"
-	"runtime"
 
 	"vmfs/backends/qemu"
 	"vmfs/backends/sim"
@@ -11,10 +10,6 @@ import (
 // registerBackends makes the back ends that this program links known to package
 // hypervisor, by which everything else finds them.
 func registerBackends(log *slog.Logger) {
-	c := qemu.Config{Log: log, VsockDialer: dialGuest}
-	if runtime.GOOS == "linux" {
-		c.StartVsockDevice, c.EndVsockDevice = startVsockDevice, endVsockDevice
-	}
-	qemu.New(c).Register()
+	qemu.New(qemu.Config{Log: log}).Register()
 	sim.Register()
 }

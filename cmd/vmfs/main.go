@@ -88,7 +88,7 @@ commands are a 9P client for the shell; mounting the server does as well.`,
 		c.GroupID = server.ID
 		root.AddCommand(c)
 	}
-	root.AddCommand(newVersion(), newVsockDevice())
+	root.AddCommand(newVersion())
 	note(root, ran)
 	return root, ran
 }

@@ -40,7 +40,7 @@ func (k *soak) processes() map[string]processes {
 		switch argv := bytes.Split(line, []byte{0}); {
 		case bytes.Contains(argv[0], []byte("qemu-system")):
 			p.vmms = append(p.vmms, pid)
-		case len(argv) > 1 && string(argv[1]) == "vsock-device":
+		case string(argv[0]) == "vmfs-vsock-device":
 			p.devices = append(p.devices, pid)
 		}
 		found[string(name)] = p

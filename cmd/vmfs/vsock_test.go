@@ -71,9 +71,11 @@ func (s *server) device() int {
 	s.t.Helper()
 	var pid int
 	require.Eventually(s.t, func() bool {
-		st, err := vhostuser.GetStatus(s.t.Context(), s.hostSocket("web"))
-		pid = st.PID
-		return err == nil
+		_, err := vhostuser.GetStatus(s.t.Context(), s.hostSocket("web"))
+		if err == nil {
+			pid, err = vhostuser.Holder(s.t.Context(), s.hostSocket("web"))
+		}
+		return err == nil && pid != 0
 	}, patience, 20*time.Millisecond)
 	return pid
 }

@@ -152,7 +152,7 @@ func (d *Device) Run(ctx context.Context) (err error) {
 	defer d.resident.close()
 
 	d.now = time.Now()
-	d.stats.PID, d.stats.CID, d.stats.Since = os.Getpid(), d.cfg.CID, d.now
+	d.stats.CID, d.stats.Since = d.cfg.CID, d.now
 	d.giveUpAt = d.now.Add(d.cfg.ConnectTimeout)
 	d.retryAt, d.retryWait = d.now, firstRetry
 	defer d.shutDown()

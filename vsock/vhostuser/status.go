@@ -25,7 +25,6 @@ const (
 
 // Status is what a device tells about itself.
 type Status struct {
-	PID int   `json:"pid"`
 	CID int64 `json:"cid"`
 	// Since is when the process started serving.
 	Since time.Time `json:"since"`

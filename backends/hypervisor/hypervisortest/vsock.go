@@ -27,6 +27,19 @@ func (s *suite) testVsock(t *testing.T) {
 	require.NoError(t, err, "NewVsockDialer")
 	assert.NotEqual(t, dialer.Key(), other.Key(), "the keys of dialers of two guests")
 
+	if source, ok := vm.Handle.(hypervisor.VsockSource); ok {
+		own, err := source.VsockDialer()
+		require.NoError(t, err, "VsockDialer of the handle")
+		assert.Equal(t, dialer.Key(), own.Key(), "the keys of two dialers of one guest, one of them the handle's")
+		conn, err := own.DialVsock(s.ctx(t), s.b.EchoPort)
+		require.NoError(t, err, "DialVsock by the handle's dialer")
+		_, err = conn.Write([]byte("x"))
+		require.NoError(t, err)
+		_, err = io.ReadFull(conn, make([]byte, 1))
+		require.NoError(t, err, "reading the echo by the handle's dialer")
+		require.NoError(t, conn.Close())
+	}
+
 	conn, err := dialer.DialVsock(s.ctx(t), s.b.EchoPort)
 	require.NoError(t, err, "DialVsock")
 	defer conn.Close()
