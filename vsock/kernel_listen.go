@@ -10,6 +10,8 @@ import (
 	"time"
 
 	mdvsock "github.com/mdlayher/vsock"
+
+	"vmfs/internal/wait"
 )
 
 // ListenVsock waits for this guest's connections to the host's port. The
@@ -112,10 +114,11 @@ func (h *portHub) listen(cid int64, port int) (net.Listener, error) {
 // serve hands each connection to its guest's listener until the port closes.
 func (h *portHub) serve(port int, p *hubPort) {
 	defer close(p.done)
-	for wait := time.Millisecond; ; {
+	pause := wait.Backoff{First: time.Millisecond, Most: time.Second}
+	for {
 		c, err := p.l.Accept()
 		if err == nil {
-			wait = time.Millisecond
+			pause.Reset()
 			if !h.deliver(p, c) {
 				_ = c.Close()
 			}
@@ -126,9 +129,8 @@ func (h *portHub) serve(port int, p *hubPort) {
 			// Nothing tells when descriptors are free again.
 			select {
 			case <-p.stop:
-			case <-time.After(wait):
+			case <-time.After(pause.Next()):
 			}
-			wait = min(2*wait, time.Second)
 			continue
 		}
 		h.fail(port, p, err)

@@ -10,6 +10,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/stored"
+	"vmfs/internal/wait"
 )
 
 // Version is the version of the simulated VMM, and the only one there is.
@@ -198,12 +199,8 @@ func (s *Starter) begin(ctx context.Context, config *hypervisor.VMConfig, set se
 			<-ctx.Done()
 			return ctx.Err()
 		case FaultSlowStart:
-			t := time.NewTimer(f.Delay)
-			select {
-			case <-t.C:
-			case <-ctx.Done():
-				t.Stop()
-				return ctx.Err()
+			if err := wait.For(ctx, f.Delay); err != nil {
+				return err
 			}
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vmfs/internal/unixsock"
+	"vmfs/internal/wait"
 	"vmfs/vsock/vhostuser/internal/virtq"
 	"vmfs/vsock/vhostuser/internal/vumsg"
 )
@@ -30,7 +31,7 @@ type Device struct {
 	qemu       *vumsg.Conn // nil while not connected
 	qemuHandle handle
 	retryAt    time.Time // when to try to connect, while not connected
-	retryWait  time.Duration
+	retry      wait.Backoff
 	giveUpAt   time.Time
 	metAt      time.Time // when QEMU was last connected, zero if never
 	features   uint64
@@ -154,7 +155,7 @@ func (d *Device) Run(ctx context.Context) (err error) {
 	d.now = time.Now()
 	d.stats.CID, d.stats.Since = d.cfg.CID, d.now
 	d.giveUpAt = d.now.Add(d.cfg.ConnectTimeout)
-	d.retryAt, d.retryWait = d.now, firstRetry
+	d.retryAt, d.retry = d.now, wait.Backoff{First: firstRetry, Most: lastRetry}
 	defer d.shutDown()
 	ended, err = d.serve(ctx)
 	return err
@@ -312,8 +313,7 @@ func (d *Device) reconnect() (over bool, err error) {
 		// Nobody listens: QEMU is gone, its guest's streams with it.
 		d.guestGone("the VM ended")
 	}
-	d.retryAt = d.now.Add(d.retryWait)
-	d.retryWait = min(2*d.retryWait, lastRetry)
+	d.retryAt = d.now.Add(d.retry.Next())
 	return false, nil
 }
 

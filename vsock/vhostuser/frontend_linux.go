@@ -335,7 +335,8 @@ func setNonblock(t vumsg.Type, fd int) error {
 func (d *Device) lostQEMU() {
 	d.faulty = false
 	d.giveUpAt = d.now.Add(d.cfg.ReconnectTimeout)
-	d.retryAt, d.retryWait = d.now, firstRetry
+	d.retryAt = d.now
+	d.retry.Reset()
 	if d.now.Sub(d.metAt) < lastRetry {
 		d.retryAt = d.now.Add(lastRetry) // it does not want us
 	}
