@@ -72,7 +72,7 @@ func (vm *VM) pid() (int, error) {
 			return pid, nil
 		}
 	}
-	return 0, fmt.Errorf("QEMU answers on %s, and neither the socket nor %s leads to its process", vm.dir.control(), vm.dir.pidFile())
+	return 0, fmt.Errorf("QEMU serves %s, but its process is not found by that socket, nor by %s", vm.dir.control(), vm.dir.pidFile())
 }
 
 // isOurs tells whether a process is the QEMU of this directory, by its arguments.

@@ -332,8 +332,8 @@ func TestFailingStarts(t *testing.T) {
 			says:   []string{"no/log"},
 		},
 		"vsock socket": {
-			config: func(c *hypervisor.VMConfig, dir string) { c.VsockCID, c.VsockSocket = 5, filepath.Join(dir, "v") },
-			says:   []string{"vsock"}, is: hypervisor.ErrNotSupported,
+			config: func(c *hypervisor.VMConfig, dir string) { c.VsockCID, c.VsockSocket = 5, filepath.Join(dir, "no", "v") },
+			says:   []string{"vsock device", "ended before it had connected", "no/v"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -501,7 +501,7 @@ func TestStatesWithoutAGuest(t *testing.T) {
 	require.FileExists(t, filepath.Join(snap, manifestFile))
 
 	// While a snapshot is written the rest has to wait.
-	release, err := v.occupy(reasonSnapshot, false)
+	release, err := v.occupy(busySnapshot, false)
 	require.NoError(t, err)
 	for name, err := range map[string]error{
 		"pause": v.Pause(ctx), "resume": v.Resume(ctx), "reset": v.Reset(ctx), "memory": v.ResizeMemory(ctx, config.MemoryBytes),

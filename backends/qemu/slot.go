@@ -63,7 +63,7 @@ func (vm *VM) eject(ctx context.Context) error {
 	for {
 		ev, err := events.Next(ctx)
 		if err != nil {
-			return fmt.Errorf("QEMU does not give it up: %w", err)
+			return fmt.Errorf("QEMU does not release it: %w", err)
 		}
 		if ev.Event == "DEVICE_DELETED" && ev.Data["device"] == idVsock {
 			return nil

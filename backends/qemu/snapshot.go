@@ -45,7 +45,7 @@ func (vm *VM) snapshot(ctx context.Context, destPath string) error {
 	if err := vm.free(ctx); err != nil {
 		return err
 	}
-	release, err := vm.occupy(reasonSnapshot, false)
+	release, err := vm.occupy(busySnapshot, false)
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func (vm *VM) snapshot(ctx context.Context, destPath string) error {
 	case err := <-over:
 		return err
 	case <-timer.C:
-		return fmt.Errorf("%w; it is being taken back", ctx.Err())
+		return fmt.Errorf("%w; the snapshot is being undone", ctx.Err())
 	}
 }
 
@@ -83,7 +83,7 @@ const cancelGrace = 2 * time.Second
 func (s *saving) run(ctx context.Context) error {
 	err := s.save(ctx)
 	if uerr := s.putBack(); uerr != nil {
-		err = errors.Join(err, fmt.Errorf("the VM is not as it was: %w", uerr))
+		err = errors.Join(err, fmt.Errorf("the VM could not be put back as it was: %w", uerr))
 	}
 	if err == nil {
 		err = s.finish(ctx)
@@ -290,7 +290,7 @@ func (vm *VM) tellProgress(ctx context.Context) {
 // recoverSnapshot lets a VM go on that a server had paused for a snapshot, and
 // died.
 func (vm *VM) recoverSnapshot() {
-	release, err := vm.occupy(reasonSnapshot, false)
+	release, err := vm.occupy(busySnapshot, false)
 	if err != nil {
 		return
 	}
@@ -307,7 +307,7 @@ func (vm *VM) recoverSnapshot() {
 	}
 	if err != nil {
 		if vm.ctx.Err() == nil {
-			vm.log.Error("a VM that was paused for a snapshot cannot be let go on", "vm", vm.name, "err", err)
+			vm.log.Error("a VM that was paused for a snapshot cannot be resumed", "vm", vm.name, "err", err)
 		}
 		return
 	}

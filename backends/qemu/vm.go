@@ -45,7 +45,7 @@ type VM struct {
 	closed    bool
 	rec       *record         // nil where there is none; replaced, never changed
 	ran       bool            // the guest was let run
-	busy      string          // what keeps other commands out: reasonSnapshot, busyDevice or ""
+	busy      string          // what keeps other commands out: busySnapshot, busyDevice or ""
 	brief     bool            // they are to wait for it
 	freed     chan struct{}   // closed when it is over
 	held      bool            // a snapshot has stopped it, and will let it go on
@@ -185,12 +185,12 @@ func (vm *VM) free(ctx context.Context) error {
 		case busy == "":
 			return nil
 		case !brief:
-			return fmt.Errorf("a %s is being written: %w", busy, hypervisor.ErrBusy)
+			return fmt.Errorf("%s: %w", busy, hypervisor.ErrBusy)
 		}
 		select {
 		case <-freed:
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for the %s: %w", busy, ctx.Err())
+			return fmt.Errorf("%s, and that takes too long: %w", busy, ctx.Err())
 		}
 	}
 }
@@ -201,7 +201,7 @@ func (vm *VM) occupy(what string, brief bool) (release func(), err error) {
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
 	if vm.busy != "" {
-		return nil, fmt.Errorf("a %s is being written: %w", vm.busy, hypervisor.ErrBusy)
+		return nil, fmt.Errorf("%s: %w", vm.busy, hypervisor.ErrBusy)
 	}
 	freed := make(chan struct{})
 	vm.busy, vm.brief, vm.freed = what, brief, freed

@@ -132,9 +132,9 @@ func (vm *VM) awaitChardev(ctx context.Context, id string, want bool) error {
 		}
 		if err := wait.For(ctx, chardevPoll); err != nil {
 			if want {
-				return fmt.Errorf("nobody has connected to QEMU's %s: %w", id, err)
+				return fmt.Errorf("no process has connected to QEMU's %s: %w", id, err)
 			}
-			return fmt.Errorf("somebody else has QEMU's %s: %w", id, err)
+			return fmt.Errorf("another process is connected to QEMU's %s: %w", id, err)
 		}
 	}
 }
@@ -167,7 +167,7 @@ func (s *saving) unplugVsock(ctx context.Context, running bool) error {
 		return nil
 	}
 	if !running {
-		return fmt.Errorf("the guest must run to give up its vsock device on this machine: resume it first: %w", hypervisor.ErrBusy)
+		return fmt.Errorf("the guest must run to release its vsock device on this machine: resume it first: %w", hypervisor.ErrBusy)
 	}
 	events := vm.conn.Subscribe()
 	defer events.Close()
@@ -178,7 +178,7 @@ func (s *saving) unplugVsock(ctx context.Context, running bool) error {
 	for {
 		ev, err := events.Next(ctx)
 		if err != nil {
-			return fmt.Errorf("vsock device: the guest does not give it up: %w", err)
+			return fmt.Errorf("vsock device: the guest does not release it: %w", err)
 		}
 		if ev.Data["device"] != idVsock {
 			continue
@@ -187,7 +187,7 @@ func (s *saving) unplugVsock(ctx context.Context, running bool) error {
 		case "DEVICE_DELETED":
 			return nil
 		case "DEVICE_UNPLUG_GUEST_ERROR":
-			return fmt.Errorf("vsock device: the guest refuses to give it up: %w", hypervisor.ErrBusy)
+			return fmt.Errorf("vsock device: the guest refuses to release it: %w", hypervisor.ErrBusy)
 		}
 	}
 }

@@ -30,8 +30,11 @@ const (
 	ownEnd = 100 * time.Millisecond
 )
 
-// busyDevice is what keeps other commands out while a new device takes the rings.
-const busyDevice = "new vsock device"
+// What keeps other commands out, in words for those.
+const (
+	busySnapshot = "a snapshot is being taken"
+	busyDevice   = "the vsock device is being restarted"
+)
 
 // vsockDevice is what the device of the VM of this directory needs to know.
 func (d runDir) vsockDevice(c hypervisor.VMConfig) vsockdev.Config {
@@ -74,7 +77,7 @@ func (vm *VM) keepVsock(device *vsockdev.Device) {
 				pause = 0
 				again.Reset()
 			}
-			vm.log.Warn("the vsock device has ended and is started anew; its log is the VM's", "vm", vm.name, "pid", pid, "in", pause)
+			vm.log.Warn("the vsock device has ended and is restarted; see the VM's log", "vm", vm.name, "pid", pid, "in", pause)
 		} else {
 			var err error
 			if device, err = vm.reviveVsock(adopt); err == nil {
@@ -84,7 +87,7 @@ func (vm *VM) keepVsock(device *vsockdev.Device) {
 			if ctx.Err() != nil {
 				return
 			}
-			vm.log.Error("the vsock device cannot be started; there will be another attempt", "vm", vm.name, "in", pause, "err", err)
+			vm.log.Error("the vsock device cannot be started and is tried again", "vm", vm.name, "in", pause, "err", err)
 		}
 		if wait.For(ctx, pause) != nil {
 			return
@@ -210,7 +213,7 @@ func (vm *VM) awaitDevice(ctx context.Context, device *vsockdev.Device) error {
 	go func() { // ends with this call
 		defer close(over)
 		if device.Wait(ctx) == nil {
-			cancel(errors.New("the device ended before it had connected; the VM's log has its words"))
+			cancel(errors.New("the device ended before it had connected; see the VM's log"))
 		}
 	}()
 	err := vm.awaitChardev(ctx, idVsockSock, true)
