@@ -120,7 +120,7 @@ func newRig(t testing.TB, series string) *rig {
 
 func (r *rig) startDevice() {
 	r.t.Helper()
-	r.dev = exec.Command(r.program, "-qemu", r.qemu, "-host", r.host, "-cid", "42")
+	r.dev = exec.Command(r.program, "-qemu", r.qemu, "-socket", r.host, "-cid", "42")
 	r.dev.Stderr = r.log
 	require.NoError(r.t, r.dev.Start())
 }

@@ -13,14 +13,9 @@ package vsockdev
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"log/slog"
-	"os"
-	"os/signal"
 	"runtime"
 	"strconv"
-	"syscall"
 	"time"
 
 	"vmfs/backends/hypervisor"
@@ -35,27 +30,7 @@ const Supported = runtime.GOOS == "linux"
 // name is the first argument of a device's process.
 const name = "vmfs-vsock-device"
 
-func init() { process.Main(name, run) }
-
-// run is the device's process.
-func run(args []string) int {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", "vsock-device", "pid", os.Getpid())
-	cfg := vhostuser.Config{Logger: log}
-	flags := flag.NewFlagSet(name, flag.ContinueOnError)
-	flags.StringVar(&cfg.QEMUSocket, "qemu", "", "`socket` of QEMU's chardev")
-	flags.StringVar(&cfg.HostSocket, "socket", "", "`socket` to serve the host's programs at")
-	flags.Int64Var(&cfg.CID, "cid", 0, "the guest's context `ID`")
-	if flags.Parse(args) != nil {
-		return 2 // it has said why
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
-	if err := vhostuser.Main(ctx, cfg); err != nil {
-		log.Error("the device ends", "err", err)
-		return 1
-	}
-	return 0
-}
+func init() { process.Main(name, vhostuser.Command) }
 
 // A Config is what the device of one VM needs to know.
 type Config struct {
