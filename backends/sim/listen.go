@@ -31,12 +31,9 @@ func (d *dialer) ListenVsock(ctx context.Context, port int) (net.Listener, error
 }
 
 func (d *dialer) listen(ctx context.Context, port int) (*listener, error) {
-	if port < 1 || port > 1<<32-2 {
-		return nil, fmt.Errorf("not from 1 to 4294967294: %w", hypervisor.ErrInvalid)
-	}
-	vm, ok := d.world.byVsock(d.key)
-	if !ok {
-		return nil, fmt.Errorf("no guest has this vsock: %w", hypervisor.ErrHypervisorNotRunning)
+	vm, err := d.guest(port)
+	if err != nil {
+		return nil, err
 	}
 	vm.mu.Lock()
 	defer vm.mu.Unlock()

@@ -51,13 +51,22 @@ func (d *dialer) DialVsock(ctx context.Context, port int) (net.Conn, error) {
 	return s, nil
 }
 
-func (d *dialer) dial(ctx context.Context, port int) (*stream, error) {
+// guest returns the VM of the guest, of which port is to be a port.
+func (d *dialer) guest(port int) (*VM, error) {
 	if port < 1 || port > 1<<32-2 {
 		return nil, fmt.Errorf("not from 1 to 4294967294: %w", hypervisor.ErrInvalid)
 	}
 	vm, ok := d.world.byVsock(d.key)
 	if !ok {
 		return nil, fmt.Errorf("no guest has this vsock: %w", hypervisor.ErrHypervisorNotRunning)
+	}
+	return vm, nil
+}
+
+func (d *dialer) dial(ctx context.Context, port int) (*stream, error) {
+	vm, err := d.guest(port)
+	if err != nil {
+		return nil, err
 	}
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
