@@ -14,6 +14,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"vmfs/internal/wait"
 )
 
 // boot tells one boot of the host from another: start times count from it.
@@ -161,16 +163,7 @@ func exitOf(f *os.File) Exit {
 // waitByLooking is for kernels before 5.3 and for sandboxes that forbid
 // pidfd_open: they offer nothing that can be waited for.
 func (p Process) waitByLooking(ctx context.Context) error {
-	t := time.NewTicker(100 * time.Millisecond)
-	defer t.Stop()
-	for p.Alive() {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-t.C:
-		}
-	}
-	return nil
+	return wait.Until(ctx, 100*time.Millisecond, func() (bool, error) { return !p.Alive(), nil })
 }
 
 func (p Process) signal(sig syscall.Signal) error {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vmfs/backends/qemu/qmp"
+	"vmfs/internal/wait"
 )
 
 // unlimited is a bandwidth that no file has.
@@ -110,24 +111,17 @@ func (t *transfer) run(ctx context.Context, progress func(context.Context)) erro
 // awaitFinal waits until a VM whose state was written can be let go on. QEMU tells
 // of the end a moment before.
 func awaitFinal(ctx context.Context, conn *qmp.Conn) error {
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	err := wait.Until(ctx, 2*time.Millisecond, func() (bool, error) {
 		var s struct {
 			Status string `json:"status"`
 		}
-		if err := conn.Execute(ctx, "query-status", nil, &s); err != nil {
-			return err
-		}
-		if s.Status != "finish-migrate" {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("the transfer does not finish: %w", ctx.Err())
-		}
+		err := conn.Execute(ctx, "query-status", nil, &s)
+		return s.Status != "finish-migrate", err
+	})
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("the transfer does not finish: %w", err)
 	}
+	return err
 }
 
 // await waits for the end that QEMU tells.
@@ -198,21 +192,17 @@ func (t *transfer) cancel() error {
 // awaitIdle waits until no transfer is under way. It asks, since one that was
 // over already when it was cancelled sends no event.
 func awaitIdle(ctx context.Context, conn *qmp.Conn) error {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	err := wait.Until(ctx, 10*time.Millisecond, func() (bool, error) {
 		var info migrationInfo
-		if err := conn.Execute(ctx, "query-migrate", nil, &info); err != nil {
-			return err
-		}
+		err := conn.Execute(ctx, "query-migrate", nil, &info)
 		switch info.Status {
 		case "", "none", "completed", "failed", "cancelled":
-			return nil
+			return true, err
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("the transfer does not stop: %w", ctx.Err())
-		}
+		return false, err
+	})
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("the transfer does not stop: %w", err)
 	}
+	return err
 }

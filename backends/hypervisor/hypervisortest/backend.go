@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/internal/wait"
 )
 
 // A Backend is what the suite needs to know of a back end.
@@ -102,19 +103,16 @@ func ReadyLine(text string) func(context.Context, hypervisor.Hypervisor, hypervi
 // awaitFile waits until the file has text at or behind offset. Nothing tells of
 // a file's growth on every system, so it looks every few milliseconds.
 func awaitFile(ctx context.Context, path string, offset int64, text string) error {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		b, err := os.ReadFile(path)
-		if err == nil && int64(len(b)) > offset && bytes.Contains(b[offset:], []byte(text)) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("no %q in %s behind byte %d: %w (%v)", text, path, offset, ctx.Err(), err)
-		case <-tick.C:
-		}
+	var rerr error
+	err := wait.Until(ctx, 10*time.Millisecond, func() (bool, error) {
+		var b []byte
+		b, rerr = os.ReadFile(path)
+		return rerr == nil && int64(len(b)) > offset && bytes.Contains(b[offset:], []byte(text)), nil
+	})
+	if err != nil {
+		return fmt.Errorf("no %q in %s behind byte %d: %w (%v)", text, path, offset, err, rerr)
 	}
+	return nil
 }
 
 // Run runs the suite. b is to be registered already.
