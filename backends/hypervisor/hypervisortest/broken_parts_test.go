@@ -59,6 +59,13 @@ func (s *starter) RestoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 	return s.broken(pid, hv, err)
 }
 
+// dialsAnother leads into a guest that is not the handle's.
+type dialsAnother struct{ *sim.Handle }
+
+func (h dialsAnother) VsockDialer() (hypervisor.VsockDialer, error) {
+	return h.VM().World().Dialer("", h.VM().Config().VsockCID+1000), nil
+}
+
 // leave starts a process that names the socket, and does not wait for it.
 func leave(socket string) {
 	cmd := exec.Command("sleep", "3")

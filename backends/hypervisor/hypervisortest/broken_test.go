@@ -75,6 +75,10 @@ var breaches = []breach{
 		wrap: func(h *sim.Handle) hypervisor.Hypervisor { return resizeWithoutNumbers{h} },
 	},
 	{
+		name: "the handle dials another guest", caught: []string{"vsock"},
+		wrap: func(h *sim.Handle) hypervisor.Hypervisor { return dialsAnother{h} },
+	},
+	{
 		name: "memory clamped", caught: []string{"memory/out_of_range"},
 		wrap: func(h *sim.Handle) hypervisor.Hypervisor { return memoryClamped{h} },
 	},
