@@ -494,7 +494,7 @@ func TestVsockFailedStart(t *testing.T) {
 	s.start()
 	for name, config := range map[string]string{
 		"kernel": "vsock.cid=3\nkernel=/nonexistent/vmlinuz\n",
-		"path":   "vsock.cid=3\nvsock.socket=/" + strings.Repeat("x", 100) + "\n",
+		"path":   "vsock.cid=3\nvsock.socket=/nonexistent/sock\n",
 	} {
 		s.makeVM(name, config+"qemu.accel=tcg\n")
 		s.refused("write", name+"/ctl", "start")
