@@ -82,7 +82,7 @@ func TestOldState(t *testing.T) {
 	p.config.SerialLogPath = rec.Config.SerialLogPath
 	p.machine, p.accel, p.layout, p.dir = rec.Machine, rec.Accel, rec.Layout, runDir{"/srv/vmfs/vms/web/run", SocketName}
 	p.set = settings{watchdog: "pause"}
-	p.vsockDevice, p.host.exists = true, func(string) bool { return false }
+	p.host.exists = func(string) bool { return false }
 	args, err := p.args()
 	require.NoError(t, err)
 	for i := range args {
@@ -149,7 +149,7 @@ func TestFixedLayout(t *testing.T) {
 			c.Networks = append(c.Networks, hypervisor.NetworkConfig{User: true})
 		}
 		c.PCIDevices = []string{"0000:01:00.0", "0000:01:00.1"}
-		c.VsockCID, c.VsockSocket, full.vsockDevice = 3, "/run/vsock.sock", true
+		c.VsockCID, c.VsockSocket = 3, "/run/vsock.sock"
 		want := map[string]string{
 			"rng0": "0x1", "balloon0": "0x2", "vm0": "0x3", "watchdog0": "0x4", "panic0": map[string]string{"x86_64": "", "aarch64": "0x5"}[arch.name],
 			"vsockport": "0x6", "port0": "0x7.0", "port1": "0x7.1", "port2": "0x7.2", "port3": "0x7.3",
