@@ -72,7 +72,7 @@ func (f *configFile) WriteContext(ctx context.Context, p []byte, _ int64) (int, 
 		}
 	case len(f.pending) > maxPending:
 		f.pending = nil
-		err := failf(linux.EINVAL, "%s %s: %d bytes came and the line has not ended", f.row.name, f.vm.Name(), maxPending)
+		err := failf(linux.EINVAL, "%s of %s: a line is longer than %d bytes", f.row.name, f.vm.Name(), maxPending)
 		f.vm.RecordError(f.row.name, err)
 		return 0, f.refuse(ctx, err)
 	}
@@ -106,7 +106,7 @@ func (f *configFile) refuse(ctx context.Context, err error) error {
 	}
 	// Also where ctx has ended; machine bounds the time.
 	if uerr := f.row.set(context.WithoutCancel(ctx), &f.node, *f.before, true); uerr != nil {
-		f.s.tree.opt.Log.Error("the configuration before a failed write was not set again", "vm", f.vm.Name(), "err", uerr)
+		f.s.tree.opt.Log.Error("a write failed, and the configuration before it could not be restored", "vm", f.vm.Name(), "err", uerr)
 	}
 	f.vm.RecordError(f.row.name, err)
 	return err

@@ -138,7 +138,7 @@ func TestConfigLineWithoutEnd(t *testing.T) {
 	assert.Equal(t, linux.EINVAL, errnoFrom(err))
 	assert.Equal(t, linux.EINVAL, errnoFrom(f.Close()))
 	assert.Equal(t, before, cat(t, root, "web/config"))
-	assert.Contains(t, cat(t, root, "web/error"), "the line has not ended")
+	assert.Contains(t, cat(t, root, "web/error"), "a line is longer")
 }
 
 // TestConfigOfAClientThatHungUp: what it has not finished is not set.

@@ -17,11 +17,13 @@ import (
 type dirKind struct {
 	base uint64 // row i has the qid path of the directory, or of this in its VM, and i+1
 	rows []row
-	at   func(d *dir) string // what to call it in errors, with a slash at the end
-	none string              // what to say of a name that is not there
+	// at is what to call it in errors, with a slash at the end, and none what to say of
+	// a name that is not there, where find does not say so itself.
+	at   func(d *dir) string
+	none string
 
-	// find gives a fid on what is there besides rows, nil if there is nothing of
-	// that name, and more lists it.
+	// find gives a fid on what is there besides rows, nil if nothing has that name,
+	// and more lists it.
 	find func(d *dir, name string) (file, error)
 	more func(d *dir) listing
 	// make makes a name, and unlink removes one that the client believes to be a

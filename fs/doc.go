@@ -16,7 +16,7 @@
 // WriteContext, FSyncContext, CloseContext, MkdirContext, UnlinkAtContext,
 // SetAttrContext.
 //
-// Errors become errnos in errno.go and nowhere else.
+// Errors of other packages become errnos in errno.go and nowhere else.
 //
 // The package imports ctl, streams, machine and what those import, the leaf vsock
 // for its errors and port numbers, and p9.

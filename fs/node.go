@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hugelgupf/p9/fsimpl/templatefs"
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
 
@@ -56,6 +57,14 @@ type session struct {
 // node is what every File of the tree has in common: whose it is, its qid and
 // its attributes; and the methods that make no sense for any file here.
 type node struct {
+	p9.DefaultWalkGetAttr
+	templatefs.NilCloser
+	templatefs.NilSyncer
+	templatefs.NoopRenamed
+	templatefs.NotSymlinkFile
+	templatefs.XattrUnimplemented
+	templatefs.IsDir // to read and write
+
 	s    *session
 	vm   *machine.VM // nil outside of VM directories
 	of   any         // what of the VM or the host: see the dirKinds
@@ -130,11 +139,6 @@ func (n *node) GetAttr(p9.AttrMask) (p9.QID, p9.AttrMask, p9.Attr, error) {
 		Mode: n.mode(), UID: p9.UID(o.UID), GID: p9.GID(o.GID), NLink: nlink, BlockSize: 4096,
 		ATimeSeconds: sec, ATimeNanoSeconds: nsec, MTimeSeconds: sec, MTimeNanoSeconds: nsec, CTimeSeconds: sec, CTimeNanoSeconds: nsec,
 	}, nil
-}
-
-// WalkGetAttr lets the server do it in two steps.
-func (n *node) WalkGetAttr([]string) ([]p9.QID, p9.File, p9.AttrMask, p9.Attr, error) {
-	return nil, nil, p9.AttrMask{}, p9.Attr{}, linux.ENOSYS
 }
 
 // StatFS tells of a file system without blocks, and of the longest name.
@@ -255,21 +259,8 @@ func errReadonlyTree() error {
 
 // The rest of p9.File, for files that are not of such a kind.
 
-func (n *node) Close() error            { return nil }
-func (n *node) FSync() error            { return nil }
-func (n *node) Renamed(p9.File, string) {}
-
-func (n *node) Open(p9.OpenFlags) (p9.QID, uint32, error) { return p9.QID{}, 0, linux.EINVAL }
-func (n *node) ReadAt([]byte, int64) (int, error)         { return 0, linux.EISDIR }
-func (n *node) WriteAt([]byte, int64) (int, error)        { return 0, linux.EISDIR }
-
+func (n *node) Open(p9.OpenFlags) (p9.QID, uint32, error)  { return p9.QID{}, 0, linux.EINVAL }
 func (n *node) Readdir(uint64, uint32) (p9.Dirents, error) { return nil, linux.ENOTDIR }
-func (n *node) Readlink() (string, error)                  { return "", linux.EINVAL }
-
-func (n *node) SetXattr(string, []byte, p9.XattrFlags) error { return linux.EOPNOTSUPP }
-func (n *node) GetXattr(string) ([]byte, error)              { return nil, linux.EOPNOTSUPP }
-func (n *node) ListXattrs() ([]string, error)                { return nil, linux.EOPNOTSUPP }
-func (n *node) RemoveXattr(string) error                     { return linux.EOPNOTSUPP }
 
 func (n *node) Lock(int, p9.LockType, p9.LockFlags, uint64, uint64, string) (p9.LockStatus, error) {
 	return p9.LockStatusError, linux.EOPNOTSUPP

@@ -60,13 +60,11 @@ var rootKind = dirKind{
 		},
 		{name: "backends", perm: 0o555, help: "what this host can run, a directory each", dir: &backendsKind},
 	},
-	at:   func(*dir) string { return "" },
-	none: "there is no such VM",
 	find: func(d *dir, name string) (file, error) {
 		if vm, ok := d.s.tree.host.VM(name); ok {
 			return newDir(&vmKind, node{s: d.s, vm: vm}, vmQID(vm).Path, nil), nil
 		}
-		return nil, nil
+		return nil, noVM(name)
 	},
 	more: func(d *dir) listing { return listing{vms: d.s.tree.host.VMs()} },
 	make: func(ctx context.Context, d *dir, name string, perm uint32, gid p9.GID) (p9.QID, error) {

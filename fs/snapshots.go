@@ -45,8 +45,6 @@ func (t *Tree) snapshotQID(vm *machine.VM, name string) p9.QID {
 
 // snapshotsKind is the directory of a VM's snapshots.
 var snapshotsKind = dirKind{
-	at:   func(d *dir) string { return d.vm.Name() + "/snapshots/" },
-	none: "there is no such snapshot",
 	find: func(d *dir, name string) (file, error) {
 		info, err := d.vm.SnapshotInfo(name)
 		if err != nil {

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,7 +91,7 @@ func (t *Tree) mayCreate(w *who) bool {
 // create makes a VM for w; an empty name is a generated one.
 func (t *Tree) create(_ context.Context, w *who, name string, mode, gid uint32) (*machine.VM, error) {
 	if !t.mayCreate(w) {
-		return nil, fail(fmt.Errorf("create %s as %s: %w: only root, the server's user and members of its --create-group make VMs", name, w, errAccess))
+		return nil, fail(fmt.Errorf("create %s as %s: %w: VMs are made by root, the server's user and the members of its --create-group", cmp.Or(name, "a VM"), w, errAccess))
 	}
 	o := machine.Owner{UID: w.uid, GID: gid, Mode: mode & 0o777}
 	if name == "" {

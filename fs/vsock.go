@@ -28,8 +28,7 @@ var vsockKind = dirKind{
 		},
 		{name: "listen", perm: 0o555, help: "the host's ports", dir: &listenKind},
 	},
-	at:   func(d *dir) string { return d.vm.Name() + "/vsock/" },
-	none: "there is no such conversation",
+	at: func(d *dir) string { return d.vm.Name() + "/vsock/" },
 	find: func(d *dir, name string) (file, error) {
 		if c, ok := d.s.tree.guests.Conversation(d.vm, name); ok {
 			return newDir(&convKind, d.node, convQID(d.vm, c).Path, c), nil

@@ -52,7 +52,7 @@ func (c *Conversation) set(s convState) {
 }
 
 func (c *Conversation) errorf(format string, args ...any) error {
-	return fmt.Errorf("vsock %s: Conversation %s: %w", c.vm.Name(), c.name, fmt.Errorf(format, args...))
+	return fmt.Errorf("vsock %s: conversation %s: %w", c.vm.Name(), c.name, fmt.Errorf(format, args...))
 }
 
 // ID is the conversation's number among those of its VM.
@@ -66,7 +66,7 @@ func (c *Conversation) Open() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.opens == 0 {
-		return c.errorf("%w: it was closed", machine.ErrNotFound)
+		return c.errorf("%w: its last open file was closed", machine.ErrNotFound)
 	}
 	c.opens++
 	return nil
@@ -289,7 +289,7 @@ func (c *Conversation) Status() (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.opens == 0 {
-		return "", c.errorf("%w: it was closed", machine.ErrNotFound)
+		return "", c.errorf("%w: its last open file was closed", machine.ErrNotFound)
 	}
 	state, in, out, port := c.state, int64(0), int64(0), ""
 	if st := c.stream; st != nil {

@@ -55,6 +55,18 @@ for verb in 'frob 12' 'pause now' 'snapshot' "'open quote" 'memory 12Q' 'wait go
 done
 echo 'frob 12' >web/ctl 2>/dev/null
 has "error names the message" "$(cat web/error)" 'unknown control message: "frob 12"'
+# The open ctl says it too, of its own writes alone, also where the kernel loses the errno.
+exec 3<>web/ctl 4<>web/ctl
+{ echo 'frob 13' >&3; echo 'frob 14' >&4; } 2>/dev/null
+has "an open ctl reads as why" "$(cat <&3)" 'unknown control message: "frob 13"'
+has "and another as its own" "$(cat <&4)" 'unknown control message: "frob 14"'
+{ echo 'frob 15' >&3; } 2>/dev/null
+has "also once it was read" "$(cat <&3)" 'frob 15'
+exec 3>&- 4>&-
+# A configuration in several writes, none of which ends in a line.
+(printf 'memory=25'; printf '6M\nhot'; printf 'plug=256M\nvcp'; printf 'us=1') >>web/config && ok "config in pieces" || not_ok "config in pieces: $(cat web/error)"
+is "config after it" "$(md5sum <web/config)" "$sum"
+(printf 'memory=64M\n'; printf 'frob=1\n') >web/config 2>/dev/null; is "config whose second write failed" "$(md5sum <web/config)" "$sum"
 echo pause >web/ctl 2>/dev/null && not_ok "pause before start" || has "pause before start" "$(cat web/error)" "start it first"
 for f in web/state web/wait web/capabilities web/info web/error web/events web/log web/pid events version backends/qemu/version; do
 	{ echo x >$f; } 2>/tmp/e && not_ok "> $f" || has "> $f" "$(cat /tmp/e)" "ermission denied"
@@ -119,6 +131,13 @@ is "memory" "$(cat web/memory)" 402653184
 echo 10G >web/memory 2>/dev/null && not_ok "memory above the ceiling" || has "memory above the ceiling" "$(cat web/error)" "536870912"
 is "memory after that" "$(cat web/memory)" 402653184
 echo memory 192M wait 60s >web/ctl && is "memory below the base" "$(cat web/memory)" 201326592 || not_ok "memory down: $(cat web/error)"
+
+# A snapshot, as mkdir makes one.
+mkdir web/snapshots/one && ok "mkdir of a snapshot" || not_ok "mkdir of a snapshot: $(cat web/error)"
+is "it is there" "$(ls web/snapshots)" one
+has "its config" "$(cat web/snapshots/one/config)" "hotplug=256M"
+mkdir web/snapshots/one 2>/tmp/e && not_ok "mkdir of it again" || has "mkdir of it again" "$(cat /tmp/e)" "exists"
+rmdir web/snapshots/one && is "rmdir of it" "$(ls web/snapshots)" "" || not_ok "rmdir of a snapshot: $(cat web/error)"
 
 # A blocked reader dies at once; its exit status is the signal's.
 # The emulated machine has hiccups, so it is the best of three.
