@@ -2,8 +2,10 @@ package machine
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -13,7 +15,24 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/internal/wait"
 )
+
+// hang stops a process, and returns when all of its threads stand still.
+func hang(t *testing.T, p process.Process) {
+	t.Helper()
+	require.NoError(t, p.Signal(syscall.SIGSTOP))
+	require.NoError(t, wait.Until(within(t), time.Millisecond, func() (bool, error) {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID))
+		for _, thread := range threads {
+			b, err := os.ReadFile(thread)
+			if err != nil || !strings.Contains(string(b), ") T ") {
+				return false, nil
+			}
+		}
+		return true, err
+	}))
+}
 
 // Every command ends soon after its request does, whatever the VMM does.
 func TestRequestsEnd(t *testing.T) {
@@ -23,7 +42,7 @@ func TestRequestsEnd(t *testing.T) {
 	v := started(t, h, "web", "")
 	p, err := process.Find(v.Status().PID)
 	require.NoError(t, err)
-	require.NoError(t, p.Signal(syscall.SIGSTOP))
+	hang(t, p)
 	for _, vb := range Verbs() {
 		args := map[string][]string{
 			"snapshot": {"one"}, "restore": {"one"}, "memory": {"1G"}, "set": {"memory=1G"}, "wait": {"created"},
@@ -76,7 +95,7 @@ func TestMemoryUnknown(t *testing.T) {
 	require.NoError(t, v.Status().MemoryErr)
 	p, err := process.Find(v.Status().PID)
 	require.NoError(t, err)
-	require.NoError(t, p.Signal(syscall.SIGSTOP))
+	hang(t, p)
 	require.NoError(t, h.Close())
 	h = vzHost(t, dir, func(o *Options) { o.Timeouts = Timeouts{Adopt: 50 * time.Millisecond} })
 	v, _ = h.VM("web")

@@ -1,7 +1,6 @@
 package machine
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,22 +11,11 @@ import (
 	"vmfs/backends/hypervisor"
 )
 
-// oldState copies a kept state directory, as the server that wrote it would have had
-// it at that place.
+// oldState copies a kept state directory: it was in another place when it was written.
 func oldState(t *testing.T, name string) string {
 	t.Helper()
 	dir, from := stateDir(t), filepath.Join("testdata", name)
 	require.NoError(t, os.CopyFS(filepath.Join(dir, "vms"), os.DirFS(filepath.Join(from, "vms"))))
-	require.NoError(t, filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(path, bytes.ReplaceAll(b, []byte("/var/lib/vmfs"), []byte(dir)), 0o600)
-	}))
 	return dir
 }
 

@@ -587,21 +587,6 @@ func TestCapabilitiesAtRest(t *testing.T) {
 	require.ErrorIs(t, v.Restore(within(t), "one"), ErrNotFound)
 }
 
-func TestKeepTail(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "log")
-	require.NoError(t, keepTail(path, 100, 10))
-	assert.FileExists(t, path)
-	require.NoError(t, os.WriteFile(path, []byte(strings.Repeat("x", 100)+"0123456789"), 0o600))
-	require.NoError(t, keepTail(path, 200, 10))
-	fi, err := os.Stat(path)
-	require.NoError(t, err)
-	assert.Equal(t, int64(110), fi.Size())
-	require.NoError(t, keepTail(path, 100, 10))
-	b, err := os.ReadFile(path)
-	require.NoError(t, err)
-	assert.Equal(t, "0123456789", string(b))
-}
-
 // The uuid that a lost record held is in the snapshots too, which need it.
 func TestSnapshotsOutliveRecord(t *testing.T) {
 	h, _ := simHost(t)

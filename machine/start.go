@@ -11,6 +11,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/internal/durable"
 	"vmfs/machine/events"
 )
 
@@ -182,7 +183,7 @@ func (v *VM) prepareFiles() error {
 	if err := os.Mkdir(filepath.Join(v.dir, runDir), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	if err := keepTail(v.LogPath(), maxLog, maxLog/4); err != nil {
+	if _, err := durable.KeepTail(v.LogPath(), maxLog, maxLog/4); err != nil {
 		return err
 	}
 	if _, own := v.consolePath(); !own {
@@ -193,30 +194,6 @@ func (v *VM) prepareFiles() error {
 
 // maxLog bounds the log file at each start.
 const maxLog = 1 << 20
-
-// keepTail makes sure that the file is there, and cuts it to its last keep bytes
-// where it is longer than most. Nobody else may be writing it.
-func keepTail(path string, most, keep int64) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil || fi.Size() <= most {
-		return err
-	}
-	b := make([]byte, keep)
-	n, err := f.ReadAt(b, fi.Size()-keep)
-	if err != nil {
-		return err
-	}
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	_, err = f.WriteAt(b[:n], 0)
-	return err
-}
 
 // logWords returns what the VMM printed last if it did so since the time given.
 func logWords(path string, since time.Time) string {

@@ -88,3 +88,28 @@ func IgnoreMissing(err error) error {
 	}
 	return err
 }
+
+// KeepTail makes sure that a file is there, and cuts it to its last keep bytes where
+// it is longer than most. It returns how many bytes went. Nobody else may be writing
+// the file.
+func KeepTail(path string, most, keep int64) (cut int64, err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil || fi.Size() <= most {
+		return 0, err
+	}
+	tail := make([]byte, keep)
+	cut = fi.Size() - keep
+	if _, err := f.ReadAt(tail, cut); err != nil {
+		return 0, err
+	}
+	if err := f.Truncate(0); err != nil {
+		return 0, err
+	}
+	_, err = f.WriteAt(tail, 0)
+	return cut, err
+}

@@ -121,29 +121,12 @@ func (c *Log) open() error {
 func (c *Log) Prepare() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	f, err := os.OpenFile(c.path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
+	cut, err := durable.KeepTail(c.path, bigConsole, keepConsole)
+	if cut > 0 {
+		c.base += cut
+		c.head = 0
 	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil || fi.Size() <= bigConsole {
-		return err
-	}
-	tail := make([]byte, keepConsole)
-	at := fi.Size() - keepConsole
-	if _, err := f.ReadAt(tail, at); err != nil {
-		return err
-	}
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	if _, err := f.WriteAt(tail, 0); err != nil {
-		return err
-	}
-	c.base += at
-	c.head = 0
-	return nil
+	return err
 }
 
 // Trim bounds the file while a VMM may write it.
