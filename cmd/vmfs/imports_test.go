@@ -50,14 +50,14 @@ var layers = []layer{
 	},
 	{
 		part:    "vmfs/ninep/dial",
-		vmfs:    []string{"vmfs/internal"},
-		foreign: []string{"golang.org/x/sys", "github.com/mdlayher/vsock"},
+		vmfs:    []string{"vmfs/internal/unixsock"},
+		foreign: []string{"github.com/mdlayher/vsock"},
 		reason:  "dial is how a client and a server find each other: it knows neither, and no message",
 	},
 	{
 		part:    "vmfs/ninep",
-		vmfs:    []string{"vmfs/internal", "vmfs/ninep/wire", "vmfs/ninep/dial"},
-		foreign: []string{"github.com/hugelgupf/p9/p9", "github.com/hugelgupf/p9/linux", "golang.org/x/sys"},
+		vmfs:    []string{"vmfs/internal/unixsock", "vmfs/ninep/wire", "vmfs/ninep/dial"},
+		foreign: []string{"github.com/hugelgupf/p9/p9", "github.com/hugelgupf/p9/linux"},
 		reason: "ninep is a 9P server for any p9.Attacher: knowing nothing of VMs keeps it testable with " +
 			"other trees and usable by other programs",
 	},
