@@ -20,6 +20,8 @@ const (
 	MaxMemory   = int64(1) << 46 // of MemoryBytes and HotplugBytes together
 	MinVsockCID = 3
 	MaxVsockCID = 1<<32 - 2
+	// Of devices of a kind there are at most:
+	MaxDisks, MaxNetworks, MaxPCIDevices = 64, 64, 56
 	// MaxVsockSocket is how long the path VsockSocket can be: a Unix socket's, less
 	// what a hybrid vsock puts behind it for a port.
 	MaxVsockSocket = len(syscall.RawSockaddrUnix{}.Path) - 1 - len("_4294967294")
@@ -81,6 +83,14 @@ func (c *VMConfig) Check() error {
 			if err := CheckPath(path); err != nil {
 				return err
 			}
+		}
+	}
+	for _, k := range []struct {
+		kind    string
+		n, most int
+	}{{"disks", len(c.Disks), MaxDisks}, {"networks", len(c.Networks), MaxNetworks}, {"PCI devices", len(c.PCIDevices), MaxPCIDevices}} {
+		if k.n > k.most {
+			return invalidf("%d %s: a VM can have %d", k.n, k.kind, k.most)
 		}
 	}
 	for _, d := range c.Disks {

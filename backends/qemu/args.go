@@ -71,9 +71,6 @@ func (p *plan) args() ([]string, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	if err := p.checkLayout(); err != nil {
-		return nil, err
-	}
 	var a commandLine
 	a.opt("name", opt("").setIf("guest", c.Name).setIf("process", processName(c.Name)).on("debug-threads", true))
 	if c.UUID != "" {

@@ -52,25 +52,12 @@ func (a *arch) layout(machine string) layout {
 	return layoutByOrder
 }
 
-// checkLayout makes sure that there is room for all devices.
-func (p *plan) checkLayout() error {
-	if p.layout == layoutByOrder {
-		return nil
-	}
-	for _, k := range []struct {
-		kind     string
-		n, slots int
-	}{
-		{"disks", len(p.config.Disks), slotNetworks - slotDisks},
-		{"networks", len(p.config.Networks), slotPCI - slotNetworks},
-		{"PCI devices", len(p.config.PCIDevices), slotEnd - slotPCI},
-	} {
-		if most := k.slots * perSlot; k.n > most {
-			return fmt.Errorf("%d %s: a VM can have %d: %w", k.n, k.kind, most, hypervisor.ErrInvalid)
-		}
-	}
-	return nil
-}
+// There is a place for all that a configuration can have.
+const (
+	_ = uint((slotNetworks-slotDisks)*perSlot - hypervisor.MaxDisks)
+	_ = uint((slotPCI-slotNetworks)*perSlot - hypervisor.MaxNetworks)
+	_ = uint((slotEnd-slotPCI)*perSlot - hypervisor.MaxPCIDevices)
+)
 
 // place puts a device that is alone of its kind into its slot.
 func (p *plan) place(device *option, slot int) *option {

@@ -1,6 +1,7 @@
 package hypervisortest
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,6 +59,9 @@ func InvalidConfigs() []ConfigCase {
 		{"too many vcpus", func(c *vm) { c.VCPUs = 513 }, "512"},
 		{"a topology of others", topology(3, hypervisor.CPUTopology{CoresPerDie: 2}), "makes 2 CPUs and vcpus is 3"},
 		{"a negative topology", topology(1, hypervisor.CPUTopology{CoresPerDie: -1, Packages: -1}), "topology"},
+		{"too many disks", func(c *vm) { c.Disks = slices.Repeat([]hypervisor.DiskConfig{{Path: "/d"}}, 65) }, "65 disks"},
+		{"too many networks", func(c *vm) { c.Networks = slices.Repeat([]hypervisor.NetworkConfig{{User: true}}, 65) }, "65 networks"},
+		{"too many PCI devices", func(c *vm) { c.PCIDevices = slices.Repeat([]string{"0000:01:00.0"}, 57) }, "57 PCI devices"},
 		{"disk without a path", disk(hypervisor.DiskConfig{}), "path"},
 		{"disk by a relative path", disk(hypervisor.DiskConfig{Path: "disk.img"}), "absolute"},
 		{"disk format", disk(hypervisor.DiskConfig{Path: "/d", Format: "vmdk"}), "vmdk"},
@@ -113,6 +117,8 @@ func OddConfigs() []ConfigCase {
 		{Name: "bridge", Make: network(hypervisor.NetworkConfig{Bridge: "br0", IP: "192.0.2.7", Netmask: "255.255.255.255"})},
 		{Name: "passt", Make: network(hypervisor.NetworkConfig{Passt: true, Forwards: []string{"tcp:[::1]:80:80", "udp:[::ffff:1.2.3.4]:1:1", "tcp::65535:1"}})},
 		{Name: "user", Make: network(hypervisor.NetworkConfig{User: true, Forwards: []string{"tcp:127.0.0.1:80:80"}})},
+		{Name: "many networks", Make: func(c *vm) { c.Networks = slices.Repeat([]hypervisor.NetworkConfig{{User: true}}, 64) }},
+		{Name: "many PCI devices", Make: func(c *vm) { c.PCIDevices = slices.Repeat([]string{"0000:01:00.0"}, 56) }},
 		{Name: "pci", Make: pci("01:00.0")},
 		{Name: "mdev", Make: pci("83B8F4F2-509f-382f-3c1e-e6bfe0fa1001")},
 		{Name: "pci by /sys", Make: pci("/sys/bus/pci/devices/../devices/0000:02:00.0")},
