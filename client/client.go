@@ -242,15 +242,22 @@ var errRoot = errors.New("that is the root")
 // Mkdir makes a directory; in the root that is a VM, in a VM's snapshots it takes a
 // snapshot.
 func (c *Client) Mkdir(ctx context.Context, name string, perm uint32) error {
-	return c.inDir(ctx, name, wire.Tmkdir, wire.Msg{Mode: perm, GID: wire.NoUser})
+	err := c.inDir(ctx, name, wire.Tmkdir, wire.Msg{Mode: perm, GID: wire.NoUser})
+	if names := Split(name); len(names) == 3 {
+		err = c.explain(ctx, names[0], "snapshot", err)
+	}
+	return err
 }
 
 // Rmdir removes a directory: a VM, or a snapshot.
 func (c *Client) Rmdir(ctx context.Context, name string) error {
 	const removeDir = 0x200 // AT_REMOVEDIR, as 9P2000.L numbers it on every system
 	err := c.inDir(ctx, name, wire.Tunlinkat, wire.Msg{Flags: removeDir})
-	if names := Split(name); len(names) == 1 {
-		err = c.explain(ctx, names[0], "", err)
+	switch names := Split(name); len(names) {
+	case 1:
+		err = c.explain(ctx, names[0], "delete", err)
+	case 3:
+		err = c.explain(ctx, names[0], "delete-snapshot", err)
 	}
 	return err
 }

@@ -77,15 +77,15 @@ func rootCause(err error) error {
 }
 
 // failedCommand returns the error in text, the content of a VM's error file: a time,
-// the command, a colon, and the error, which names the command itself. The command
-// is known from what was sent; without a match it is left in.
-func failedCommand(text, sent string) string {
+// the command, a colon, and the error, which names the command itself. It is false where
+// text is of another command than what was sent: somebody else's, or an earlier one.
+func failedCommand(text, sent string) (string, bool) {
 	if t, rest, ok := strings.Cut(text, " "); ok {
 		if _, err := time.Parse(time.RFC3339, t); err == nil {
 			text = rest
 		}
 	}
-	commands := []string{"set", "console", "delete", "memory"}
+	commands := []string{"set", "config", "console"} // what a config and a console write is called
 	for line := range strings.Lines(sent) {
 		line = strings.TrimSpace(line)
 		verb, _, _ := strings.Cut(line, " ")
@@ -97,8 +97,8 @@ func failedCommand(text, sent string) string {
 			longest = c
 		}
 	}
-	if longest != "" {
-		text = text[len(longest)+len(": "):]
+	if longest == "" {
+		return "", false
 	}
-	return text
+	return text[len(longest)+len(": "):], true
 }

@@ -15,11 +15,13 @@ func TestFailedCommand(t *testing.T) {
 		{"2026-11-23T10:12:22Z set: line 2: no key", "a=1\nb=2\n", "line 2: no key"},
 		{"2026-11-23T10:12:22Z memory lots: memory web: no size", "lots\n", "memory web: no size"},
 		{"2026-11-23T10:12:22Z memory: memory web: no size", "memory lots", "memory web: no size"},
-		{"2026-11-23T10:12:22Z stop: somebody else's", "start\n", "stop: somebody else's"},
-		{"delete: machine: delete web: stop it first", "", "machine: delete web: stop it first"},
-		{"words", "", "words"},
+		{"2026-11-23T10:12:22Z stop: somebody else's", "start\n", ""},
+		{"delete: machine: delete web: stop it first", "delete", "machine: delete web: stop it first"},
+		{"words", "", ""},
 	} {
-		assert.Equal(t, c.want, failedCommand(c.text, c.sent))
+		got, ok := failedCommand(c.text, c.sent)
+		assert.Equal(t, c.want, got)
+		assert.Equal(t, c.want != "", ok, c.text)
 	}
 }
 

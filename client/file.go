@@ -2,9 +2,14 @@ package client
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
+	"path"
 	"slices"
+	"strings"
+
+	"github.com/hugelgupf/p9/linux"
 
 	"vmfs/ninep/wire"
 )
@@ -24,15 +29,18 @@ type File struct {
 	name         string
 	rdOff, wrOff uint64
 	last         string // what the last Write wrote, if it failed
+	answers      bool   // a failed command is then read as why
 }
 
 // Open opens a file. Flag is one of os.O_RDONLY, os.O_WRONLY and os.O_RDWR, with
 // os.O_TRUNC (as a shell's > does: the first write to a config replaces it) or
 // os.O_APPEND (as >> does).
 //
-// An open may wait: that of a port in vsock/listen for the guest.
+// An open may wait: that of a port in vsock/listen for the guest. A ctl file that is opened
+// to write is opened to read too, if the caller may: after a command that failed it
+// reads as why, which then is the error's text.
 func (c *Client) Open(ctx context.Context, name string, flag int) (*File, error) {
-	f, err := c.open(ctx, name, flag)
+	f, err := c.openCtl(ctx, name, flag)
 	if err != nil {
 		if as, ok := streamCommand(name); ok {
 			err = c.explain(ctx, Split(name)[0], as, err)
@@ -40,6 +48,22 @@ func (c *Client) Open(ctx context.Context, name string, flag int) (*File, error)
 		return nil, err
 	}
 	return f, nil
+}
+
+func (c *Client) openCtl(ctx context.Context, name string, flag int) (*File, error) {
+	const modes = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+	last := path.Base(path.Clean("/" + name))
+	if last != "ctl" && last != "clone" || flag&modes == os.O_RDONLY {
+		return c.open(ctx, name, flag)
+	}
+	f, err := c.open(ctx, name, flag&^modes|os.O_RDWR)
+	if errors.Is(err, linux.EACCES) && flag&modes == os.O_WRONLY {
+		return c.open(ctx, name, flag)
+	}
+	if err == nil {
+		f.answers = true
+	}
+	return f, err
 }
 
 // open is Open, with a number for an error.
@@ -62,26 +86,25 @@ func (c *Client) open(ctx context.Context, name string, flag int) (*File, error)
 	return &File{c: c, fid: fid, name: name}, nil
 }
 
-// SetName tells what file this turned out to be: one that was opened as clone is the ctl
-// file of what it made, whose name is read from it. Failed commands are then explained.
-func (f *File) SetName(name string) { f.name = name }
-
 // Read reads what there is, as one message: of a file that blocks, what comes next. The
 // end of the file is io.EOF.
 func (f *File) Read(ctx context.Context, p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	n, err := f.read(ctx, p)
+	f.rdOff += uint64(n)
+	if n == 0 && err == nil {
+		err = io.EOF
+	}
+	return n, err
+}
+
+func (f *File) read(ctx context.Context, p []byte) (int, error) {
 	p = p[:min(len(p), f.c.io)]
 	m := wire.Msg{Fid: f.fid, Offset: f.rdOff, Count: uint32(len(p))}
-	if err := f.c.conn.call(ctx, wire.Tread, &m, p, nil); err != nil {
-		return 0, err
-	}
-	f.rdOff += uint64(len(m.Data))
-	if len(m.Data) == 0 {
-		return 0, io.EOF
-	}
-	return len(m.Data), nil
+	err := f.c.conn.call(ctx, wire.Tread, &m, p, nil)
+	return len(m.Data), err
 }
 
 // Write writes p, in as many messages as it takes.
@@ -109,11 +132,21 @@ func (f *File) Clunk(ctx context.Context) error {
 	return f.explain(ctx, f.c.conn.clunk(ctx, f.fid))
 }
 
-// explain gives the error of a command the VM's own words. What fails on other files is
-// not in the VM's error file.
+// explain gives the error of a command the server's own words.
 func (f *File) explain(ctx context.Context, err error) error {
+	var e *Error
+	if err == nil || !errors.As(err, &e) || e.Text != "" {
+		return err
+	}
+	if f.answers {
+		buf := make([]byte, f.c.io)
+		if n, rerr := f.read(ctx, buf); rerr == nil && n > 0 {
+			return &Error{Errno: e.Errno, Text: strings.TrimSpace(string(buf[:n]))}
+		}
+	}
+	// What fails on other files is not in the VM's error file.
 	names := Split(f.name)
-	if err == nil || len(names) != 2 || !slices.Contains([]string{"ctl", "config", "memory", "console"}, names[1]) {
+	if len(names) != 2 || !slices.Contains([]string{"ctl", "config", "memory", "console"}, names[1]) {
 		return err
 	}
 	return f.c.explain(ctx, names[0], f.last, err)

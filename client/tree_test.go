@@ -110,8 +110,13 @@ func TestTree(t *testing.T) {
 	err = c.Rmdir(ctx, "web")
 	require.ErrorIs(t, err, linux.EBUSY)
 	assert.Contains(t, err.Error(), "stop it first")
+	require.NoError(t, c.Mkdir(ctx, "web/snapshots/one", 0o700))
+	require.ErrorIs(t, c.Mkdir(ctx, "web/snapshots/one", 0o700), fs.ErrExist)
+	require.NoError(t, c.Rmdir(ctx, "web/snapshots/one"))
+	require.ErrorIs(t, c.Rmdir(ctx, "web/snapshots/one"), fs.ErrNotExist)
 	_, err = c.Open(ctx, "web/vsock/4242", os.O_RDWR)
 	require.ErrorIs(t, err, linux.ECONNREFUSED)
+	assert.Contains(t, err.Error(), "port 4242")
 
 	require.NoError(t, c.Command(ctx, "web", "kill"))
 	_, err = c.Wait(ctx, "web", "shutdown")

@@ -88,8 +88,8 @@ func (c *Client) explain(ctx context.Context, vm, sent string, err error) error 
 		return err
 	}
 	text, rerr := c.ReadFile(ctx, vm+"/error")
-	if words := strings.TrimSpace(string(text)); rerr == nil && words != "" {
-		return &Error{Errno: e.Errno, Text: failedCommand(words, sent)}
+	if words, ok := failedCommand(strings.TrimSpace(string(text)), sent); rerr == nil && ok {
+		return &Error{Errno: e.Errno, Text: words}
 	}
 	return err
 }

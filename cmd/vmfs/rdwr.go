@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
-	"strings"
 
 	"github.com/hugelgupf/p9/linux"
 	"github.com/spf13/cobra"
@@ -101,8 +99,6 @@ func rdwr(ctx context.Context, c *client.Client, name string, in io.Reader, out 
 		if _, err := out.Write(buf[:n]); err != nil {
 			return fmt.Errorf("%w: %w", errOutput, err)
 		}
-		// Errors are those of what was made.
-		rd.SetName(path.Join(path.Dir(path.Clean("/"+name)), strings.TrimSpace(string(buf[:n])), "ctl"))
 	}
 	written := make(chan error, 1)
 	go func() {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/hugelgupf/p9/linux"
 	"github.com/spf13/cobra"
 
 	"vmfs/client"
@@ -32,7 +31,7 @@ or where the input ends without a newline. So each write is a whole command.
 
 All words after PATH belong to the text; options stand before PATH. Quoting for
 the server is rc's and has to get past the shell: "set args='a b'". When a write
-fails, what the VM's error file says is printed.`,
+fails, what the server says of it is printed.`,
 		Example: `  vmfs write web/ctl start
   vmfs write web/memory 1G
   vmfs write web/config <web.conf
@@ -79,9 +78,6 @@ func write(ctx context.Context, c *client.Client, name string, flags int, words 
 	// as what they say.
 	if cerr := f.Clunk(ctx); err == nil {
 		err = cerr
-	}
-	if names := client.Split(name); errors.Is(err, linux.EINVAL) && len(names) == 1 && names[0] == "ctl" {
-		return fmt.Errorf("%w: vmfs cat ctl shows what it takes, and the server's log has the reason", err)
 	}
 	return err
 }
