@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 
 // serve serves the tree of simulated VMs and returns its address.
 func serve(dir string) (addr string, stop func(), err error) {
-	host, err := machine.Open(context.Background(), machine.Options{StateDir: filepath.Join(dir, "state"), DefaultBackend: hypervisor.TypeSim})
+	host, err := machine.Open(context.Background(), machine.Options{StateDir: filepath.Join(dir, "state"), DefaultBackend: hypervisor.TypeSim, Reserved: vmtree.RootNames()})
 	if err != nil {
 		return "", nil, err
 	}

@@ -86,6 +86,14 @@ type File struct {
 // VMFiles returns the table of the files of a VM directory.
 func VMFiles() []File { return describe(vmKind.rows) }
 
+// RootNames returns the names of the files of the root, which no VM can have.
+func RootNames() (names []string) {
+	for _, r := range rootKind.rows {
+		names = append(names, r.name)
+	}
+	return names
+}
+
 // RootFiles returns the table of the files of the root besides the VMs.
 func RootFiles() []File { return describe(rootKind.rows) }
 

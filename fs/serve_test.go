@@ -28,7 +28,7 @@ func newHost(t testing.TB) *machine.Host {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "vmfs")
 	require.NoError(t, err)
-	host, err := machine.Open(context.Background(), machine.Options{StateDir: dir, DefaultBackend: hypervisor.TypeSim})
+	host, err := machine.Open(context.Background(), machine.Options{StateDir: dir, DefaultBackend: hypervisor.TypeSim, Reserved: RootNames()})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		for _, vm := range host.VMs() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/internal/wait"

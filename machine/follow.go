@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
 	"vmfs/backends/hypervisor"
 	"vmfs/internal/wait"
 	"vmfs/machine/events"

@@ -124,7 +124,7 @@ func (h *Host) load(vmsDir string) error {
 		if !e.IsDir() {
 			continue
 		}
-		if err := CheckName(name); err != nil {
+		if err := h.checkName(name); err != nil {
 			h.log.Warn("ignoring a directory that is no VM's", "dir", filepath.Join(vmsDir, name), "err", err)
 			continue
 		}
@@ -261,7 +261,7 @@ func (h *Host) settle(name string, v *VM) {
 // ErrExists where the name is to blame.
 func (h *Host) Create(name string, o Owner) (*VM, error) {
 	fail := func(err error) (*VM, error) { return nil, fmt.Errorf("machine: create %s: %w", name, err) }
-	if err := CheckName(name); err != nil {
+	if err := h.checkName(name); err != nil {
 		return fail(err)
 	}
 	if err := checkRoom(filepath.Join(h.dir, "vms"), name); err != nil {

@@ -9,9 +9,6 @@ import (
 	"vmfs/internal/unixsock"
 )
 
-// reserved are the names of the served tree's own files beside the VMs.
-var reserved = []string{"ctl", "clone", "events", "version", "backends"}
-
 const (
 	maxName = 63
 	// roomyName is the length of a name that every VM should be able to have.
@@ -36,17 +33,17 @@ func checkRoom(vmsDir, name string) error {
 	return nil
 }
 
-// CheckName returns nil for a name that a VM can have: 1 to 63 of the characters
-// A-Z a-z 0-9 . _ -, not starting with a dot or a dash, and not one of ctl, clone,
-// events, version and backends. The error is an ErrName, or an ErrExists for these.
-func CheckName(name string) error {
-	if slices.Contains(reserved, name) {
+// checkName is CheckName, and refuses what the served tree has files of.
+func (h *Host) checkName(name string) error {
+	if slices.Contains(h.opts.Reserved, name) {
 		return &takenError{name}
 	}
-	return checkWord(name)
+	return CheckName(name)
 }
 
-func checkWord(name string) error {
+// CheckName returns nil for a name that a VM or a snapshot can have: 1 to 63 of the
+// characters A-Z a-z 0-9 . _ -, not starting with a dot or a dash. The error is an ErrName.
+func CheckName(name string) error {
 	const allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 	switch {
 	case name == "":

@@ -14,6 +14,8 @@ type Options struct {
 	StateDir string
 	// Paths is where the back ends find their programs; nil looks in PATH.
 	Paths *hypervisor.Paths
+	// Reserved are names that no VM can have: the served tree has files of these names.
+	Reserved []string
 	// Log gets what an operator should know; nil discards it.
 	Log *slog.Logger
 	// Timeouts bounds what is asked of hypervisors.

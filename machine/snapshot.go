@@ -48,7 +48,7 @@ func (v *VM) snapshotDir(name string) string { return filepath.Join(v.dir, snaps
 // same state after it as before.
 func (v *VM) Snapshot(ctx context.Context, name string) error {
 	return v.live(ctx, "snapshot", v.host.opts.Timeouts.Snapshot, func(ctx context.Context, s *session) (err error) {
-		if err := checkWord(name); err != nil {
+		if err := CheckName(name); err != nil {
 			return err
 		}
 		if _, err := os.Lstat(v.snapshotDir(name)); err == nil {
@@ -112,7 +112,7 @@ func (v *VM) emitSnapshot(name, done string) {
 // of a config, merged into it: those can say where disks, a kernel and so on are now.
 func (v *VM) Restore(ctx context.Context, name string, changes ...string) error {
 	return v.run(ctx, "restore", v.host.opts.Timeouts.Snapshot, func(ctx context.Context) error {
-		if err := checkWord(name); err != nil {
+		if err := CheckName(name); err != nil {
 			return err
 		}
 		dir := v.snapshotDir(name)
@@ -216,7 +216,7 @@ func (v *VM) Snapshots() ([]string, error) {
 	}
 	names := []string{}
 	for _, e := range entries {
-		if e.IsDir() && checkWord(e.Name()) == nil {
+		if e.IsDir() && CheckName(e.Name()) == nil {
 			names = append(names, e.Name())
 		}
 	}
@@ -226,7 +226,7 @@ func (v *VM) Snapshots() ([]string, error) {
 // DeleteSnapshot removes a snapshot.
 func (v *VM) DeleteSnapshot(ctx context.Context, name string) error {
 	return v.run(ctx, "delete-snapshot", v.host.opts.Timeouts.Verb, func(ctx context.Context) error {
-		if err := checkWord(name); err != nil {
+		if err := CheckName(name); err != nil {
 			return err
 		}
 		if _, err := os.Lstat(v.snapshotDir(name)); errors.Is(err, os.ErrNotExist) {
@@ -255,7 +255,7 @@ func (v *VM) SnapshotInfo(name string) (SnapshotInfo, error) {
 	fail := func(err error) (SnapshotInfo, error) {
 		return SnapshotInfo{}, fmt.Errorf("machine: snapshot of %s: %w", v.name, err)
 	}
-	if err := checkWord(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return fail(fmt.Errorf("%q: %w", name, ErrNotFound)) // no snapshot has such a name
 	}
 	rec, err := v.readSnapshot(name)

@@ -81,7 +81,7 @@ func attachTo(ctx context.Context, addr string) (*client.Client, error) {
 // vmOf returns the VM to which name belongs, or "".
 func vmOf(name string) string {
 	names := client.Split(name)
-	if len(names) == 0 || slices.ContainsFunc(fs.RootFiles(), func(f fs.File) bool { return f.Name == names[0] }) {
+	if len(names) == 0 || slices.Contains(fs.RootNames(), names[0]) {
 		return ""
 	}
 	return names[0]

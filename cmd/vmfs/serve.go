@@ -120,7 +120,7 @@ func serve(cmd *cobra.Command, o serveOptions) (err error) {
 
 	// The state directory's lock comes first: a second server must not get as
 	// far as a listener.
-	host, err := machine.Open(cmd.Context(), machine.Options{StateDir: o.state, Log: log, Paths: paths})
+	host, err := machine.Open(cmd.Context(), machine.Options{StateDir: o.state, Log: log, Paths: paths, Reserved: fs.RootNames()})
 	if err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
