@@ -90,7 +90,7 @@ func (v *VM) recover(ctx context.Context) *session {
 		c, err := v.connect(ctx, t, socket, "")
 		if err != nil {
 			if !notRunning(err) {
-				v.RecordError("adopt", v.wrap("adopt", err))
+				v.notAdopted(err)
 			}
 			continue
 		}
@@ -106,18 +106,16 @@ func (v *VM) recover(ctx context.Context) *session {
 			}
 		})
 		if err != nil {
-			v.RecordError("adopt", v.wrap("adopt", err))
+			v.notAdopted(err)
 			continue
 		}
 		return v.readopt()
 	}
 	uuid := v.snapshotUUID()
-	if err := v.saveRecord(func(r *record) {
+	v.tryRecord(func(r *record) {
 		r.ID = v.id
 		r.UUID = cmp.Or(uuid, r.UUID)
-	}); err != nil {
-		v.host.log.Error("cannot write the record", "vm", v.name, "err", err)
-	}
+	})
 	return nil
 }
 

@@ -40,7 +40,7 @@ func (s *session) link() bool {
 		case s.alive.Err() != nil:
 			return false
 		case s.proc.IsZero() && isForeign:
-			v.RecordError("adopt", v.wrap("adopt", err))
+			v.notAdopted(err)
 			return false
 		case s.proc.IsZero() && notRunning(err):
 			if s.from != phaseStarting && s.from != phaseRestoring || time.Since(began) > startGrace {
@@ -61,6 +61,9 @@ func (s *session) link() bool {
 		}
 	}
 }
+
+// notAdopted keeps why a VMM was not taken over as it was.
+func (v *VM) notAdopted(err error) { v.RecordError("adopt", v.wrap("adopt", err)) }
 
 // tryConnect is connect, for the process that the session is of.
 func (s *session) tryConnect(ctx context.Context) (contact, error) {
@@ -103,12 +106,12 @@ func (s *session) accept(ctx context.Context, c contact) bool {
 		}
 		cancel()
 		if err != nil {
-			v.RecordError("adopt", v.wrap("adopt", fmt.Errorf("cannot finish the start that an earlier server began: %w", err)))
+			v.notAdopted(fmt.Errorf("cannot finish the start that an earlier server began: %w", err))
 		}
 	}
 	if s.from == phaseRestoring && c.info.State != hypervisor.StatePaused {
 		// A guest whose memory is not all there cannot be gone on with.
-		v.RecordError("adopt", v.wrap("adopt", errors.New("an earlier server was killed during the restore: its VMM was ended")))
+		v.notAdopted(errors.New("an earlier server was killed during the restore: its VMM was ended"))
 		s.setReason("restore-interrupted")
 		s.discard(ctx, c.hv)
 		return false
@@ -118,9 +121,7 @@ func (s *session) accept(ctx context.Context, c contact) bool {
 		kind = events.KindAdopted
 	}
 	if adopting && (s.from != phaseRunning || v.recordedPID() != s.proc.PID) {
-		if err := v.saveRecord(s.running(time.Now())); err != nil {
-			v.host.log.Error("cannot write the record", "vm", v.name, "err", err)
-		}
+		v.tryRecord(s.running(time.Now()))
 	}
 	s.from = ""
 	caps := c.hv.Capabilities()

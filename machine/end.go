@@ -170,13 +170,11 @@ func (s *session) end() {
 		clearSockets(filepath.Dir(s.socket))
 	}
 	now := time.Now()
-	if err := v.saveRecord(func(r *record) {
+	// Without it the next server finds the process dead and comes to the same end.
+	v.tryRecord(func(r *record) {
 		r.Phase, r.Process, r.Socket = phaseDown, nil, ""
 		r.LastExit, r.ExitTime = text, now
-	}); err != nil {
-		// Its successor finds the process dead and comes to the same end.
-		v.host.log.Error("cannot write the record", "vm", v.name, "err", err)
-	}
+	})
 	state := hypervisor.StateShutdown
 	v.update(func() {
 		if !v.rec.Ran {

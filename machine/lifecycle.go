@@ -46,13 +46,13 @@ func (v *VM) liveSession() *session {
 }
 
 // ask runs a verb that is one order to a VMM.
-func (v *VM) ask(ctx context.Context, verb string, order func(context.Context, hypervisor.Hypervisor) error) error {
+func (v *VM) ask(ctx context.Context, verb string, order func(context.Context, *session, hypervisor.Hypervisor) error) error {
 	return v.live(ctx, verb, v.host.opts.Timeouts.Verb, func(ctx context.Context, s *session) error {
 		hv, err := s.handle(ctx)
 		if err != nil {
 			return err
 		}
-		return order(ctx, hv)
+		return order(ctx, s, hv)
 	})
 }
 
@@ -60,11 +60,7 @@ func (v *VM) ask(ctx context.Context, verb string, order func(context.Context, h
 // the state says so at once: the event, which may know a reason, comes when it
 // comes.
 func (v *VM) Pause(ctx context.Context) error {
-	return v.live(ctx, "pause", v.host.opts.Timeouts.Verb, func(ctx context.Context, s *session) error {
-		hv, err := s.handle(ctx)
-		if err != nil {
-			return err
-		}
+	return v.ask(ctx, "pause", func(ctx context.Context, s *session, hv hypervisor.Hypervisor) error {
 		if err := hv.Pause(ctx); err != nil {
 			return err
 		}
@@ -83,11 +79,7 @@ func (v *VM) Pause(ctx context.Context) error {
 // so too: a guest that slept may take its time to wake, and the event of a pause
 // before it must not come after it.
 func (v *VM) Resume(ctx context.Context) error {
-	return v.live(ctx, "resume", v.host.opts.Timeouts.Verb, func(ctx context.Context, s *session) error {
-		hv, err := s.handle(ctx)
-		if err != nil {
-			return err
-		}
+	return v.ask(ctx, "resume", func(ctx context.Context, s *session, hv hypervisor.Hypervisor) error {
 		if err := hv.Resume(ctx); err != nil {
 			return err
 		}
@@ -105,14 +97,14 @@ func (v *VM) Resume(ctx context.Context) error {
 
 // PowerOff asks the guest to shut down, and does not wait for it.
 func (v *VM) PowerOff(ctx context.Context) error {
-	return v.ask(ctx, "poweroff", func(ctx context.Context, hv hypervisor.Hypervisor) error {
+	return v.ask(ctx, "poweroff", func(ctx context.Context, _ *session, hv hypervisor.Hypervisor) error {
 		return hv.DeleteVM(ctx)
 	})
 }
 
 // Reset resets the VM as the button on a machine does.
 func (v *VM) Reset(ctx context.Context) error {
-	return v.ask(ctx, "reset", func(ctx context.Context, hv hypervisor.Hypervisor) error {
+	return v.ask(ctx, "reset", func(ctx context.Context, _ *session, hv hypervisor.Hypervisor) error {
 		r, ok := hv.(hypervisor.Resetter)
 		if !ok {
 			return hypervisor.ErrNotSupported
@@ -224,9 +216,7 @@ func (v *VM) resizeLive(ctx context.Context, s *session, bytes int64, wait time.
 	}
 	// From here on it is the target, whatever becomes of the wait.
 	v.update(func() { v.status.MemoryTarget = bytes })
-	if err := v.saveRecord(func(r *record) { r.MemoryTarget = bytes }); err != nil {
-		v.host.log.Error("cannot write the record", "vm", v.name, "err", err)
-	}
+	v.tryRecord(func(r *record) { r.MemoryTarget = bytes })
 	v.emit(events.Event{Kind: events.KindResize, Detail: []hypervisor.Detail{{Key: "target", Value: strconv.FormatInt(bytes, 10)}}})
 	if wait > 0 {
 		err = lostHandle(hv.ResizeMemoryAndWait(ctx, bytes, max(wait-time.Since(begun), 0)))

@@ -113,14 +113,12 @@ func (v *VM) launch(ctx context.Context, verb string, l launching) error {
 		}
 	}
 	if err != nil {
-		if undo := v.saveRecord(func(r *record) {
+		// Without it the next server looks for a VMM, finds none, and comes to the same.
+		v.tryRecord(func(r *record) {
 			owner := r.Owner
 			*r = before
 			r.Owner = owner
-		}); undo != nil {
-			// A successor looks for a VMM, finds none, and comes to the same.
-			h.log.Error("cannot write the record", "vm", v.name, "err", undo)
-		}
+		})
 		return err
 	}
 	s := v.newSession(l.typ, proc, hv)

@@ -330,6 +330,13 @@ func (v *VM) saveRecord(change func(*record)) error {
 	return v.saveRecordLocked(change)
 }
 
+// tryRecord is saveRecord where the VM goes on without.
+func (v *VM) tryRecord(change func(*record)) {
+	if err := v.saveRecord(change); err != nil {
+		v.host.log.Error("cannot write the record", "vm", v.name, "err", err)
+	}
+}
+
 // saveRecordLocked is saveRecord for who holds v.disk.
 func (v *VM) saveRecordLocked(change func(*record)) error {
 	v.order.Lock()
