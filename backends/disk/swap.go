@@ -141,7 +141,7 @@ func (s *Swap) TakeBack() error {
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("the content that disks had before a restore is not back: %w", err)
+		return fmt.Errorf("not every disk has back what it had before the restore: %w", err)
 	}
 	return remove(s.journal)
 }

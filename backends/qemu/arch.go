@@ -51,7 +51,7 @@ func hostArch() (*arch, error) {
 			return a, nil
 		}
 	}
-	return nil, fmt.Errorf("hosts of architecture %s: %w", runtime.GOARCH, hypervisor.ErrNotSupported)
+	return nil, fmt.Errorf("QEMU on a host of architecture %s: %w", runtime.GOARCH, hypervisor.ErrNotSupported)
 }
 
 // archOf returns the architecture of the VMs that a program runs: the one in its

@@ -178,7 +178,7 @@ func (p *plan) smp() (*option, error) {
 	case p.arch.dies:
 		o.num("dies", int64(max(t.DiesPerPackage, 1)))
 	case t.DiesPerPackage > 1:
-		return nil, fmt.Errorf("%d dies a package on %s: %w", t.DiesPerPackage, p.machine, hypervisor.ErrNotSupported)
+		return nil, fmt.Errorf("%d dies in a package: CPUs of the machine %s have no dies: %w", t.DiesPerPackage, p.machine, hypervisor.ErrNotSupported)
 	}
 	return o.num("cores", int64(max(t.CoresPerDie, 1))).num("threads", int64(max(t.ThreadsPerCore, 1))), nil
 }
@@ -223,7 +223,7 @@ func (p *plan) boot(a *commandLine) error {
 			}
 		}
 		if path == "" {
-			return fmt.Errorf("to boot %s from a disk it takes firmware, and there is none in %s: set qemu.firmware, or a kernel: %w",
+			return fmt.Errorf("the machine %s needs firmware to boot from a disk, and none of %s is there: install it, or set qemu.firmware or kernel: %w",
 				p.machine, strings.Join(p.arch.firmware, ", "), hypervisor.ErrInvalid)
 		}
 		a.text("bios", path)

@@ -63,7 +63,7 @@ func diskMode(d hypervisor.DiskConfig) (fs.FileMode, error) {
 		return 0, fmt.Errorf("disk: %w", err)
 	}
 	if m := fi.Mode(); !m.IsRegular() && m&fs.ModeDevice == 0 || m&fs.ModeCharDevice != 0 {
-		return 0, fmt.Errorf("disk %s: neither a file nor a block device: %w", d.Path, hypervisor.ErrInvalid)
+		return 0, fmt.Errorf("disk %s is neither a file nor a block device: %w", d.Path, hypervisor.ErrInvalid)
 	}
 	how := os.O_RDWR
 	if d.Readonly {

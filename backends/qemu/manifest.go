@@ -74,7 +74,7 @@ func readManifest(dir string) (*manifest, error) {
 	case m.Layout > newestLayout:
 		return nil, fmt.Errorf("%s: the layout of devices is %d, and this version knows up to %d: %w", path, m.Layout, newestLayout, hypervisor.ErrInvalid)
 	case len(m.Disks) != len(m.Config.Disks):
-		return nil, fmt.Errorf("%s: %d disks are saved of %d: %w", path, len(m.Disks), len(m.Config.Disks), hypervisor.ErrInvalid)
+		return nil, fmt.Errorf("%s: it has %d disks, and the configuration in it %d: %w", path, len(m.Disks), len(m.Config.Disks), hypervisor.ErrInvalid)
 	}
 	return &m, nil
 }

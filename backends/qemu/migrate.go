@@ -84,25 +84,20 @@ func (t *transfer) run(ctx context.Context, progress func(context.Context)) erro
 	if t.out {
 		command = "migrate"
 	}
-	if err := t.conn.Execute(ctx, command, map[string]any{"uri": uri}, nil); err != nil {
-		late, stop := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
-		defer stop()
-		if ctx.Err() != nil && t.out {
-			err = errors.Join(err, t.cancel()) // it may have been taken all the same
-		}
-		done(late)
-		return err
+	err = t.conn.Execute(ctx, command, map[string]any{"uri": uri}, nil)
+	begun := err == nil
+	if begun {
+		err = t.await(ctx, events, progress)
 	}
-	err = t.await(ctx, events, progress)
 	if err != nil && ctx.Err() != nil && t.out {
-		err = errors.Join(err, t.cancel())
+		err = errors.Join(err, t.cancel(ctx)) // it may have begun all the same
 	}
 	late, stop := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
 	defer stop()
-	if t.conn.Err() == nil && mapsRAM(t.conn.Version()) {
+	if t.conn.Err() == nil && (!begun || mapsRAM(t.conn.Version())) {
 		done(late)
 	}
-	if t.out {
+	if begun && t.out {
 		err = errors.Join(err, awaitFinal(late, t.conn))
 	}
 	return err
@@ -119,7 +114,7 @@ func awaitFinal(ctx context.Context, conn *qmp.Conn) error {
 		return s.Status != "finish-migrate", err
 	})
 	if err != nil && ctx.Err() != nil {
-		return fmt.Errorf("the transfer does not finish: %w", err)
+		return fmt.Errorf("QEMU does not finish the transfer of the state: %w", err)
 	}
 	return err
 }
@@ -136,7 +131,7 @@ func (t *transfer) await(ctx context.Context, events *qmp.Subscription, progress
 			case "completed":
 				return nil
 			case "cancelled":
-				return errors.New("it was cancelled")
+				return errors.New("QEMU's transfer of the state was cancelled")
 			case "failed":
 				return t.failure(ctx)
 			}
@@ -173,15 +168,15 @@ func (t *transfer) failure(ctx context.Context) error {
 	if info.Error == "" {
 		info.Error = "QEMU gives no reason"
 	}
-	return fmt.Errorf("the state could not be moved: %s", info.Error)
+	return fmt.Errorf("the VM's state could not be transferred: %s", info.Error)
 }
 
 // cancelWait bounds the wait for a cancelled transfer to be so.
 const cancelWait = 10 * time.Second
 
-// cancel stops a transfer to a file and waits until QEMU has.
-func (t *transfer) cancel() error {
-	ctx, stop := context.WithTimeout(context.Background(), cancelWait)
+// cancel stops a transfer to a file and waits until QEMU has, whoever has gone.
+func (t *transfer) cancel(ctx context.Context) error {
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), cancelWait)
 	defer stop()
 	if err := t.conn.Execute(ctx, "migrate_cancel", nil, nil); err != nil {
 		return err
@@ -202,7 +197,7 @@ func awaitIdle(ctx context.Context, conn *qmp.Conn) error {
 		return false, err
 	})
 	if err != nil && ctx.Err() != nil {
-		return fmt.Errorf("the transfer does not stop: %w", err)
+		return fmt.Errorf("QEMU does not stop the transfer of the state: %w", err)
 	}
 	return err
 }

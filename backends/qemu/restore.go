@@ -62,7 +62,7 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 	if pl.accel != m.Accel {
 		// What auto stood for then may be there no more, or more be there now.
 		if pl.accel, err = s.host.chooseAccel(m.Accel, pl.arch); err != nil {
-			return nil, fmt.Errorf("the snapshot was taken with %s: %w", m.Accel, err)
+			return nil, fmt.Errorf("the snapshot was taken with qemu.accel=%s: %w", m.Accel, err)
 		}
 	}
 	memory, err := os.Open(filepath.Join(snapshotPath, m.Memory.Name))
@@ -112,7 +112,7 @@ func (vm *VM) expectPaused(ctx context.Context) error {
 			return nil
 		}
 		if status != "inmigrate" {
-			return fmt.Errorf("the restored VM is %s instead of paused", status)
+			return fmt.Errorf("the restored VM is %s, and should be paused", status)
 		}
 		// The event that all was read may come a moment before the state changes.
 		if err := wait.For(ctx, chardevPoll); err != nil {

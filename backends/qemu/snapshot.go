@@ -181,7 +181,7 @@ func (vm *VM) hasRun(status string) bool {
 func (s *saving) describe(ctx context.Context) error {
 	rec := s.vm.record()
 	if rec == nil {
-		return fmt.Errorf("what the VM was started with is not known: %s is gone or damaged", s.vm.dir.record())
+		return fmt.Errorf("what the VM was started with is not known, since %s is missing or damaged: start it again", s.vm.dir.record())
 	}
 	var machine string
 	args := map[string]any{"path": "/machine", "property": "type"}
