@@ -379,9 +379,6 @@ func TestRefusedConfigs(t *testing.T) {
 				p.host.takeCID = func(int64) error { return os.NewSyscallError("ioctl", syscall.EADDRINUSE) }
 			}, is: hypervisor.ErrCIDInUse, says: "CID 3: another guest of this host",
 		},
-		"vsock without a device": {
-			config: func(c *hypervisor.VMConfig) { c.VsockCID, c.VsockSocket = 3, "/s" }, is: hypervisor.ErrNotSupported, says: "/s",
-		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := minimal()
