@@ -115,6 +115,22 @@ func (s *session) hold(n int) bool {
 	return true
 }
 
+// holdFor makes what is held for something, which is in held, n bytes.
+func (s *session) holdFor(held *int, n int) error {
+	if n == *held {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.letGoOf(*held)
+	*held = 0
+	if !s.hold(n) {
+		return errRequests
+	}
+	*held = n
+	return nil
+}
+
 func (s *session) letGoOf(n int) {
 	s.held -= n
 	s.c.share.held.Add(int64(-n))

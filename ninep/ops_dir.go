@@ -41,7 +41,7 @@ func (s *session) entries(f *fid, off uint64, count uint32) ([]p9.Dirent, error)
 	if kept && len(rest) == 0 {
 		return d.rest, nil
 	}
-	if err := s.holdDir(d, len(rest)); err != nil {
+	if err := s.holdFor(&d.held, len(rest)*direntCost); err != nil {
 		return nil, err
 	}
 	d.rest, d.at = rest, off
@@ -61,27 +61,11 @@ func (d *dirReader) used(n int) {
 // direntCost is what an entry that is kept takes, with a short name.
 const direntCost = 64
 
-// holdDir counts what a fid keeps of its directory: n entries.
-func (s *session) holdDir(d *dirReader, n int) error {
-	if n == 0 && d.held == 0 {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.letGoOf(d.held)
-	d.held = 0
-	if !s.hold(n * direntCost) {
-		return errRequests
-	}
-	d.held = n * direntCost
-	return nil
-}
-
 // doneDir is called after each request that used entries: there is nothing to
 // hold once they are used up.
 func (s *session) doneDir(d *dirReader) {
 	if len(d.rest) == 0 {
-		_ = s.holdDir(d, 0)
+		_ = s.holdFor(&d.held, 0)
 	}
 }
 

@@ -278,9 +278,10 @@ func (s *session) closeFid(ctx context.Context, f *fid) error {
 	var err error
 	if f.xattr != nil {
 		err = s.storeXattr(f)
-		s.dropXattr(f)
+		_ = s.holdFor(&f.xattr.held, 0)
+		f.xattr = nil
 	}
-	_ = s.holdDir(&f.dir, 0)
+	_ = s.holdFor(&f.dir.held, 0)
 	if f.rclose && f.node.opened {
 		_ = s.unlink(ctx, f.node)
 	}

@@ -41,7 +41,7 @@ func runXattrWalk(r *request) error {
 	if x.data, err = s.getXattr(f.node, r.Name); err != nil {
 		return xattrErr(err)
 	}
-	if err := s.holdXattr(x, len(x.data)); err != nil {
+	if err := s.holdFor(&x.held, len(x.data)); err != nil {
 		return err
 	}
 	r.Length = uint64(len(x.data))
@@ -50,24 +50,6 @@ func runXattrWalk(r *request) error {
 	nf.xattr = x
 	s.insert(nf)
 	return nil
-}
-
-func (s *session) holdXattr(x *xattr, n int) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.hold(n) {
-		return errRequests
-	}
-	x.held = n
-	return nil
-}
-
-// dropXattr forgets the attribute of a fid that is not in the table any more.
-func (s *session) dropXattr(f *fid) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.letGoOf(f.xattr.held)
-	f.xattr = nil
 }
 
 func (s *session) getXattr(n *node, name string) ([]byte, error) {
