@@ -203,6 +203,18 @@ func TestClone(t *testing.T) {
 	assert.NotEqual(t, name, strings.TrimSpace(cat(t, root, "clone")))
 }
 
+// TestNamesOfFiles holds that no VM gets the name of a file of the root, whichever way
+// it is made.
+func TestNamesOfFiles(t *testing.T) {
+	host := newHost(t)
+	root := client(t, New(host, Options{}))
+	for _, name := range RootNames() {
+		assert.Equal(t, linux.EEXIST, errnoFrom(mkdir(t, root, name)), "mkdir %s", name)
+		assert.Equal(t, linux.EEXIST, errnoFrom(write(t, root, "ctl", "create "+name)), "create %s", name)
+	}
+	assert.Empty(t, host.VMs())
+}
+
 // TestListing holds that names are neither lost nor doubled when VMs come and go
 // between two reads of the directory, that qid paths are unique, and that nothing
 // reports a length.

@@ -65,7 +65,7 @@ type sharing int
 const (
 	text   sharing = iota // nothing: each reads a content and writes commands
 	shared                // one stream for all
-	cloned                // a ctl for each open, once its first read has made what it is for
+	cloned                // a ctl for each open, of what the opening made
 )
 
 // sharingOf tells what kind of file name is, by its place in the tree.
