@@ -52,7 +52,7 @@ func (vm *VM) openConsole(ctx context.Context) (_ io.ReadWriteCloser, err error)
 		_ = conn.Close()
 		return nil, err
 	}
-	return &consoleConn{Conn: conn, give: give}, nil
+	return &consoleConn{UnixConn: conn, give: give}, nil
 }
 
 // A consoleConn is the one connection to a console.
@@ -61,19 +61,19 @@ func (vm *VM) openConsole(ctx context.Context) (_ io.ReadWriteCloser, err error)
 // that nobody has read. The guest's port then stands still, and QEMU 7.2 logs the
 // byte that did not fit at each try. Without a connection it does neither.
 type consoleConn struct {
-	net.Conn
+	*net.UnixConn
 	give func()
 }
 
 // Drained reports whether QEMU has taken all that was written.
 func (c *consoleConn) Drained() bool {
-	n, err := unread(c.Conn)
+	n, err := unixsock.Unread(c.UnixConn)
 	return err == nil && n == 0
 }
 
 // Close ends the connection; a Read that waits returns.
 func (c *consoleConn) Close() error {
-	err := c.Conn.Close()
+	err := c.UnixConn.Close()
 	c.give()
 	return err
 }

@@ -4,6 +4,7 @@ package unixsock_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -208,6 +209,38 @@ func TestDialFull(t *testing.T) {
 
 	_, err = unixsock.Dial(t.Context(), path+"x")
 	assert.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestUnread(t *testing.T) {
+	path := socket(t)
+	l, err := unixsock.Listen(t.Context(), path)
+	require.NoError(t, err)
+	defer l.Close()
+	c, err := unixsock.Dial(t.Context(), path)
+	require.NoError(t, err)
+	defer c.Close()
+	in, err := l.Accept()
+	require.NoError(t, err)
+	defer in.Close()
+	if _, err = unixsock.Unread(c); errors.Is(err, errors.ErrUnsupported) {
+		t.Skip("not known on this system")
+	}
+	unread := func() int {
+		t.Helper()
+		n, err := unixsock.Unread(c)
+		require.NoError(t, err)
+		return n
+	}
+	assert.Zero(t, unread())
+	_, err = c.Write([]byte("hello"))
+	require.NoError(t, err)
+	assert.Positive(t, unread())
+	_, err = in.Read(make([]byte, 5))
+	require.NoError(t, err)
+	assert.Zero(t, unread())
+	require.NoError(t, c.Close())
+	_, err = unixsock.Unread(c)
+	assert.Error(t, err)
 }
 
 func TestPeerOf(t *testing.T) {
