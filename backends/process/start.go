@@ -194,6 +194,44 @@ func (c *Child) Said() string {
 	return strings.Join(lines, "; ")
 }
 
+// Words says how Abandon puts the words of a program into an error.
+type Words struct {
+	Program string                   // its name
+	Plain   func(said string) string // leaves out what is of no use to people; nil is nothing
+	Ending  bool                     // the error is that the process is ending by itself
+}
+
+// endWait is how long a process that is ending by itself may take to finish what it has
+// to say.
+const endWait = 5 * time.Second
+
+// Abandon ends the process of a start that failed with err, and those beside it, and
+// returns err with what the process has said. Where it has ended by itself that is the
+// error.
+func (c *Child) Abandon(ctx context.Context, err error, w Words) error {
+	if w.Ending && ctx.Err() == nil {
+		_ = c.Await(ctx, endWait) // if it does not, it is killed
+	}
+	byItself := c.How()
+	kerr := c.Kill()
+	said := c.Said()
+	if w.Plain != nil {
+		said = w.Plain(said)
+	}
+	switch {
+	case byItself != "" && said != "":
+		err = fmt.Errorf("%s ended (%s): %s", w.Program, byItself, said)
+	case byItself != "":
+		err = fmt.Errorf("%s ended (%s) and said nothing", w.Program, byItself)
+	case said != "":
+		err = fmt.Errorf("%w; the log says: %s", err, said)
+	}
+	if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
+		err = fmt.Errorf("%w: %w", ctx.Err(), err)
+	}
+	return errors.Join(err, kerr)
+}
+
 // Main is for the init function of a package that starts this very program as a
 // process of another kind: if this process was started by a Command with that Name, it
 // calls main and exits with what that returns. Being in an init function it works in

@@ -4,6 +4,7 @@ package process_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -103,6 +104,33 @@ func TestKill(t *testing.T) {
 	require.NoError(t, c.Kill())
 	assert.Equal(t, "signal: killed", c.How())
 	assert.Equal(t, "signal: killed", beside.How())
+}
+
+// What a process has said is in the error of the start that failed.
+func TestAbandon(t *testing.T) {
+	failed := errors.New("it does not answer")
+	words := process.Words{Program: "vmm", Plain: strings.ToUpper}
+	c, _ := shell(t, "echo no disk; exec sleep 600", nil)
+	require.Eventually(t, func() bool { return c.Said() != "" }, 30*time.Second, time.Millisecond)
+	err := c.Abandon(t.Context(), failed, words)
+	assert.ErrorIs(t, err, failed)
+	assert.EqualError(t, err, "it does not answer; the log says: NO DISK")
+	assert.Equal(t, "signal: killed", c.How())
+
+	// One that is ending is let finish.
+	words.Ending = true
+	c, _ = shell(t, "sleep 0.05; echo no disk; exit 3", nil)
+	assert.EqualError(t, c.Abandon(t.Context(), failed, words), "vmm ended (exit status 3): NO DISK")
+	c, _ = shell(t, "exit 3", nil)
+	assert.EqualError(t, c.Abandon(t.Context(), failed, words), "vmm ended (exit status 3) and said nothing")
+
+	// A start that was given up says so.
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	c, _ = shell(t, "exec sleep 600", nil)
+	err = c.Abandon(ctx, failed, words)
+	assert.ErrorIs(t, err, context.Canceled)
+	assert.ErrorIs(t, err, failed)
 }
 
 // This very program can be started as something else.

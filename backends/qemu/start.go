@@ -210,25 +210,8 @@ func (vm *VM) letRun(ctx context.Context) error {
 // words. The child or the handle may be nil.
 func (s *Starter) abandon(ctx context.Context, c *process.Child, vm *VM, dir runDir, err error) error {
 	if c != nil {
-		// QEMU that ends by itself is let finish what it has to say.
-		if ctx.Err() == nil && (errors.Is(err, qmp.ErrDisconnected) || errors.Is(err, hypervisor.ErrHypervisorNotRunning)) {
-			_ = c.Await(ctx, exitWait) // if not, it is killed
-		}
-		byItself := c.How()
-		if kerr := c.Kill(); kerr != nil {
-			s.log.Error("QEMU of a failed start cannot be ended", "dir", dir.dir, "err", kerr)
-		}
-		switch said := plain(c.Said()); {
-		case byItself != "" && said != "":
-			err = fmt.Errorf("QEMU ended (%s): %s", byItself, said)
-		case byItself != "":
-			err = fmt.Errorf("QEMU ended (%s) and said nothing", byItself)
-		case said != "":
-			err = fmt.Errorf("%w; the log says: %s", err, said)
-		}
-		if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
-			err = fmt.Errorf("%w: %w", ctx.Err(), err)
-		}
+		ending := errors.Is(err, qmp.ErrDisconnected) || errors.Is(err, hypervisor.ErrHypervisorNotRunning)
+		err = c.Abandon(ctx, err, process.Words{Program: "QEMU", Plain: plain, Ending: ending})
 	}
 	if vm != nil {
 		_ = vm.Close() // never fails
