@@ -77,19 +77,21 @@ func rootCause(err error) error {
 }
 
 // failedCommand returns the error in text, the content of a VM's error file: a time,
-// the command, a colon, and the error, which names the command itself. It is false where
-// text is of another command than what was sent: somebody else's, or an earlier one.
+// the command, a colon, and the error, which names the command itself. Sent is the file's
+// name, or the command's, and what was written to it. It is false where text is of
+// another command than that: somebody else's, or an earlier one.
 func failedCommand(text, sent string) (string, bool) {
 	if t, rest, ok := strings.Cut(text, " "); ok {
 		if _, err := time.Parse(time.RFC3339, t); err == nil {
 			text = rest
 		}
 	}
-	commands := []string{"set", "config", "console"} // what a config and a console write is called
-	for line := range strings.Lines(sent) {
+	file, _, _ := strings.Cut(sent, " ")
+	commands := []string{file, "set"} // the latter is what changes a config
+	for line := range strings.Lines(strings.TrimPrefix(sent, file)) {
 		line = strings.TrimSpace(line)
 		verb, _, _ := strings.Cut(line, " ")
-		commands = append(commands, line, verb, "memory "+line)
+		commands = append(commands, line, verb, file+" "+line)
 	}
 	longest := ""
 	for _, c := range commands {

@@ -10,12 +10,12 @@ import (
 
 func TestFailedCommand(t *testing.T) {
 	for _, c := range []struct{ text, sent, want string }{
-		{"2026-11-23T10:12:22.266Z pause: machine: pause web: start it first", "pause\n", "machine: pause web: start it first"},
-		{"2026-11-23T10:12:22.266Z frob: 12: web: unknown", "start\nfrob: 12\n", "web: unknown"},
-		{"2026-11-23T10:12:22Z set: line 2: no key", "a=1\nb=2\n", "line 2: no key"},
-		{"2026-11-23T10:12:22Z memory lots: memory web: no size", "lots\n", "memory web: no size"},
+		{"2026-11-23T10:12:22.266Z pause: machine: pause web: start it first", "ctl pause\n", "machine: pause web: start it first"},
+		{"2026-11-23T10:12:22.266Z frob: 12: web: unknown", "ctl start\nfrob: 12\n", "web: unknown"},
+		{"2026-11-23T10:12:22Z set: line 2: no key", "config a=1\nb=2\n", "line 2: no key"},
+		{"2026-11-23T10:12:22Z memory lots: memory web: no size", "memory lots\n", "memory web: no size"},
 		{"2026-11-23T10:12:22Z memory: memory web: no size", "memory lots", "memory web: no size"},
-		{"2026-11-23T10:12:22Z stop: somebody else's", "start\n", ""},
+		{"2026-11-23T10:12:22Z stop: somebody else's", "ctl start\n", ""},
 		{"delete: machine: delete web: stop it first", "delete", "machine: delete web: stop it first"},
 		{"words", "", ""},
 	} {

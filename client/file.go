@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/hugelgupf/p9/linux"
@@ -144,12 +143,10 @@ func (f *File) explain(ctx context.Context, err error) error {
 			return &Error{Errno: e.Errno, Text: strings.TrimSpace(string(buf[:n]))}
 		}
 	}
-	// What fails on other files is not in the VM's error file.
-	names := Split(f.name)
-	if len(names) != 2 || !slices.Contains([]string{"ctl", "config", "memory", "console"}, names[1]) {
-		return err
+	if names := Split(f.name); len(names) == 2 {
+		err = f.c.explain(ctx, names[0], names[1]+" "+f.last, err)
 	}
-	return f.c.explain(ctx, names[0], f.last, err)
+	return err
 }
 
 // Close is Clunk for as long as the connection lasts.
