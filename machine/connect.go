@@ -110,7 +110,7 @@ func (s *session) accept(ctx context.Context, c contact) bool {
 		}
 	}
 	if s.from == phaseRestoring && c.info.State != hypervisor.StatePaused {
-		// A guest whose memory is not all there cannot be gone on with.
+		// The guest's memory was not read whole: it must not run.
 		v.notAdopted(errors.New("an earlier server was killed during the restore: its VMM was ended"))
 		s.setReason("restore-interrupted")
 		s.discard(ctx, c.hv)

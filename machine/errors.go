@@ -9,8 +9,8 @@ import (
 	"vmfs/backends/hypervisor"
 )
 
-// The errors that callers tell apart with errors.Is, besides those of package
-// hypervisor.
+// The errors that callers tell apart with errors.Is, in addition to those of
+// package hypervisor.
 var (
 	// ErrExists means that there is a VM or a snapshot of that name.
 	ErrExists = errors.New("already exists")
@@ -25,7 +25,7 @@ var (
 	ErrClosed = errors.New("the server is closing")
 )
 
-// LockedError is whose the state directory is.
+// LockedError says which server uses the state directory.
 type LockedError struct {
 	Dir string
 	PID int // 0 where it is not known

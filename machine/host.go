@@ -348,12 +348,3 @@ func (h *Host) defaultConfig() config.Config {
 	}
 	return c
 }
-
-// Delete removes the VM that has the name: see VM.Delete.
-func (h *Host) Delete(ctx context.Context, name string) error {
-	v, ok := h.VM(name)
-	if !ok {
-		return fmt.Errorf("machine: delete %s: %w", name, ErrNotFound)
-	}
-	return v.Delete(ctx)
-}

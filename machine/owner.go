@@ -12,7 +12,7 @@ import (
 // Owner is who a VM belongs to.
 type Owner = owner.Owner
 
-// Owner returns whose the VM is.
+// Owner returns the VM's owner, group and mode.
 func (v *VM) Owner() Owner {
 	v.mu.Lock()
 	defer v.mu.Unlock()

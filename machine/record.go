@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"vmfs/backends/hypervisor"
@@ -116,6 +117,42 @@ func (r record) write(path string) error {
 		return err
 	}
 	return durable.Replace(path, append(b, '\n'))
+}
+
+// saveRecord changes the record on disk and then in memory, or neither.
+func (v *VM) saveRecord(change func(*record)) error {
+	v.disk.Lock()
+	defer v.disk.Unlock()
+	return v.saveRecordLocked(change)
+}
+
+// tryRecord is saveRecord where the VM goes on without.
+func (v *VM) tryRecord(change func(*record)) {
+	if err := v.saveRecord(change); err != nil {
+		v.host.log.Error("cannot write the record", "vm", v.name, "err", err)
+	}
+}
+
+// saveRecordLocked is saveRecord. The caller holds v.disk.
+func (v *VM) saveRecordLocked(change func(*record)) error {
+	v.order.Lock()
+	seq := v.seq
+	v.order.Unlock()
+	v.mu.Lock()
+	rec, deleted := v.rec, v.deleted
+	v.mu.Unlock()
+	if deleted {
+		return ErrNotFound
+	}
+	change(&rec)
+	rec.Seq = seq
+	if err := rec.write(filepath.Join(v.dir, recordFile)); err != nil {
+		return fmt.Errorf("write record: %w", err)
+	}
+	v.mu.Lock()
+	v.rec = rec
+	v.mu.Unlock()
+	return nil
 }
 
 func newUUID() string {

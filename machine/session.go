@@ -34,9 +34,9 @@ type session struct {
 	died    context.CancelCauseFunc
 	watched bool           // somebody waits for the end of the process
 	exit    process.Exit   // how it ended; set before alive ends by errExited
-	helper  sync.WaitGroup // who watches
+	helper  sync.WaitGroup // the goroutine that watches
 
-	// Guarded by v.mu, whose VM is told of changes:
+	// Guarded by v.mu; changes are made in VM.update:
 	stage   stage
 	hv      hypervisor.Hypervisor // nil while there is no connection
 	reason  string                // why the VMM will end, once that is known

@@ -2,7 +2,6 @@ package machine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -283,7 +282,7 @@ func (v *VM) until(ctx context.Context, pred func() bool) error {
 	}
 }
 
-// update changes what v.mu guards and wakes those who watch.
+// update changes what v.mu guards, and wakes all that wait in until.
 func (v *VM) update(f func()) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -291,7 +290,7 @@ func (v *VM) update(f func()) {
 	v.broadcast()
 }
 
-// broadcast wakes those who watch. The caller holds v.mu.
+// broadcast wakes all that wait in until. The caller holds v.mu.
 func (v *VM) broadcast() {
 	v.gen.Add(1)
 	close(v.changed)
@@ -321,42 +320,6 @@ func (v *VM) Capabilities() hypervisor.Capabilities {
 func (v *VM) Valid() []Verb {
 	st := v.Status()
 	return slices.DeleteFunc(Verbs(), func(vb Verb) bool { return !vb.Takes(st) || v.able(&vb) != nil })
-}
-
-// saveRecord changes the record on disk and then in memory, or neither.
-func (v *VM) saveRecord(change func(*record)) error {
-	v.disk.Lock()
-	defer v.disk.Unlock()
-	return v.saveRecordLocked(change)
-}
-
-// tryRecord is saveRecord where the VM goes on without.
-func (v *VM) tryRecord(change func(*record)) {
-	if err := v.saveRecord(change); err != nil {
-		v.host.log.Error("cannot write the record", "vm", v.name, "err", err)
-	}
-}
-
-// saveRecordLocked is saveRecord for who holds v.disk.
-func (v *VM) saveRecordLocked(change func(*record)) error {
-	v.order.Lock()
-	seq := v.seq
-	v.order.Unlock()
-	v.mu.Lock()
-	rec, deleted := v.rec, v.deleted
-	v.mu.Unlock()
-	if deleted {
-		return ErrNotFound
-	}
-	change(&rec)
-	rec.Seq = seq
-	if err := rec.write(filepath.Join(v.dir, recordFile)); err != nil {
-		return fmt.Errorf("write record: %w", err)
-	}
-	v.mu.Lock()
-	v.rec = rec
-	v.mu.Unlock()
-	return nil
 }
 
 // emit completes e, keeps it and tells it to all subscribers. The caller holds no
@@ -398,70 +361,4 @@ func (v *VM) History() ([]string, error) {
 		return nil, fmt.Errorf("machine: events of %s: %w", v.name, err)
 	}
 	return lines, nil
-}
-
-// Delete removes the VM, which does not run, with its configuration, its
-// snapshots and its logs. The error is ErrNotFound, or hypervisor.ErrBusy while
-// it runs or a command is under way.
-func (v *VM) Delete(ctx context.Context) error {
-	return v.run(ctx, "delete", v.host.opts.Timeouts.Stop+v.host.opts.Timeouts.Verb, func(ctx context.Context) error {
-		if err := v.awaitEnd(ctx); err != nil {
-			return err
-		}
-		h := v.host
-		v.disk.Lock()
-		defer v.disk.Unlock()
-		if err := h.remove(ctx, v.dir); err != nil {
-			return err
-		}
-		v.emit(events.Event{Kind: events.KindDeleted})
-		v.update(func() { v.deleted = true })
-		v.console.Close()
-		h.forget(v)
-		return nil
-	})
-}
-
-// remove removes a directory. It is out of sight at once; to take it away may take
-// long, and goes on when ctx has ended.
-func (h *Host) remove(ctx context.Context, dir string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	aside, err := durable.TakeAside(dir)
-	if aside == "" {
-		return err
-	}
-	done := make(chan struct{})
-	if !h.spawn(func() {
-		defer close(done)
-		if err := errors.Join(err, os.RemoveAll(aside)); err != nil {
-			// The rest goes at the next start of a server.
-			h.log.Warn("cannot remove all of a deleted directory", "dir", dir, "err", err)
-		}
-	}) {
-		return nil
-	}
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
-	return nil
-}
-
-func (h *Host) forget(v *VM) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.vms[v.name] != v {
-		return
-	}
-	delete(h.vms, v.name)
-	sorted := make([]*VM, 0, len(h.sorted))
-	for _, o := range h.sorted {
-		if o != v {
-			sorted = append(sorted, o)
-		}
-	}
-	h.gen++
-	h.sorted = sorted
 }

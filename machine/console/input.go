@@ -38,7 +38,7 @@ type Input struct {
 	changed chan struct{} // closed and replaced with each change of conn and silent
 	conn    *conn         // nil while there is none
 	silent  bool          // the VMM has no console that can be typed at
-	typists int           // who has something to write
+	typists int           // how many writes are under way
 }
 
 // NewInput makes the input of a console with this log. Who writes waits at most for
@@ -144,7 +144,7 @@ func (in *Input) carry(ctx context.Context, rw io.ReadWriteCloser) error {
 			<-closed
 		}
 		hung.Wait()
-		conn.turn <- struct{}{} // the last who writes has ended, and nobody follows
+		conn.turn <- struct{}{} // the last write has ended, and none follows
 	}()
 	b := make([]byte, 32<<10)
 	var since int

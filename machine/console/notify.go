@@ -82,8 +82,7 @@ func (w *watch) stop() {
 	}
 }
 
-// run tells those who wait for a file of its notices, and everybody when some were
-// lost.
+// run passes on the notices of a file, and one for every file when some were lost.
 func (n *Notifier) run() {
 	defer close(n.done)
 	for {
@@ -104,7 +103,7 @@ func (n *Notifier) run() {
 	}
 }
 
-// tell calls those who wait for the file, or everybody where name is "".
+// tell gives the notices for the file, or for all files where name is "".
 func (n *Notifier) tell(name string) {
 	n.mu.Lock()
 	sets := []map[*watch]struct{}{n.files[name]}

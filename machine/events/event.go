@@ -28,7 +28,7 @@ const (
 	KindResize       = "resize"   // the memory target was set; detail "target"
 	KindSnapshot     = "snapshot" // one was taken or removed; detail "name" and "done"
 	KindVsock        = "vsock"    // streams of the guest's vsock ended with it, or its device was restarted; see the detail
-	KindLost         = "lost"     // n events did not reach this subscriber, who was too slow
+	KindLost         = "lost"     // this subscriber was too slow and missed n events
 )
 
 // TimeFormat is how times are written: UTC with milliseconds.
@@ -44,8 +44,8 @@ type Event struct {
 	State  hypervisor.VMState // after it; "" where it has nothing to do with the state
 	Reason string
 	Detail []hypervisor.Detail
-	// Owner is who owned the VM then, for those who decide who may read it; the line
-	// does not have it.
+	// Owner is the VM's owner then, for deciding who may read the event. It is not in
+	// the line.
 	Owner owner.Owner
 }
 

@@ -76,7 +76,7 @@ func (s *Subscription) TryNext() (Event, bool) { return s.queue.TryNext() }
 // returns io.EOF after what is queued.
 func (s *Subscription) Next(ctx context.Context) (Event, error) { return s.queue.Next(ctx) }
 
-// Close ends the subscription and wakes who waits in Next.
+// Close ends the subscription, and a Next that waits.
 func (s *Subscription) Close() {
 	s.feed.mu.Lock()
 	delete(s.feed.subs, s)
