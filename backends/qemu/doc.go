@@ -36,8 +36,8 @@
 // pages of 4 KiB. Targets are rounded to the nearest step. QEMU keeps a target over
 // a reset of the guest.
 //
-// The package imports the standard library, packages hypervisor and process, its own
-// qmp, go-qemu for the types, renameio, and golang.org/x/sys.
+// The package imports the standard library, the packages beside it that back ends
+// have in common, internal, vsock, its own qmp and vsockdev, go-qemu for the types, renameio, and golang.org/x/sys.
 //
 // Lock order: VM.writing, then VM.mu. VM.mu is a leaf but for the queue of events.
 package qemu

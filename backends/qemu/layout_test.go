@@ -72,6 +72,13 @@ func TestOldState(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, oldConfig("/srv"), rec.Config.VMConfig)
 	assert.True(t, rec.Vsock && rec.Ejects && rec.Ran)
+	// A VM of it that still runs gets a record of today's at the next change.
+	now := runDir{t.TempDir(), SocketName}
+	require.NoError(t, rec.write(now))
+	again, err := readRecord(now)
+	require.NoError(t, err)
+	rec.Format = recordFormat
+	assert.Equal(t, rec, again)
 	m, err := readManifest(filepath.Join(vm, "snapshots", "one", "vmm"))
 	require.NoError(t, err)
 	assert.Equal(t, oldConfig("/srv"), m.Config.VMConfig)

@@ -117,7 +117,8 @@ const (
 
 // write replaces the record on disk. It lasts as long as QEMU does, and so is
 // not synced.
-func (r *record) write(d runDir) error {
+func (r record) write(d runDir) error {
+	r.Format = recordFormat // it may have been read of an older one
 	b, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {
 		return err

@@ -126,7 +126,7 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 // beside an error is to be abandoned.
 func (s *Starter) spawn(ctx context.Context, pl *plan, args []string) (*VM, *process.Child, error) {
 	rec := &record{
-		Format: recordFormat, Config: stored.Config{VMConfig: pl.config}, Layout: pl.layout, Binary: pl.program.path, Version: pl.program.version,
+		Config: stored.Config{VMConfig: pl.config}, Layout: pl.layout, Binary: pl.program.path, Version: pl.program.version,
 		Accel: pl.accel, Machine: pl.machine, Args: args, Time: time.Now(),
 		Ran: pl.incoming, Vsock: pl.config.VsockSocket != "", Ejects: pl.config.VsockSocket != "" && pl.ejects(),
 	}

@@ -82,5 +82,5 @@
 // boots and powers off within the call that asks for it. An idle VM has no
 // goroutine.
 //
-// The package imports hypervisor and the standard library.
+// The package imports packages hypervisor, stored, and internal, and the standard library.
 package sim
