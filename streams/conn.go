@@ -37,18 +37,34 @@ type Conn struct {
 	began   time.Time
 	release func() // what else to give up with it
 
-	rd, wr  chan struct{} // hold a token while nobody reads or writes
-	in, out atomic.Int64  // bytes from the guest, and to it
+	rd, wr         chan struct{} // hold a token while nobody reads or writes
+	received, sent atomic.Int64  // bytes from the guest, and to it
 
 	mu         sync.Mutex // guards what follows; held while a deadline is set
 	lost       error      // why the guest is gone
-	eof        bool       // the guest has ended its side
+	in         input
 	wrote      bool
-	halfClosed bool // we have ended ours
-	discarding bool // a goroutine reads and drops
-	closing    bool // nobody has it open any more
-	ended      bool // conn is closed
+	halfClosed bool // we have ended our side
+	life       life
 }
+
+// input is what becomes of what the guest sends.
+type input int
+
+const (
+	inRead    input = iota // it is for those who read
+	inDropped              // a goroutine reads and drops it
+	inEnded                // the guest has ended its side
+)
+
+// life is how far a stream is from its end.
+type life int
+
+const (
+	lifeOpen    life = iota
+	lifeClosing      // nobody has it open any more, and it still delivers
+	lifeEnded        // its connection is closed
+)
 
 func newConn(v *Guests, vm *machine.VM, port uint32, conn net.Conn, began time.Time, release func()) *Conn {
 	s := &Conn{v: v, vm: vm, port: port, conn: conn, began: began, release: release, rd: make(chan struct{}, 1), wr: make(chan struct{}, 1)}
@@ -92,13 +108,13 @@ func (s *Conn) Read(ctx context.Context, p []byte) (int, error) {
 		stop := interruptible(ctx, s.conn.SetReadDeadline)
 		n, err := s.conn.Read(p)
 		stop()
-		s.in.Add(int64(n))
+		s.received.Add(int64(n))
 		switch {
 		case n > 0 || err == nil:
 			return n, nil
 		case errors.Is(err, io.EOF):
 			s.mu.Lock()
-			s.eof = true
+			s.in = inEnded
 			s.mu.Unlock()
 			return 0, io.EOF
 		case ctx.Err() != nil:
@@ -147,7 +163,7 @@ func (s *Conn) Write(ctx context.Context, p []byte) (int, error) {
 		n, err := s.conn.Write(p)
 		stop()
 		if n > 0 {
-			s.out.Add(int64(n))
+			s.sent.Add(int64(n))
 			s.mu.Lock()
 			s.wrote = true
 			s.mu.Unlock()
@@ -171,7 +187,7 @@ func (s *Conn) writeDeadline() error {
 	switch {
 	case s.lost != nil:
 		return s.lost
-	case s.halfClosed, s.ended:
+	case s.halfClosed, s.life == lifeEnded:
 		return s.wrap(syscall.EPIPE)
 	}
 	_ = s.conn.SetWriteDeadline(time.Time{}) // fails when closed, as the write will
@@ -199,7 +215,7 @@ func (s *Conn) shutdown(ctx context.Context) error {
 
 // halfClose is shutdown for who holds mu.
 func (s *Conn) halfClose() error {
-	if s.halfClosed || s.ended {
+	if s.halfClosed || s.life == lifeEnded {
 		return nil
 	}
 	s.halfClosed = true
@@ -216,14 +232,14 @@ func (s *Conn) halfClose() error {
 func (s *Conn) lose(gone time.Time, why string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.began.Before(gone) || s.lost != nil || s.ended {
+	if !s.began.Before(gone) || s.lost != nil || s.life == lifeEnded {
 		return false
 	}
 	s.lost = s.wrap(fmt.Errorf("%w: %s", syscall.ECONNRESET, why))
 	// Both fail only when closed.
 	_ = s.conn.SetReadDeadline(time.Now().Add(lastWords))
 	_ = s.conn.SetWriteDeadline(past)
-	return !s.eof && !s.closing
+	return s.in != inEnded && s.life == lifeOpen
 }
 
 // Close gives the stream up. What was written is delivered: the stream ends our
@@ -231,18 +247,18 @@ func (s *Conn) lose(gone time.Time, why string) bool {
 // or the time for that is over.
 func (s *Conn) Close() {
 	s.mu.Lock()
-	if s.closing {
+	if s.life != lifeOpen {
 		s.mu.Unlock()
 		return
 	}
-	s.closing = true
-	if !s.wrote || s.lost != nil || s.ended {
+	s.life = lifeClosing
+	if !s.wrote || s.lost != nil {
 		s.mu.Unlock()
 		s.end()
 		return
 	}
 	err := s.halfClose()
-	done := err != nil || s.eof && !s.discarding
+	done := err != nil || s.in == inEnded
 	if !done {
 		_ = s.conn.SetReadDeadline(time.Now().Add(s.v.linger)) // fails when closed, as the reads will
 	}
@@ -258,8 +274,10 @@ func (s *Conn) Close() {
 // answers would wait for a reader, and then stop reading itself.
 func (s *Conn) Discard() {
 	s.mu.Lock()
-	begin := !s.discarding && !s.ended
-	s.discarding = s.discarding || begin
+	begin := s.in == inRead && s.life != lifeEnded
+	if begin {
+		s.in = inDropped
+	}
 	s.mu.Unlock()
 	if begin && !s.v.spawn(s.drain) {
 		s.end()
@@ -268,10 +286,10 @@ func (s *Conn) Discard() {
 
 func (s *Conn) drain() {
 	n, _ := io.Copy(io.Discard, s.conn) // any error is the end of it
-	s.in.Add(n)
+	s.received.Add(n)
 	s.mu.Lock()
-	s.discarding, s.eof = false, true
-	closing := s.closing
+	s.in = inEnded
+	closing := s.life == lifeClosing
 	s.mu.Unlock()
 	if closing {
 		s.end()
@@ -284,11 +302,11 @@ func (s *Conn) Bytes() {}
 // end closes the stream at once, both ways.
 func (s *Conn) end() {
 	s.mu.Lock()
-	if s.ended {
+	if s.life == lifeEnded {
 		s.mu.Unlock()
 		return
 	}
-	s.ended = true
+	s.life = lifeEnded
 	s.mu.Unlock()
 	_ = s.conn.Close() // nothing is to be made of an error
 	s.v.remove(s)
@@ -301,5 +319,5 @@ func (s *Conn) end() {
 func (s *Conn) alive() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.lost == nil && !s.ended && !(s.eof && s.halfClosed)
+	return s.lost == nil && s.life != lifeEnded && !(s.in == inEnded && s.halfClosed)
 }

@@ -293,7 +293,7 @@ func (c *Conversation) Status() (string, error) {
 	}
 	state, in, out, port := c.state, int64(0), int64(0), ""
 	if st := c.stream; st != nil {
-		in, out = st.in.Load(), st.out.Load()
+		in, out = st.received.Load(), st.sent.Load()
 		if !st.alive() {
 			state = convClosed
 		}
