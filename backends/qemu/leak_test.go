@@ -43,7 +43,9 @@ func TestNothingLeaks(t *testing.T) {
 	manifest := filepath.Join(damaged, manifestFile)
 	b, err := os.ReadFile(manifest)
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(manifest, bytes.Replace(b, []byte(`"HotplugBytes": 0`), []byte(`"HotplugBytes": 67108864`), 1), 0o600))
+	other := bytes.Replace(b, []byte(`"memoryBytes": 67108864`), []byte(`"memoryBytes": 134217728`), 1)
+	require.NotEqual(t, b, other)
+	require.NoError(t, os.WriteFile(manifest, other, 0o600))
 
 	round := func() {
 		t.Helper()
