@@ -13,10 +13,9 @@ import (
 // DefaultMode is the mode of a VM for which none was asked: its owner's alone.
 const DefaultMode = 0o700
 
-// Owner is the user and group that a VM belongs to. Mode is the permission bits of the VM's directory, those
-// of chmod(1); those of the files in it are for the server of the tree to derive.
-// It is kept, and refuses nobody anything: that is
-// for the server of the tree. and does not itself refuse anybody anything.
+// Owner is the user and group that a VM belongs to, and its mode: the permission bits
+// of the VM's directory, those of chmod(1). What they allow, of the directory and of
+// the files in it, is for the server of the tree to say: nothing here refuses anything.
 type Owner struct {
 	UID  uint32
 	GID  uint32
