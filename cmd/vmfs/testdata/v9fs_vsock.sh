@@ -36,7 +36,7 @@ exec 4>&-
 # What is written is delivered at the close, and then the guest's input ends.
 (echo '-cat >/tmp/x; echo end >>/tmp/x'; echo text) >web/vsock/1024 && ok "a write and a close" || not_ok "a write and a close"
 exec 4<>web/vsock/1024
-echo '-until grep -q end /tmp/x; do sleep 0.1; done; cat /tmp/x' >&4
+echo '-until grep -qs end /tmp/x; do sleep 0.1; done; cat /tmp/x' >&4
 is "what came of it" "$(cat <&4 | tr '\n' ' ')" "text end "
 exec 4>&-
 
