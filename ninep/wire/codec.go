@@ -26,6 +26,9 @@ type Codec struct {
 	reading bool
 	bad     bool
 	known   map[string]string // see name
+
+	mask     p9.AttrMask // the last one, and its bits if there was one
+	maskBits uint64
 }
 
 // Append writes m behind b as a message of type t: what a request was read into is
@@ -146,9 +149,9 @@ func u64[T ~uint64](c *Codec, ps ...*T) {
 	c.b = b
 }
 
-// flags is a number of size bytes, each bit of which is a bool of the field.
-func (c *Codec) flags(size int, bits ...*bool) {
-	var v uint64
+// flags is a number of size bytes, each bit of which is a bool of the field. It gives the
+// number, without bits that mean nothing.
+func (c *Codec) flags(size int, bits ...*bool) (v uint64) {
 	if !c.reading {
 		for i, bit := range bits {
 			if *bit {
@@ -168,6 +171,7 @@ func (c *Codec) flags(size int, bits ...*bool) {
 			*bit = v>>i&1 != 0
 		}
 	}
+	return v & (1<<len(bits) - 1)
 }
 
 // str is strings. One that is longer than its length can say is cut, and a NUL is

@@ -1,6 +1,10 @@
 package wire
 
-import "github.com/hugelgupf/p9/p9"
+import (
+	"encoding/binary"
+
+	"github.com/hugelgupf/p9/p9"
+)
 
 // messages describes every request and its reply: which dialects have them, and
 // their fields in order.
@@ -249,10 +253,21 @@ func lock(c *Codec, m *Msg) {
 	c.str(&m.Name)
 }
 
+// mask is of the attributes that are asked for or given: mostly the same ones as last time.
 func mask(c *Codec, m *Msg) {
 	a := &m.Mask
-	c.flags(8, &a.Mode, &a.NLink, &a.UID, &a.GID, &a.RDev, &a.ATime, &a.MTime, &a.CTime,
+	switch {
+	case c.maskBits == 0:
+	case !c.reading && *a == c.mask:
+		c.b = binary.LittleEndian.AppendUint64(c.b, c.maskBits)
+		return
+	case c.reading && len(c.b) >= 8 && binary.LittleEndian.Uint64(c.b) == c.maskBits:
+		*a, c.b = c.mask, c.b[8:]
+		return
+	}
+	c.maskBits = c.flags(8, &a.Mode, &a.NLink, &a.UID, &a.GID, &a.RDev, &a.ATime, &a.MTime, &a.CTime,
 		&a.INo, &a.Size, &a.Blocks, &a.BTime, &a.Gen, &a.DataVersion)
+	c.mask = *a
 }
 
 func attr(c *Codec, m *Msg) {

@@ -167,6 +167,24 @@ func TestRefused(t *testing.T) {
 	assert.Len(t, m.Name, 1<<16-1, "no string of 9P is longer")
 }
 
+// TestMasks: a mask is that of its message, whatever the last one was.
+func TestMasks(t *testing.T) {
+	c := &Codec{Dialect: Linux}
+	size, mode := p9.AttrMask{Size: true}, p9.AttrMask{Mode: true}
+	for _, want := range []p9.AttrMask{size, size, mode, {}, mode, p9.AttrMaskAll, p9.AttrMaskAll, size, {}} {
+		var m Msg
+		b := c.Append(nil, Tgetattr, &Msg{Mask: want})
+		assert.Equal(t, (&Codec{Dialect: Linux}).Append(nil, Tgetattr, &Msg{Mask: want}), b)
+		require.NoError(t, (&Codec{Dialect: Linux}).Decode(b, &m))
+		assert.Equal(t, want, m.Mask)
+		require.NoError(t, c.Decode(b, &m))
+		assert.Equal(t, want, m.Mask)
+	}
+	var m Msg
+	require.NoError(t, c.Decode(wiretest.Encode("9P2000.L", "Tgetattr", 1, map[string]string{"mask": "MAX64"}), &m))
+	assert.Equal(t, wiretest.Encode("9P2000.L", "Tgetattr", 1, map[string]string{"mask": "0x3fff"}), c.Append(nil, Tgetattr, &m), "bits that mean nothing")
+}
+
 func TestNegotiate(t *testing.T) {
 	for version, want := range map[string]struct {
 		d      Dialect
