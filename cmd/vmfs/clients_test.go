@@ -100,7 +100,7 @@ func TestForeignClients(t *testing.T) {
 				assert.Contains(t, why, want)
 			}
 			refused("ctl", "frob 12", vm+`: unknown control message: "frob 12"`, linux.EINVAL)
-			refused("ctl", "resume", "it is not paused", linux.EBUSY)
+			refused("ctl", "resume", "is running already", linux.EBUSY)
 			refused("memory", "lots", `"lots" is not a size`, linux.EINVAL)
 			_, err = cl.read(vm + "/nothing")
 			require.Error(t, err)
