@@ -14,5 +14,5 @@
 // errors.Is whether the guest refused (ErrRefused), nobody serves the device
 // (ErrUnavailable) or time ran out (context.DeadlineExceeded).
 //
-// The package is a leaf: it imports nothing else of this module.
+// Of this module the package imports internal alone.
 package vsock

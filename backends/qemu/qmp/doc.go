@@ -11,7 +11,7 @@
 // [Conn.Monitor] makes a go-qemu Monitor of a connection, with which the typed
 // calls of go-qemu's qmp/raw can be used.
 //
-// The package imports the standard library and go-qemu only.
+// The package imports the standard library, go-qemu, and internal/queue and unixsock.
 //
-// Lock order: Conn.mu before Subscription.mu.
+// Conn.mu is a leaf but for the subscriptions' queues.
 package qmp
