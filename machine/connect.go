@@ -91,7 +91,7 @@ func (s *session) accept(ctx context.Context, c contact) bool {
 			hypervisor.CloseHandle(c.hv)
 			return false
 		}
-		s.proc = p
+		v.update(func() { s.proc = p })
 		s.watch()
 	}
 	if s.from == phaseStarting && c.info.State == hypervisor.StateCreated {

@@ -54,7 +54,7 @@ func (s *session) stop(ctx context.Context) error {
 		return ctx.Err()
 	}
 	s.setReasonForced()
-	v.host.log.Warn("the VMM did not end when asked: killing it", "vm", v.name, "pid", s.proc.PID, "err", err)
+	v.host.log.Warn("the VMM did not end when asked: killing it", "vm", v.name, "pid", s.process().PID, "err", err)
 	return s.kill(ctx)
 }
 
@@ -77,9 +77,9 @@ func (s *session) setReason(reason string) {
 
 // kill ends the VMM at once and waits until it is gone.
 func (s *session) kill(ctx context.Context) error {
-	switch {
-	case !s.proc.IsZero():
-		if err := s.proc.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, process.ErrEnded) {
+	switch proc := s.process(); {
+	case !proc.IsZero():
+		if err := proc.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, process.ErrEnded) {
 			return err
 		}
 	default:

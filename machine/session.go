@@ -26,8 +26,7 @@ type session struct {
 	v      *VM
 	typ    hypervisor.Type
 	socket string
-	proc   process.Process // zero where the VMM is no process of its own
-	from   phase           // the record's phase when the session was begun by adoption, else ""
+	from   phase // the record's phase when the session was begun by adoption, else ""
 	input  *console.Input
 
 	alive   context.Context // ends with the VMM's process, by errExited, and with the Host
@@ -38,6 +37,7 @@ type session struct {
 
 	// Guarded by v.mu; changes are made in VM.update:
 	stage   stage
+	proc    process.Process       // zero where the VMM is no process of its own; set by run, which reads it unlocked
 	hv      hypervisor.Hypervisor // nil while there is no connection
 	reason  string                // why the VMM will end, once that is known
 	exitHow string                // how its process ended, as its back end told
@@ -80,6 +80,13 @@ func (v *VM) newSession(t hypervisor.Type, proc process.Process, hv hypervisor.H
 		s.stage = connected
 	}
 	return s
+}
+
+// process returns the VMM's process.
+func (s *session) process() process.Process {
+	s.v.mu.Lock()
+	defer s.v.mu.Unlock()
+	return s.proc
 }
 
 // begin follows the VMM from now on.
