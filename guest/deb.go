@@ -52,23 +52,31 @@ func oneLine(b []byte) string {
 // linux-image-cloud-amd64, what it stands for today. The others are the same one,
 // or, from Debian 14 on, those that it depends on for its kernel and its modules.
 func (a *apt) resolve(ctx context.Context, name string) (image string, parts []string, err error) {
+	defer explain(&err, "guest: find the kernel package %s", name)
 	const hops = 4 // linux-image-cloud-amd64 needs one
 	image = name
 	for range hops {
 		out, err := a.run(ctx, "", "apt-cache", "depends", "--no-recommends", "--no-suggests", image)
 		if err != nil {
-			return "", nil, fmt.Errorf("guest: find the kernel package %s: %w", name, err)
+			return "", nil, err
 		}
 		next, parts, err := kernelDependencies(image, out)
 		if err != nil {
-			return "", nil, fmt.Errorf("guest: find the kernel package %s: %w", name, err)
+			return "", nil, err
 		}
 		if next == "" {
 			return image, parts, nil
 		}
 		image = next
 	}
-	return "", nil, fmt.Errorf("guest: find the kernel package %s: still a meta package after %d steps", name, hops)
+	return "", nil, fmt.Errorf("still a meta package after %d steps", hops)
+}
+
+// explain puts what was done before an error.
+func explain(err *error, format string, args ...any) {
+	if *err != nil {
+		*err = fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), *err)
+	}
 }
 
 // kernelDependencies looks through what `apt-cache depends` printed of a package.
@@ -134,23 +142,23 @@ func parsePrintURIs(out []byte) (aptFile, error) {
 // fetch returns the path of a package's file in the cache directory, downloaded if
 // it is not there with the right sum. Concurrent callers, in this process or
 // others, take turns.
-func (a *apt) fetch(ctx context.Context, name string) (string, error) {
-	cache := a.cache
+func (a *apt) fetch(ctx context.Context, name string) (path string, err error) {
+	defer explain(&err, "guest: download %s", name)
 	out, err := a.run(ctx, "", "apt-get", "--print-uris", "download", name)
 	if err != nil {
-		return "", fmt.Errorf("guest: find the file of %s: %w", name, err)
+		return "", err
 	}
 	want, err := parsePrintURIs(out)
 	if err != nil {
-		return "", fmt.Errorf("guest: find the file of %s: %w", name, err)
+		return "", err
 	}
-	lock, err := flock.MakeDir(ctx, cache)
+	lock, err := flock.MakeDir(ctx, a.cache)
 	if err != nil {
-		return "", fmt.Errorf("guest: lock the cache %s: %w", cache, err)
+		return "", fmt.Errorf("lock the cache %s: %w", a.cache, err)
 	}
 	defer lock.Close()
 
-	path := filepath.Join(cache, want.name)
+	path = filepath.Join(a.cache, want.name)
 	switch err := checkSum(path, want.sha256); {
 	case err == nil:
 		return path, nil
@@ -158,23 +166,20 @@ func (a *apt) fetch(ctx context.Context, name string) (string, error) {
 		a.logf("%v: downloading it again", err)
 	}
 	a.logf("downloading %s", want.name)
-	tmp, err := os.MkdirTemp(cache, "download-")
+	tmp, err := os.MkdirTemp(a.cache, "download-")
 	if err != nil {
-		return "", fmt.Errorf("guest: download %s: %w", name, err)
+		return "", err
 	}
 	defer os.RemoveAll(tmp)
 	// As root apt-get would drop to a user who cannot write here, and warn.
 	if _, err := a.run(ctx, tmp, "apt-get", "-o", "APT::Sandbox::User=root", "download", name); err != nil {
-		return "", fmt.Errorf("guest: download %s: %w", name, err)
+		return "", err
 	}
 	got := filepath.Join(tmp, want.name)
 	if err := checkSum(got, want.sha256); err != nil {
-		return "", fmt.Errorf("guest: download %s: %w", name, err)
+		return "", err
 	}
-	if err := os.Rename(got, path); err != nil {
-		return "", fmt.Errorf("guest: download %s: %w", name, err)
-	}
-	return path, nil
+	return path, os.Rename(got, path)
 }
 
 // checkSum reports whether the file is there and, if sum is known, has it.
@@ -193,19 +198,6 @@ func checkSum(path, sum string) error {
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); got != sum {
 		return fmt.Errorf("%s has the SHA-256 sum %s, not %s", path, got, sum)
-	}
-	return nil
-}
-
-// unpackDeb unpacks a package file into dir.
-func unpackDeb(ctx context.Context, deb, dir string) error {
-	// dpkg-deb takes an argument with a leading dash for an option.
-	abs, err := filepath.Abs(deb)
-	if err != nil {
-		return fmt.Errorf("guest: unpack %s: %w", deb, err)
-	}
-	if _, err := runTool(ctx, "", "dpkg-deb", "--extract", abs, dir); err != nil {
-		return fmt.Errorf("guest: unpack %s: %w", deb, err)
 	}
 	return nil
 }

@@ -116,9 +116,13 @@ func (o *Options) unpack(ctx context.Context, debs ...string) (root string, done
 	}
 	for _, deb := range debs {
 		o.logf("unpacking %s", filepath.Base(deb))
-		if err := unpackDeb(ctx, deb, root); err != nil {
+		// dpkg-deb takes an argument with a leading dash for an option.
+		if deb, err = filepath.Abs(deb); err == nil {
+			_, err = runTool(ctx, "", "dpkg-deb", "--extract", deb, root)
+		}
+		if err != nil {
 			os.RemoveAll(root)
-			return "", nil, err
+			return "", nil, fmt.Errorf("guest: unpack %s: %w", deb, err)
 		}
 	}
 	return root, func() { os.RemoveAll(root) }, nil
@@ -128,25 +132,22 @@ func (o *Options) unpack(ctx context.Context, debs ...string) (root string, done
 // from Debian 14 on, beside its modules.
 func findKernel(root string) (*kernel, error) {
 	var found []*kernel
-	for _, lib := range []string{"lib", "usr/lib"} {
-		dirs, err := filepath.Glob(filepath.Join(root, lib, "modules", "*"))
-		if err != nil {
-			return nil, err
-		}
-		for _, dir := range dirs {
-			release := filepath.Base(dir)
-			for _, image := range []string{
-				filepath.Join(root, "boot", "vmlinuz-"+release), filepath.Join(root, "boot", "vmlinux-"+release), filepath.Join(dir, "vmlinuz"),
-			} {
-				if _, err := os.Stat(image); err != nil {
-					continue
-				}
-				t, err := openModuleTree(dir)
-				if err != nil {
-					return nil, err
-				}
-				found = append(found, &kernel{image, t})
+	dirs, err := filepath.Glob(filepath.Join(root, "lib/modules/*"))
+	usr, _ := filepath.Glob(filepath.Join(root, "usr/lib/modules/*")) // fails where the other one does
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range append(dirs, usr...) {
+		boot := filepath.Join(root, "boot")
+		for _, image := range []string{boot + "/vmlinuz-" + filepath.Base(dir), boot + "/vmlinux-" + filepath.Base(dir), dir + "/vmlinuz"} {
+			if _, err := os.Stat(image); err != nil {
+				continue
 			}
+			t, err := openModuleTree(dir)
+			if err != nil {
+				return nil, err
+			}
+			found = append(found, &kernel{image, t})
 		}
 	}
 	if len(found) != 1 {
