@@ -81,7 +81,7 @@ version-ring: deps
 ## test-qemu: backends/qemu's tests and the stories on the QEMU of a Debian release (SUITE=trixie, sid; none: on this machine's)
 STORIES := TestDemo|TestDemoInterrupted|TestExamples|TestKilledVMM|TestHungVMM|TestKilledServer|TestRestart|TestFailingStarts|TestFullDisk|TestStoppedServer|TestMany|TestVsockGuest|TestVsockFailedStart|TestVsockLeftDevice
 test-qemu: deps
-	$(QEMU_TEST) $(if $(SUITE),-exec '$(CURDIR)/test/suite run $(SUITE)') $(TESTFLAGS) ./backends/qemu
+	$(QEMU_TEST) $(if $(SUITE),-exec '$(CURDIR)/test/suite run $(SUITE)') $(TESTFLAGS) ./backends/qemu ./backends/hostnet
 	$(QEMU_TEST) $(if $(SUITE),-exec '$(CURDIR)/test/suite run $(SUITE)') $(TESTFLAGS) -run '^($(STORIES))$$' ./cmd/vmfs
 	test/suite passed docs/qemu-versions.md $(SUITE)
 
