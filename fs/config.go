@@ -124,10 +124,18 @@ func (f *configFile) FSyncContext(ctx context.Context) error {
 // is that of a client which hung up: what it has not finished is dropped.
 func (f *configFile) CloseContext(ctx context.Context) error {
 	f.s.truncs.remove(f)
-	if _, gone := ctx.Deadline(); gone || f.gone() != nil {
+	if f.gone() != nil {
 		return nil
 	}
-	return f.FSyncContext(ctx)
+	if _, hungUp := ctx.Deadline(); !hungUp {
+		return f.FSyncContext(ctx)
+	}
+	f.wr.Lock()
+	defer f.wr.Unlock()
+	if len(f.pending) > 0 {
+		return failf(linux.EINTR, "%s of %s: the client hung up before a line ended: what it wrote since is not set", f.row.name, f.vm.Name())
+	}
+	return nil
 }
 
 // Close is CloseContext for servers that know no contexts.
