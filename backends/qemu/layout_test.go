@@ -159,7 +159,7 @@ func TestFixedLayout(t *testing.T) {
 		c.VsockCID, c.VsockSocket = 3, "/run/vsock.sock"
 		want := map[string]string{
 			"rng0": "0x1", "balloon0": "0x2", "vm0": "0x3", "watchdog0": "0x4", "panic0": map[string]string{"x86_64": "", "aarch64": "0x5"}[arch.name],
-			"vsockport": "0x6", "port0": "0x7.0", "port1": "0x7.1", "port2": "0x7.2", "port3": "0x7.3",
+			"vsockport": "0x6", "port0": "0x7.0", "port1": "0x7.1", "port2": "0x7.2", "port3": "0x7.3", "port7": "0x7.7",
 			"blk0": "0x8.0", "blk1": "0x8.1", "blk7": "0x8.7", "blk8": "0x9.0", "blk9": "0x9.1",
 			"nic0": "0x10.0", "nic1": "0x10.1", "nic7": "0x10.7", "nic8": "0x11.0", "nic9": "0x11.1",
 			"pci0": "0x18.0", "pci1": "0x18.1",
@@ -211,4 +211,15 @@ func TestSerials(t *testing.T) {
 	args, err := p.args()
 	require.NoError(t, err)
 	assert.Contains(t, args, "virtio-blk-pci,id=blk1,drive=disk1,werror=stop,rerror=report,bootindex=1,serial=disk1,bus=pcie.0,addr=0x8.1")
+}
+
+// TestFreePorts plugs a device into the last of the ports that are kept free.
+func TestFreePorts(t *testing.T) {
+	s := newTestStarter(t)
+	dir := shortDir(t)
+	v := startTest(t, s, dir, bare(dir))
+	add := map[string]any{"driver": "virtio-rng-pci", "id": "more", "bus": "port7"}
+	require.NoError(t, v.conn.Execute(testContext(t), "device_add", add, nil))
+	add["id"], add["bus"] = "none", "port8"
+	require.Error(t, v.conn.Execute(testContext(t), "device_add", add, nil), "there are eight ports")
 }
