@@ -23,7 +23,7 @@ DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
 TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt iproute2 cpio diod socat gcc libc6-dev debootstrap
 
 .DEFAULT_GOAL := build
-.PHONY: build install guest demo test host testhost lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
+.PHONY: build install guest demo test test-all host testhost host-ring lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
 
 ## build: bin/vmfs, a static binary
 build:
@@ -54,14 +54,15 @@ demo: deps-demo
 endif
 	BACKEND=$(BACKEND) examples/demo.sh
 
-## test: everything: packages, lint, all tests with the race detector, cross builds
 # One after the other, so that what is printed belongs together.
+RINGS := lint unit host-ring version-ring fuzz cross
+## test: packages, and every ring of tests: lint, unit, host, version, fuzz, cross builds (docs/testing.md)
 test: deps
-	$(MAKE) --no-print-directory lint
-	$(MAKE) --no-print-directory unit
-	$(MAKE) --no-print-directory version-ring
-	$(MAKE) --no-print-directory fuzz
-	$(MAKE) --no-print-directory cross
+	@+MAKE='$(MAKE)' test/rings $(RINGS)
+
+## test-all: everything there is, in about an hour; the result goes to docs/testing.md
+test-all: deps
+	@+MAKE='$(MAKE)' test/rings -o docs/testing.md $(RINGS) test-qemu 'test-qemu SUITE=trixie' 'test-qemu SUITE=sid' 'soak SOAK=2m' soak-vsock
 
 ## unit: the tests alone
 unit:
@@ -86,7 +87,14 @@ test-qemu: deps
 	test/suite passed docs/qemu-versions.md $(SUITE)
 
 # The program that runs another one on an emulated KVM host (docs/testing.md).
-TESTHOST := build/testhost/testhost
+TESTHOST  := build/testhost/testhost
+HOST_TEST := $(GO) test -count=1 -timeout 20m -v -exec '$(CURDIR)/$(TESTHOST) -guests \
+	-out $(CURDIR)/build/testhost/out -log $(CURDIR)/build/testhost/console.log'
+
+## host-ring: vmfs on a KVM host: users on the mount, a bridge, vhost, snapshot and restore, a killed server
+host-ring: testhost build
+	$(HOST_TEST) -run '^TestHost$$' ./guest/testhost/ring
+
 testhost: deps
 	@$(GO) build -o $(TESTHOST) ./guest/testhost/run
 
