@@ -20,7 +20,7 @@ else
 QEMU_PACKAGE := qemu-system-x86
 endif
 DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
-TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt iproute2 cpio diod socat gcc libc6-dev debootstrap
+TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt iproute2 cpio diod socat gcc libc6-dev debootstrap lz4 xz-utils zstd
 
 .DEFAULT_GOAL := build
 .PHONY: build install guest demo test test-all host testhost host-ring lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help

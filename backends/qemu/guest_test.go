@@ -21,6 +21,7 @@ import (
 
 	"vmfs/backends/hostnet/hostnettest"
 	"vmfs/backends/hypervisor"
+	"vmfs/guest"
 	"vmfs/guest/guesttest"
 )
 
@@ -159,7 +160,7 @@ func TestGuest(t *testing.T) {
 	}
 	dir, disks := shortDir(t), t.TempDir()
 	config := bare(dir)
-	config.KernelPath, config.InitrdPath = guesttest.Image(t)
+	config.KernelPath, config.InitrdPath = guesttest.Fast(t, guest.Options{})
 	config.KernelArgs = `quiet no_timer_check vmfs.net=user vmfs.test="a, b"`
 	config.MemoryBytes, config.HotplugBytes = 256*mib, 128*mib
 	port := hostnettest.FreePort(t)

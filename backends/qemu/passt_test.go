@@ -16,6 +16,7 @@ import (
 	"vmfs/backends/hostnet/hostnettest"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/guest"
 	"vmfs/guest/guesttest"
 )
 
@@ -57,7 +58,7 @@ func TestPasst(t *testing.T) {
 
 	dir := shortDir(t)
 	config := bare(dir)
-	config.KernelPath, config.InitrdPath = guesttest.Image(t)
+	config.KernelPath, config.InitrdPath = guesttest.Fast(t, guest.Options{})
 	config.KernelArgs, config.MemoryBytes = "quiet", 128*mib
 	port := hostnettest.FreePort(t)
 	config.Networks = []hypervisor.NetworkConfig{{Passt: true, MAC: "52:54:00:aa:bb:cd", Forwards: []string{"tcp:127.0.0.1:" + port + ":7000"}}}

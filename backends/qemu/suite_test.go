@@ -14,6 +14,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/hypervisor/hypervisortest"
 	"vmfs/backends/qemu"
+	"vmfs/guest"
 	"vmfs/guest/guesttest"
 	"vmfs/vsock"
 )
@@ -35,7 +36,7 @@ func newStarter(t testing.TB) *qemu.Starter {
 func TestSuite(t *testing.T) {
 	t.Parallel() // with the other tests that wait for a guest
 	s := newStarter(t)
-	kernel, initrd := guesttest.Image(t)
+	kernel, initrd := guesttest.Fast(t, guest.Options{})
 	cid := int64(2)
 	hypervisortest.Run(t, hypervisortest.Backend{
 		Type:    hypervisor.TypeQEMU,

@@ -12,6 +12,7 @@ import (
 	"vmfs/backends/hostnet"
 	"vmfs/backends/hostnet/hostnettest"
 	"vmfs/backends/hypervisor"
+	"vmfs/guest"
 	"vmfs/guest/guesttest"
 )
 
@@ -51,7 +52,7 @@ func TestTap(t *testing.T) {
 // TestBridge has two guests on a bridge that ping each other, and nothing of it left
 // when they have ended, the one by force.
 func TestBridge(t *testing.T) {
-	kernel, initrd := guesttest.Image(t) // made with the host's network
+	kernel, initrd := guesttest.Fast(t, guest.Options{}) // made with the host's network
 	namespace(t)
 	hostnettest.IP(t, "link add br0 type bridge")
 	hostnettest.IP(t, "link set br0 up")

@@ -13,6 +13,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/qemu/qmp"
 	"vmfs/backends/qemu/qmp/qmptest"
+	"vmfs/guest"
 	"vmfs/guest/guesttest"
 	"vmfs/vsock"
 )
@@ -25,7 +26,7 @@ func TestVsock(t *testing.T) {
 
 	dir := shortDir(t)
 	config := bare(dir)
-	config.KernelPath, config.InitrdPath = guesttest.Image(t)
+	config.KernelPath, config.InitrdPath = guesttest.Fast(t, guest.Options{})
 	config.KernelArgs = "quiet no_timer_check"
 	config.MemoryBytes = 128 * mib
 	config.VsockCID, config.VsockSocket = 77, filepath.Join(dir, "vsock.sock")

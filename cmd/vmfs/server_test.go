@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"vmfs/guest"
 	"vmfs/guest/guesttest"
 )
 
@@ -144,7 +145,7 @@ func (s *server) makeVM(name, config string) {
 // guestConfig is the configuration of a VM with the tests' guest.
 func guestConfig(t *testing.T) string {
 	t.Helper()
-	kernel, initrd := guesttest.Image(t)
+	kernel, initrd := guesttest.Fast(t, guest.Options{})
 	return fmt.Sprintf("memory=256M\nhotplug=256M\nkernel=%s\ninitrd=%s\nargs=console=ttyS0 quiet no_timer_check\nqemu.accel=tcg\n", kernel, initrd)
 }
 

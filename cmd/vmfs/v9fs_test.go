@@ -31,7 +31,7 @@ func TestV9FS(t *testing.T) {
 			t.Parallel() // with the other tests that wait for a guest
 			s := newServer(t)
 			s.start("--listen", "tcp!127.0.0.1!0,user=root")
-			vmKernel, vmInitrd := guesttest.Image(t)
+			vmKernel, vmInitrd := guesttest.Fast(t, guest.Options{})
 			vars := fmt.Sprintf("PORT=%s\nKERNEL=%s\nINITRD=%s\n", s.tcp[strings.LastIndexByte(s.tcp, '!')+1:], vmKernel, vmInitrd)
 			lib, err := os.ReadFile("testdata/v9fs_lib.sh")
 			require.NoError(t, err)

@@ -12,5 +12,5 @@
 // Where a tool is missing a test is skipped with the command that installs it;
 // with CI=true in the environment it fails.
 //
-// The package imports guest and its internal packages, and is for tests alone.
+// The package imports guest, imagecache and internal/flock, and is for tests alone.
 package guesttest

@@ -86,7 +86,7 @@ func newRig(t testing.TB, series string) *rig {
 	// The program's content and not its path, so that the image is kept.
 	testguest, err := os.ReadFile(goBuild(t, dir, "testguest"))
 	require.NoError(t, err)
-	kernel, initrd := guesttest.Build(t, guest.Options{
+	kernel, initrd := guesttest.Fast(t, guest.Options{
 		Package: guesttest.Kernel(t, series, "cloud"),
 		Files: []guest.File{
 			{Path: "/testguest", Content: testguest, Mode: 0o755},
