@@ -8,6 +8,7 @@ import (
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
 
+	"vmfs/backends/hypervisor"
 	"vmfs/ctl"
 	"vmfs/machine"
 	"vmfs/machine/events"
@@ -48,14 +49,18 @@ var rootKind = dirKind{
 		},
 		{
 			name: "version", perm: 0o444, help: "vmfs's version, the dialects, and a line per back end found",
-			read: func(b []byte, n *node) ([]byte, error) {
-				b = fmt.Appendf(b, "vmfs %s\n9P2000.L 9P2000.u 9P2000\n", n.s.tree.opt.Version)
-				for _, be := range n.s.tree.host.Backends() {
+			begin: func(ctx context.Context, n *node) (row, func(), error) {
+				text := fmt.Appendf(nil, "vmfs %s\n9P2000.L 9P2000.u 9P2000\n", n.s.tree.opt.Version)
+				for _, t := range hypervisor.Types() {
+					be := n.s.tree.host.Backend(ctx, t)
+					if ctx.Err() != nil {
+						return row{}, nil, be.Err
+					}
 					if be.Err == nil {
-						b = fmt.Appendf(b, "%s %s\n", be.Type, be.Version)
+						text = fmt.Appendf(text, "%s %s\n", be.Type, be.Version)
 					}
 				}
-				return b, nil
+				return row{read: func(b []byte, _ *node) ([]byte, error) { return append(b, text...), nil }}, nil, nil
 			},
 		},
 		{name: "backends", perm: 0o555, help: "what this host can run, a directory each", dir: &backendsKind},

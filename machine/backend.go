@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -134,32 +135,28 @@ func (c *backendCache) learn(t hypervisor.Type, caps hypervisor.Capabilities) {
 	}
 }
 
-// Backends returns every back end of this program, sorted, with what was found
-// of it on this host. What was found is kept; what was not is looked for again,
-// for which a slow or hung program is given 10 s.
-func (h *Host) Backends() []Backend {
-	types := hypervisor.Types()
-	timer := time.NewTimer(findTimeout)
-	defer timer.Stop()
-	searches := make([]<-chan struct{}, len(types))
-	for i, t := range types {
-		searches[i] = h.lookFor(t)
-	}
-	var late bool
-	list := make([]Backend, len(types))
-	for i, t := range types {
-		if searches[i] != nil && !late {
-			select {
-			case <-searches[i]:
-			case <-timer.C:
-				late = true
-			}
+// Backend returns what was found of a back end on this host. What was found is kept;
+// what was not is looked for again, for which a slow or hung program is given 10 s, or
+// until ctx ends.
+func (h *Host) Backend(ctx context.Context, t hypervisor.Type) Backend {
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
+	if search := h.lookFor(t); search != nil {
+		select {
+		case <-search:
+		case <-ctx.Done():
 		}
-		b, ok := h.backends.get(t)
-		if !ok {
-			b = Backend{Type: t, Err: fmt.Errorf("machine: hypervisor %s: its program did not tell its version within %v", t, findTimeout)}
-		}
-		list[i] = b
 	}
-	return list
+	if b, ok := h.backends.get(t); ok {
+		return b
+	}
+	return Backend{Type: t, Err: fmt.Errorf("machine: hypervisor %s: its program did not tell its version: %w", t, waitErr(ctx))}
+}
+
+// waitErr says why a wait is over before its time.
+func waitErr(ctx context.Context) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	return ErrClosed
 }

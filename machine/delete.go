@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+
 	"vmfs/internal/durable"
 	"vmfs/machine/events"
 )

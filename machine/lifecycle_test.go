@@ -556,7 +556,7 @@ func (s slowStarter) GetVersion(p *hypervisor.Paths) (string, error) {
 
 func TestCapabilitiesAtRest(t *testing.T) {
 	h, _ := simHost(t)
-	h.Backends()
+	h.Backend(within(t), hypervisor.TypeSim)
 	v := create(t, h, "web", "")
 	assert.True(t, v.Capabilities().SupportsPause, "the back end's, before there is a VM of it")
 	require.NoError(t, h.Close())
@@ -571,8 +571,12 @@ func TestCapabilitiesAtRest(t *testing.T) {
 	v, ok = h.VM("web")
 	require.True(t, ok)
 	assert.True(t, v.Capabilities().SupportsPause)
+	// Who asks for the version gives up when the request does.
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, h.Backend(ctx, hypervisor.TypeSim).Err, context.Canceled)
 	close(slow.may)
-	h.Backends()
+	require.NoError(t, h.Backend(within(t), hypervisor.TypeSim).Err)
 	assert.True(t, v.Capabilities().SupportsPause)
 
 	// They are this VM's, before it runs and while it does.
