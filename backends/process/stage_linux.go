@@ -95,11 +95,11 @@ func start(cmd *exec.Cmd, user *User) (running func(context.Context) error, err 
 		stop := context.AfterFunc(ctx, func() { _ = says.SetReadDeadline(time.Unix(1, 0)) })
 		defer stop()
 		b, err := io.ReadAll(says)
-		if ctx.Err() != nil {
+		if err != nil && ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		if err != nil || len(b) == 0 {
-			return err
+			return err // it runs, be it that ctx has ended just now
 		}
 		var f failure
 		if err := json.Unmarshal(b, &f); err != nil {

@@ -215,8 +215,8 @@ func (s *Starter) abandon(ctx context.Context, c *process.Child, vm *VM, dir run
 	}
 	if vm != nil {
 		_ = vm.Close() // never fails
-		if rec := vm.record(); rec != nil && filepath.Dir(rec.Config.VsockSocket) == dir.dir {
-			_ = os.Remove(rec.Config.VsockSocket) // a vsock device that was killed has left it
+		if rec := vm.record(); rec != nil && rec.Config.VsockSocket != "" {
+			_ = unixsock.RemoveStale(rec.Config.VsockSocket) // a vsock device that was killed has left it
 		}
 	}
 	if cerr := dir.clear(); cerr != nil {

@@ -35,7 +35,7 @@ func Bind(ctx context.Context, path string) (*os.File, error) {
 	}
 	unlock := lockDir(ctx, path)
 	defer unlock()
-	if err := makeRoom(path); err != nil {
+	if err := RemoveStale(path); err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	f, err := bind(path)
@@ -90,8 +90,9 @@ func bind(path string) (*os.File, error) {
 	return f, nil
 }
 
-// makeRoom removes a socket that no process has.
-func makeRoom(path string) error {
+// RemoveStale removes a socket that no process has. One that a process has, and a file
+// that is none, stay, and are an ErrInUse.
+func RemoveStale(path string) error {
 	old, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
