@@ -24,7 +24,7 @@ func TestVsockSoak(t *testing.T) {
 	}
 	b, _ := newVsockBench(t)
 	c := b.client()
-	w := tree{c.Client}
+	w := tree(c)
 	step := func(what string, f func()) {
 		begin := time.Now()
 		f()
