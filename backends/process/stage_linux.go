@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"runtime"
 	"strconv"
 	"syscall"
@@ -150,19 +149,27 @@ func (s *specification) exec(above int) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return &failure{Op: "set no_new_privs", Errno: errno(err)}
 	}
-	// What is caught, as most are by Go's run-time, becomes the default by executing;
-	// what is ignored would stay so. It takes a moment for each, so only where it must.
-	for sig := syscall.Signal(1); sig < 65; sig++ {
-		if signal.Ignored(sig) {
-			signal.Notify(make(chan os.Signal, 1), sig)
-		}
-	}
+	noneIgnored()
 	var none unix.Sigset_t
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &none, nil); err != nil {
 		return &failure{Op: "unblock signals", Errno: errno(err)}
 	}
 	err := syscall.Exec(s.Path, s.Args, os.Environ())
 	return &failure{Op: "execute", Path: s.Path, Errno: errno(err)}
+}
+
+// noneIgnored gives every signal that is ignored its default, which a program that is
+// executed would go on to ignore. Package signal does not know those that C libraries keep
+// for themselves (32 and 33), which whoever calls posix_spawn, as make does, hands down.
+func noneIgnored() {
+	const ignored, setSize = 1, 8
+	for sig := uintptr(1); sig < 65; sig++ {
+		var is, byDefault [4]uint64 // as large as the kernel's sigaction; the handler comes first
+		_, _, e := unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, 0, uintptr(unsafe.Pointer(&is)), setSize, 0, 0)
+		if e == 0 && *(*uintptr)(unsafe.Pointer(&is)) == ignored {
+			unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&byDefault)), 0, setSize, 0, 0)
+		}
+	}
 }
 
 // become changes the ids of this thread: package syscall changes those of all threads,
