@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log"
 	"net"
@@ -194,6 +195,24 @@ func TestStream(t *testing.T) {
 	n, err := s.Read(buf)
 	require.NoError(t, err)
 	assert.Equal(t, "echo", string(buf[:n]))
+	require.NoError(t, s.Close())
+
+	// Bytes that come one after the other, into a buffer that waits for all of them.
+	s, err = c.Connect(ctx, "web", 7)
+	require.NoError(t, err)
+	got := make(chan error, 1)
+	go func() {
+		_, err := io.ReadFull(s, buf[:10])
+		got <- err
+	}()
+	for range 10 {
+		fmt.Fprint(s, "x")
+		time.Sleep(5 * time.Millisecond)
+	}
+	require.NoError(t, <-got)
+	require.NoError(t, s.CloseWrite())
+	_, err = s.Read(buf)
+	require.ErrorIs(t, err, io.EOF)
 	require.NoError(t, s.Close())
 
 	// A read that waits ends with the stream.

@@ -231,7 +231,7 @@ func TestVsockGuest(t *testing.T) {
 		assert.NoError(t, err)
 		status, err := c.ReadFile(t.Context(), k.Dir()+"/status")
 		require.NoError(t, err)
-		assert.Contains(t, status, "state=established\n")
+		assert.Contains(t, string(status), "state=established\n")
 		require.NoError(t, k.CloseWrite())
 		// We do, and go on reading.
 		k = c.mustDial(t, 7)
@@ -252,7 +252,7 @@ func TestVsockGuest(t *testing.T) {
 				for range sizes.connects / 8 {
 					text, err := c.ReadFile(t.Context(), "web/vsock/13")
 					assert.NoError(t, err)
-					assert.Contains(t, text, "UTC")
+					assert.Contains(t, string(text), "UTC")
 				}
 			})
 		}
