@@ -209,12 +209,18 @@ func TestFlush(t *testing.T) {
 				assert.ErrorIs(t, err, test.err)
 			}
 			// The connection goes on, and the tags come back: many more reads need no new ones.
-			for range 3 {
+			for i := range 3 {
 				result := read(t.Context(), f)
-				m := s.expect(wire.Tread)
-				assert.Equal(t, uint64(len(test.text)), m.Offset)
-				assert.Less(t, m.Tag, uint16(2))
-				s.say(wire.Rread, wire.Msg{Tag: m.Tag})
+				asks := 1
+				if i == 0 && test.text != "" {
+					asks = 2 // after a short reply, an end is believed the second time
+				}
+				for range asks {
+					m := s.expect(wire.Tread)
+					assert.Equal(t, uint64(len(test.text)), m.Offset)
+					assert.Less(t, m.Tag, uint16(2))
+					s.say(wire.Rread, wire.Msg{Tag: m.Tag})
+				}
 				_, err := result()
 				assert.ErrorIs(t, err, io.EOF)
 			}

@@ -27,7 +27,7 @@ type File struct {
 	fid          uint32
 	name         string
 	rdOff, wrOff uint64
-	rdEnd        uint64 // where the last read would have ended if it had got all; 0 if it got nothing
+	short        bool   // the last read got something, and less than it asked for
 	last         string // what the last Write wrote, if it failed
 	answers      bool   // a failed command is then read as why
 }
@@ -93,17 +93,14 @@ func (f *File) Read(ctx context.Context, p []byte) (int, error) {
 		return 0, nil
 	}
 	// A server may end what looks like the read(2) of Linux's v9fs, which goes on until its
-	// buffer is full: a read of just what the last one has left open, as io.ReadFull
-	// makes them. That is not the end of the file, and is said once.
-	end := f.rdOff + uint64(min(len(p), f.c.io))
+	// buffer is full: a read of what a short one has left open, as io.ReadFull makes them.
+	// That is not the end of the file, and is said once.
 	n, err := f.read(ctx, p)
-	if n == 0 && err == nil && end == f.rdEnd {
+	if n == 0 && err == nil && f.short {
 		n, err = f.read(ctx, p)
 	}
 	f.rdOff += uint64(n)
-	if f.rdEnd = 0; n > 0 {
-		f.rdEnd = end
-	}
+	f.short = n > 0 && n < min(len(p), f.c.io)
 	if n == 0 && err == nil {
 		err = io.EOF
 	}
