@@ -17,13 +17,17 @@ func newMkdir() *cobra.Command {
 	mode := "700"
 	cmd := &cobra.Command{
 		Use:   "mkdir [-m MODE] PATH…",
-		Short: "Make directories: VMs",
+		Short: "Make directories: VMs and snapshots",
 		Long: `Make directories on the server. In the root that makes a VM, in the state created
 and with the default config. The VM belongs to who makes it. MODE says in octal what
-its owner, its group and others may do with it; read and write are what counts.`,
+its owner, its group and others may do with it; read and write are what counts.
+
+In a VM's snapshots it saves the VM, as the verb snapshot does, and returns when that
+is done.`,
 		Example: `  vmfs mkdir web
   vmfs mkdir -m 750 db
-  vmfs mkdir web1 web2 web3`,
+  vmfs mkdir web1 web2 web3
+  vmfs mkdir web/snapshots/before-upgrade`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
