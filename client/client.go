@@ -151,7 +151,7 @@ func (c *Client) walkFrom(ctx context.Context, from uint32, names []string) (uin
 				return fid, nil
 			}
 		case at == fid:
-			c.conn.clunk(c.conn.ctx, fid)
+			c.conn.clunk(ctx, fid)
 			return 0, err
 		case errors.As(err, &said):
 			c.conn.freeFid(fid)
@@ -168,7 +168,7 @@ func (c *Client) with(ctx context.Context, name string, f func(fid uint32) error
 	if err != nil {
 		return err
 	}
-	defer c.conn.clunk(c.conn.ctx, fid)
+	defer c.conn.clunk(ctx, fid)
 	return f(fid)
 }
 

@@ -343,11 +343,25 @@ func (n *conn) freeFid(fid uint32) {
 
 // clunk gives a fid back. Whatever the server says, it is gone there (clunk(5)), but
 // a call that was given up may not have reached it: then its number is not used again.
+// Where ctx has ended already, nobody waits for the answer.
 func (n *conn) clunk(ctx context.Context, fid uint32) error {
+	if ctx.Err() != nil {
+		n.spawn(func() { _ = n.clunk(n.ctx, fid) })
+		return context.Cause(ctx)
+	}
 	err := n.call(ctx, wire.Tclunk, &wire.Msg{Fid: fid}, nil, nil)
 	var said *Error
 	if err == nil || errors.As(err, &said) {
 		n.freeFid(fid)
 	}
 	return err
+}
+
+// spawn runs f, which the end of the connection ends, unless it has ended.
+func (n *conn) spawn(f func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.err == nil {
+		n.wg.Go(f)
+	}
 }

@@ -285,6 +285,32 @@ func TestDeafServer(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
 
+// TestSilentServer: a server that says nothing more holds no call up either, and what the
+// call had open is given back once the server goes on.
+func TestSilentServer(t *testing.T) {
+	c, s := scripted(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.ReadFile(ctx, "web/state")
+		done <- err
+	}()
+	w := s.expect(wire.Twalk)
+	s.say(wire.Twalk+1, wire.Msg{Tag: w.Tag, QIDs: make([]p9.QID, 2)})
+	o := s.expect(wire.Tlopen)
+	s.say(wire.Tlopen+1, wire.Msg{Tag: o.Tag})
+	s.expect(wire.Tread)
+	select {
+	case err := <-done:
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	case <-time.After(flushWait + patience/2):
+		t.Fatal("it waits for a server that is silent")
+	}
+	s.expect(wire.Tflush)
+	assert.Equal(t, w.Fid2, s.expect(wire.Tclunk).Fid)
+}
+
 func TestBrokenServer(t *testing.T) {
 	for name, answer := range map[string]func(s *script, m wire.Msg){
 		"hangs up":              func(s *script, _ wire.Msg) { s.conn.Close() },

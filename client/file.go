@@ -80,7 +80,7 @@ func (c *Client) open(ctx context.Context, name string, flag int) (*File, error)
 		m.Flags |= openAppend
 	}
 	if err := c.conn.call(ctx, wire.Tlopen, &m, nil, nil); err != nil {
-		c.conn.clunk(c.conn.ctx, fid)
+		c.conn.clunk(ctx, fid)
 		return nil, err
 	}
 	return &File{c: c, fid: fid, name: name}, nil
@@ -177,7 +177,7 @@ func (c *Client) ReadFile(ctx context.Context, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer f.Clunk(ctx)
 	return io.ReadAll(f.With(ctx))
 }
 

@@ -88,7 +88,7 @@ func (c *Client) converse(ctx context.Context, vm, verb string, port uint32) (_ 
 	s.ctx, s.cancel = context.WithCancel(c.conn.ctx)
 	defer func() {
 		if err != nil {
-			s.Close()
+			s.clunk(ctx)
 			err = c.explain(ctx, vm, as, err)
 		}
 	}()
@@ -120,12 +120,14 @@ func (s *Stream) CloseWrite() error {
 }
 
 // Close gives the stream up and ends the calls that are under way.
-func (s *Stream) Close() error {
+func (s *Stream) Close() error { return s.clunk(s.c.conn.ctx) }
+
+func (s *Stream) clunk(ctx context.Context) error {
 	s.cancel()
 	var errs []error
 	for _, f := range []*File{s.rd, s.wr, s.ctl} {
 		if f != nil {
-			errs = append(errs, f.Close())
+			errs = append(errs, f.Clunk(ctx))
 		}
 	}
 	return errors.Join(errs...)

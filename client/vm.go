@@ -66,7 +66,7 @@ func (c *Client) nextState(ctx context.Context, vm string, enough []string) (now
 	if err != nil {
 		return "", "", err
 	}
-	defer w.Close()
+	defer w.Clunk(ctx)
 	text, err := c.ReadFile(ctx, vm+"/state")
 	if now = strings.TrimSpace(string(text)); err != nil || slices.Contains(enough, now) {
 		return now, "", err
