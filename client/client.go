@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
 
 	"vmfs/ninep/dial"
@@ -133,23 +134,24 @@ func (c *Client) walk(ctx context.Context, name string) (uint32, error) {
 
 func (c *Client) walkFrom(ctx context.Context, from uint32, names []string) (uint32, error) {
 	fid := c.conn.newFid()
-	for at := from; ; at = fid {
-		part := names[:min(len(names), wire.MaxNames)]
+	for at, most := from, wire.MaxNames; ; {
+		part := names[:min(len(names), most)]
 		m := wire.Msg{Fid: at, Fid2: fid, Names: part}
 		err := c.conn.call(ctx, wire.Twalk, &m, nil, func() { c.conn.clunk(c.conn.ctx, fid) })
-		for err == nil && len(m.QIDs) > 0 && len(m.QIDs) < len(part) {
-			// It got part of the way and changed no fid. The error of the name after that
-			// is told to who walks to it from there.
-			part = part[:len(m.QIDs)]
-			m = wire.Msg{Fid: at, Fid2: fid, Names: part}
-			err = c.conn.call(ctx, wire.Twalk, &m, nil, func() { c.conn.clunk(c.conn.ctx, fid) })
+		if err == nil && len(m.QIDs) == 0 && len(part) > 0 {
+			err = &Error{Errno: linux.ENOENT} // which a server should say itself
 		}
 		var said *Error
 		switch {
+		case err == nil && len(m.QIDs) < len(part):
+			// It got part of the way and changed no fid. The error of the name after that
+			// is told to who walks to it from there.
+			most = len(m.QIDs)
 		case err == nil:
 			if names = names[len(part):]; len(names) == 0 {
 				return fid, nil
 			}
+			at, most = fid, wire.MaxNames
 		case at == fid:
 			c.conn.clunk(ctx, fid)
 			return 0, err
