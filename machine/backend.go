@@ -139,7 +139,7 @@ func (c *backendCache) learn(t hypervisor.Type, caps hypervisor.Capabilities) {
 // what was not is looked for again, for which a slow or hung program is given 10 s, or
 // until ctx ends.
 func (h *Host) Backend(ctx context.Context, t hypervisor.Type) Backend {
-	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, findTimeout, fmt.Errorf("not within %v: %w", findTimeout, context.DeadlineExceeded))
 	defer cancel()
 	if search := h.lookFor(t); search != nil {
 		select {
