@@ -126,7 +126,7 @@ func TestEveryRequestIsFlushed(t *testing.T) {
 		{"unlink", "Tremove", []string{"fid", "1"}},
 	} {
 		c.send(r.name, 5, r.args...)
-		assert.Equal(t, r.waits, wait(t, r.name, tree.waiting))
+		assert.Equal(t, r.waits, take(t, r.name, tree.waiting))
 		c.send("Tflush", 6, "oldtag", "5")
 		c.want("Rlerror", 5, "ecode", "EINTR")
 		c.want("Rflush", 6)

@@ -132,12 +132,12 @@ func TestHangup(t *testing.T) {
 		c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1"+n, "names", "s")
 		c.rpc("Tlopen", "Rlopen", "fid", "1"+n, "flags", "2")
 		c.send("Tread", uint16(100+fid), "fid", "1"+n, "count", "10")
-		wait(t, "read", st.waiting)
+		take(t, "read", st.waiting)
 	}
 	start := time.Now()
 	c.Close()
 	for range 10 {
-		wait(t, "close", st.closed)
+		take(t, "close", st.closed)
 	}
 	assert.Less(t, time.Since(start), 10*time.Second)
 	other.rpc("Tgetattr", "Rgetattr", "fid", "0")
@@ -265,7 +265,7 @@ func TestShutdown(t *testing.T) {
 	c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1", "names", "s")
 	c.rpc("Tlopen", "Rlopen", "fid", "1", "flags", "2")
 	c.send("Tread", 50, "fid", "1", "count", "10")
-	wait(t, "read", st.waiting)
+	take(t, "read", st.waiting)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	require.NoError(t, ts.Shutdown(ctx))
@@ -289,7 +289,7 @@ func TestForcedShutdown(t *testing.T) {
 	c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1", "names", "s")
 	c.rpc("Tlopen", "Rlopen", "fid", "1", "flags", "2")
 	c.send("Tread", 50, "fid", "1", "count", "10")
-	wait(t, "read", st.waiting)
+	take(t, "read", st.waiting)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	assert.ErrorIs(t, ts.Shutdown(ctx), context.DeadlineExceeded)
@@ -317,7 +317,7 @@ func TestServeContext(t *testing.T) {
 	cancel()
 	_, err = c.recvFrame()
 	assert.Error(t, err)
-	assert.ErrorIs(t, wait(t, "Serve", done), context.Canceled)
+	assert.ErrorIs(t, take(t, "Serve", done), context.Canceled)
 	assert.Zero(t, fs.open.Load())
 }
 
@@ -384,7 +384,7 @@ func TestRequestLimit(t *testing.T) {
 	}
 	for fid := range 8 {
 		c.send("Tread", uint16(100+fid), "fid", "1"+string(rune('0'+fid)), "count", "1000")
-		wait(t, "read", st.waiting)
+		take(t, "read", st.waiting)
 	}
 	c.rpc("Tread", "Rlerror", "fid", "18", "count", "10")
 	c.rpc("Tgetattr", "Rgetattr", "fid", "0")
@@ -395,7 +395,7 @@ func TestRequestLimit(t *testing.T) {
 
 	// One place is left, but no room for so many bytes.
 	c.send("Twrite", 60, "fid", "10", "data", strings.Repeat("x", 60000))
-	wait(t, "write", st.waiting)
+	take(t, "write", st.waiting)
 	c.send("Tflush", 51, "oldtag", "101")
 	c.want("Rlerror", 101, "ecode", "EINTR")
 	c.want("Rflush", 51)
@@ -404,7 +404,7 @@ func TestRequestLimit(t *testing.T) {
 	c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "30", "names", "r")
 	c.rpc("Tlopen", "Rlopen", "fid", "30", "flags", "2")
 	c.send("Tread", 61, "fid", "30", "count", "60000")
-	wait(t, "read", another.waiting)
+	take(t, "read", another.waiting)
 	another.in <- strings.Repeat("y", 60000)
 	assert.Less(t, len(c.want("Rread", 61)["data"]), 50000)
 	assert.Contains(t, ts.log.String(), "too many requests wait")
@@ -437,8 +437,8 @@ func TestManyBlocked(t *testing.T) {
 		sendWrite(i)
 	}
 	for _, st := range streams {
-		wait(t, "read or write", st.waiting)
-		wait(t, "read or write", st.waiting)
+		take(t, "read or write", st.waiting)
+		take(t, "read or write", st.waiting)
 	}
 	var wg sync.WaitGroup
 	for i, st := range streams {
@@ -490,7 +490,7 @@ func TestFlushLimit(t *testing.T) {
 	c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1", "names", "s")
 	c.rpc("Tlopen", "Rlopen", "fid", "1", "flags", "2")
 	c.send("Tread", 5000, "fid", "1", "count", "10")
-	wait(t, "read", st.waiting)
+	take(t, "read", st.waiting)
 	for tag := range uint16(maxFlushes) {
 		c.send("Tflush", tag, "oldtag", "5000")
 	}
@@ -572,7 +572,7 @@ func TestUserHeld(t *testing.T) {
 
 	for _, c := range []*rawClient{one, two} {
 		c.send("Twrite", 1, "fid", "1", "data", strings.Repeat("x", 60000))
-		wait(t, "write", st.waiting)
+		take(t, "write", st.waiting)
 	}
 	one.rpc("Twrite", "Rlerror", "fid", "2", "data", strings.Repeat("x", 35000))
 	one.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "3", "names", "a")
@@ -582,7 +582,7 @@ func TestUserHeld(t *testing.T) {
 	two.Close()
 	eventually(t, "what the other connection held is free", func() bool { return share.held.Load() < 100000 })
 	one.send("Twrite", 2, "fid", "2", "data", strings.Repeat("x", 15000))
-	wait(t, "write", st.waiting)
+	take(t, "write", st.waiting)
 	one.rpc("Tremove", "Rlerror", "fid", "3")
 	// A directory that is read in part is held in part.
 	one.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "4", "names", "dir")
@@ -611,7 +611,7 @@ func TestReplyPile(t *testing.T) {
 	go func() { done <- srv.ServeConn(context.Background(), far) }()
 	defer func() {
 		near.Close()
-		wait(t, "end of the connection", done)
+		take(t, "end of the connection", done)
 	}()
 	c := &rawClient{t: t, Conn: near, dialect: "9P2000.L"}
 	c.send("Tversion", 0xffff, "msize", "70000", "version", "9P2000.L")
@@ -628,7 +628,7 @@ func TestReplyPile(t *testing.T) {
 		c.rpc("Tlopen", "Rlopen", "fid", fid)
 	}
 	c.send("Tread", 1, "fid", "1", "count", "10")
-	wait(t, "read", st.waiting)
+	take(t, "read", st.waiting)
 	give(t, "record", st.in, "record")
 	eventually(t, "the record is being written", func() bool {
 		out.mu.Lock()

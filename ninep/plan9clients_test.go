@@ -83,16 +83,16 @@ func Test9fansClient(t *testing.T) {
 		n, _ := r.Read(b)
 		got <- string(b[:n])
 	}()
-	wait(t, "read", st.waiting)
+	take(t, "read", st.waiting)
 	wrote := make(chan error, 1)
 	go func() {
 		_, err := w.Write([]byte("ping"))
 		wrote <- err
 	}()
-	assert.Equal(t, "ping", wait(t, "write", st.out))
-	require.NoError(t, wait(t, "Rwrite", wrote))
+	assert.Equal(t, "ping", take(t, "write", st.out))
+	require.NoError(t, take(t, "Rwrite", wrote))
 	give(t, "record", st.in, "pong")
-	assert.Equal(t, "pong", wait(t, "read", got))
+	assert.Equal(t, "pong", take(t, "read", got))
 	require.NoError(t, r.Close())
 	require.NoError(t, w.Close())
 }
@@ -137,9 +137,9 @@ func TestGo9pClient(t *testing.T) {
 		n, _ := f.Read(b)
 		got <- string(b[:n])
 	}()
-	wait(t, "read", st.waiting)
+	take(t, "read", st.waiting)
 	_, err = c.Stat("/a")
 	require.NoError(t, err)
 	give(t, "record", st.in, "pong")
-	assert.Equal(t, "pong", wait(t, "read", got))
+	assert.Equal(t, "pong", take(t, "read", got))
 }

@@ -132,8 +132,8 @@ func eventually(t testing.TB, what string, cond func() bool) {
 	}
 }
 
-// wait takes one event.
-func wait[T any](t testing.TB, what string, c <-chan T) T {
+// take takes one event, which must come.
+func take[T any](t testing.TB, what string, c <-chan T) T {
 	t.Helper()
 	select {
 	case v := <-c:

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hugelgupf/p9/p9"
 
+	"vmfs/internal/wait"
 	"vmfs/ninep/dial"
 )
 
@@ -96,7 +97,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	defer stop()
 
 	s.log.Info("listening", "addr", dial.String(ln.Addr()))
-	var pause time.Duration
+	pause := wait.Backoff{First: 5 * time.Millisecond, Most: time.Second}
 	for {
 		nc, err := ln.Accept()
 		if err != nil {
@@ -110,15 +111,12 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			}
 			// Out of descriptors, or a client that left again: neither is a
 			// reason to stop serving the others.
-			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			s.log.Error("accept failed: trying again", "addr", dial.String(ln.Addr()), "err", err, "pause", pause)
-			select {
-			case <-ctx.Done():
-			case <-time.After(pause):
-			}
+			d := pause.Next()
+			s.log.Error("accept failed: trying again", "addr", dial.String(ln.Addr()), "err", err, "pause", d)
+			_ = wait.For(ctx, d) // the end of ctx closes the listener
 			continue
 		}
-		pause = 0
+		pause.Reset()
 		c, err := s.newConn(nc, ln)
 		if err != nil {
 			s.log.Warn("connection refused", "addr", dial.String(ln.Addr()), "peer", peerName(newCaller(nc, ln)), "err", err)

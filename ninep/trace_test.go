@@ -112,15 +112,15 @@ func playLine(ts *testServer, c *rawClient, streams map[string]*stream, words []
 		}
 		return fmt.Errorf("the connection is still there: %v", err)
 	case "waits":
-		wait(ts.t, "request on "+words[1], arg().waiting)
+		take(ts.t, "request on "+words[1], arg().waiting)
 	case "feed":
 		give(ts.t, "record for "+words[1], arg().in, wiretest.String(words[2]))
 	case "takes":
-		if got := wait(ts.t, "write to "+words[1], arg().out); got != wiretest.String(words[2]) {
+		if got := take(ts.t, "write to "+words[1], arg().out); got != wiretest.String(words[2]) {
 			return fmt.Errorf("written was %q", got)
 		}
 	case "closed":
-		wait(ts.t, "close of "+words[1], arg().closed)
+		take(ts.t, "close of "+words[1], arg().closed)
 	case "opens":
 		give(ts.t, "open of "+words[1], arg().openErr, error(nil))
 	case "log":

@@ -162,7 +162,7 @@ func TestFlushOrder(t *testing.T) {
 	c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1", "names", "s")
 	c.rpc("Tlopen", "Rlopen", "fid", "1", "flags", "2")
 	c.send("Tread", 10, "fid", "1", "count", "10")
-	wait(t, "read", st.waiting)
+	take(t, "read", st.waiting)
 	c.send("Tflush", 11, "oldtag", "10")
 	c.send("Tflush", 12, "oldtag", "11")
 	c.send("Tflush", 13, "oldtag", "10")
@@ -191,7 +191,7 @@ func TestReadersDelayNobody(t *testing.T) {
 		c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "1", "names", "s")
 		c.rpc("Tlopen", "Rlopen", "fid", "1", "flags", "2")
 		c.send("Tread", 5, "fid", "1", "count", "10")
-		wait(t, "read", st.waiting)
+		take(t, "read", st.waiting)
 		cs = append(cs, c)
 	}
 	for i, c := range cs {

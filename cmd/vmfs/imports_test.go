@@ -56,7 +56,7 @@ var layers = []layer{
 	},
 	{
 		part:    "vmfs/ninep",
-		vmfs:    []string{"vmfs/internal/unixsock", "vmfs/ninep/wire", "vmfs/ninep/dial"},
+		vmfs:    []string{"vmfs/internal/unixsock", "vmfs/internal/wait", "vmfs/ninep/wire", "vmfs/ninep/dial"},
 		foreign: []string{"github.com/hugelgupf/p9/p9", "github.com/hugelgupf/p9/linux"},
 		reason: "ninep is a 9P server for any p9.Attacher: knowing nothing of VMs keeps it testable with " +
 			"other trees and usable by other programs",
