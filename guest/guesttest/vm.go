@@ -139,9 +139,6 @@ func (v *VM) kill() {
 	<-v.exited
 }
 
-// Pid returns QEMU's process id.
-func (v *VM) Pid() int { return v.cmd.Process.Pid }
-
 // Output returns all that came from the console, without carriage returns.
 func (v *VM) Output() string {
 	v.mu.Lock()

@@ -96,18 +96,6 @@ func (q *Queue) indirect(addr uint64, n uint32, flags uint16, direct bool) ([]by
 	return q.mem.guest(addr, uint64(n))
 }
 
-// Skip returns segs without their first n bytes. It changes segs.
-func Skip(segs [][]byte, n int) [][]byte {
-	for len(segs) > 0 && n >= len(segs[0]) {
-		n -= len(segs[0])
-		segs = segs[1:]
-	}
-	if len(segs) > 0 {
-		segs[0] = segs[0][n:]
-	}
-	return segs
-}
-
 // CopyOut copies the first bytes of segs to p and returns how many.
 func CopyOut(p []byte, segs [][]byte) (n int) {
 	for _, s := range segs {
