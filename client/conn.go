@@ -14,6 +14,7 @@ import (
 
 	"github.com/hugelgupf/p9/linux"
 
+	"vmfs/internal/wait"
 	"vmfs/ninep/wire"
 )
 
@@ -201,14 +202,9 @@ func (n *conn) send(ctx context.Context, t wire.Type, p *pending) error {
 	p.m.Tag = p.tag
 	n.buf = n.out.Append(n.buf[:0], t, p.m)
 	// A server that takes nothing holds a write up for ever.
-	stopped := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		n.net.SetWriteDeadline(time.Now())
-		close(stopped)
-	})
+	stop := wait.Interrupt(ctx, func() { n.net.SetWriteDeadline(time.Now()) })
 	written, err := n.net.Write(n.buf)
-	if !stop() {
-		<-stopped
+	if stop() {
 		n.net.SetWriteDeadline(time.Time{})
 	}
 	if err == nil {
@@ -277,14 +273,14 @@ func (n *conn) flush(ctx context.Context, p *pending) error {
 	flushing := p.flushing
 	n.mu.Unlock()
 	if flushing {
-		wait, cancel := context.WithTimeout(n.ctx, flushWait)
+		within, cancel := context.WithTimeout(n.ctx, flushWait)
 		defer cancel()
 		f := &pending{want: wire.Rflush, m: &wire.Msg{Count: uint32(p.tag)}, done: make(chan struct{})}
-		if err := n.send(wait, wire.Tflush, f); err == nil {
+		if err := n.send(within, wire.Tflush, f); err == nil {
 			select {
 			case <-f.done:
 				n.flushed(p)
-			case <-wait.Done():
+			case <-within.Done():
 				n.giveUp(p, f)
 			}
 		}

@@ -16,6 +16,6 @@
 //	go mod edit -require vmfs@v0.0.0 -replace vmfs=/path/to/vmfs
 //	go mod tidy # once it is imported
 //
-// It imports ninep/wire and ninep/dial, what the messages and addresses are, and
+// It imports ninep/wire and ninep/dial, what the messages and addresses are, a way to wait, and
 // nothing of the server.
 package client

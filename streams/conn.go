@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"vmfs/internal/wait"
 	"vmfs/machine"
 )
 
@@ -84,17 +85,8 @@ func take(ctx context.Context, token chan struct{}) error {
 
 // interruptible lets the end of ctx wake a call that obeys the deadline which set
 // sets. The function returned ends that.
-func interruptible(ctx context.Context, set func(time.Time) error) (stop func()) {
-	done := make(chan struct{})
-	cancel := context.AfterFunc(ctx, func() {
-		_ = set(past) // fails when closed, which wakes as well
-		close(done)
-	})
-	return func() {
-		if !cancel() {
-			<-done
-		}
-	}
+func interruptible(ctx context.Context, set func(time.Time) error) (stop func() bool) {
+	return wait.Interrupt(ctx, func() { _ = set(past) }) // fails when closed, which wakes as well
 }
 
 // Read waits for bytes from the guest and delivers those that are there.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"syscall"
 
+	"vmfs/internal/wait"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -54,16 +56,10 @@ func (p Process) wait(ctx context.Context) (Exit, error) {
 	if !p.Alive() {
 		return Exit{}, nil
 	}
-	woken := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(woken)
+	stop := wait.Interrupt(ctx, func() {
 		unix.Kevent(kq, []unix.Kevent_t{{Ident: wake, Filter: unix.EVFILT_USER, Fflags: unix.NOTE_TRIGGER}}, nil, nil)
 	})
-	defer func() {
-		if !stop() {
-			<-woken // kq stays open as long as it is used
-		}
-	}()
+	defer stop() // kq stays open as long as it is used
 	events := make([]unix.Kevent_t, 1)
 	for {
 		n, err := unix.Kevent(kq, nil, events, nil)

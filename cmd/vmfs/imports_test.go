@@ -63,7 +63,7 @@ var layers = []layer{
 	},
 	{
 		part:    "vmfs/client",
-		vmfs:    []string{"vmfs/ninep/wire", "vmfs/ninep/dial"},
+		vmfs:    []string{"vmfs/internal/wait", "vmfs/ninep/wire", "vmfs/ninep/dial"},
 		foreign: []string{"github.com/hugelgupf/p9/p9", "github.com/hugelgupf/p9/linux"},
 		reason: "client is for any Go program that talks to a server: it knows the tree by its paths alone, " +
 			"so that what it links is small and no back end or server comes with it",

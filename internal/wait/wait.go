@@ -1,6 +1,6 @@
 // Package wait is how vmfs waits where no event tells when to look again: for a
 // while, until something holds, or between the attempts at something, and never
-// beyond a context. It imports the standard library alone.
+// beyond a context, which can be made to end other waits too. It imports the standard library alone.
 package wait
 
 import (
@@ -30,6 +30,24 @@ func Until(ctx context.Context, every time.Duration, done func() (bool, error)) 
 		if err := For(ctx, every); err != nil {
 			return err
 		}
+	}
+}
+
+// Interrupt runs f when ctx ends, to wake a call that knows no contexts. The function
+// returned ends that: f is not running any more when it returns, and will not. It says
+// whether f has run, and is to be called once.
+func Interrupt(ctx context.Context, f func()) (stop func() (ran bool)) {
+	done := make(chan struct{})
+	cancel := context.AfterFunc(ctx, func() {
+		defer close(done)
+		f()
+	})
+	return func() bool {
+		if cancel() {
+			return false
+		}
+		<-done
+		return true
 	}
 }
 

@@ -40,6 +40,24 @@ func TestUntil(t *testing.T) {
 	})
 }
 
+func TestInterrupt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		calls := 0
+		assert.False(t, wait.Interrupt(ctx, func() { calls++ })())
+		began := time.Now()
+		stop := wait.Interrupt(ctx, func() {
+			time.Sleep(time.Minute)
+			calls++
+		})
+		cancel()
+		synctest.Wait()
+		assert.True(t, stop(), "it has begun")
+		assert.Equal(t, time.Minute, time.Since(began), "and is waited for")
+		assert.Equal(t, 1, calls, "the one that was stopped before did not run")
+	})
+}
+
 func TestBackoff(t *testing.T) {
 	b := wait.Backoff{First: 10 * time.Millisecond, Most: 35 * time.Millisecond}
 	for _, want := range []int{10, 20, 35, 35} {

@@ -125,11 +125,7 @@ func (in *Input) typed() bool {
 // error, or ctx does.
 func (in *Input) carry(ctx context.Context, rw io.ReadWriteCloser) error {
 	conn := &conn{rw: rw, turn: make(chan struct{}, 1), gone: make(chan struct{}), left: make(chan struct{}, 1)}
-	closed := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(closed)
-		rw.Close()
-	})
+	stop := wait.Interrupt(ctx, func() { rw.Close() })
 	in.update(func() { in.conn = conn })
 	var hung sync.WaitGroup
 	if d, ok := rw.(hypervisor.Drainer); ok {
@@ -138,10 +134,8 @@ func (in *Input) carry(ctx context.Context, rw io.ReadWriteCloser) error {
 	defer func() {
 		in.update(func() { in.conn = nil })
 		close(conn.gone)
-		if stop() {
+		if !stop() {
 			rw.Close()
-		} else {
-			<-closed
 		}
 		hung.Wait()
 		conn.turn <- struct{}{} // the last write has ended, and none follows

@@ -171,12 +171,9 @@ func (d *Device) watchContext(ctx context.Context) (stop func(), err error) {
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	done := make(chan struct{})
-	cancel := context.AfterFunc(ctx, func() { notify(fd); close(done) })
+	ended := wait.Interrupt(ctx, func() { notify(fd) })
 	return func() {
-		if !cancel() {
-			<-done
-		}
+		ended()
 		_ = unix.Close(fd)
 	}, nil
 }
