@@ -4,26 +4,30 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"vmfs/machine"
 )
 
-// VMVerbs returns the table of the ctl file of a VM: machine's.
-func VMVerbs() []Verb[*machine.VM] {
-	var table []Verb[*machine.VM]
+// vmTable is the table of the ctl file of a VM: machine's. It is made once, since
+// every command looks into it.
+var vmTable = func() (table []Verb[*machine.VM]) {
 	for _, v := range machine.Verbs() {
 		table = append(table, Verb[*machine.VM]{v.Syntax, func(ctx context.Context, vm *machine.VM, args []string) error {
 			return v.Run(ctx, vm, args)
 		}})
 	}
 	return table
-}
+}()
+
+// VMVerbs returns the table of the ctl file of a VM.
+func VMVerbs() []Verb[*machine.VM] { return slices.Clone(vmTable) }
 
 // Run carries out the control messages of text on the VM. What fails is kept
 // as the VM's last error.
 func Run(ctx context.Context, vm *machine.VM, text string) error {
-	m, err := run(ctx, VMVerbs(), vm, text)
+	m, err := run(ctx, vmTable, vm, text)
 	var bad *Error
 	if errors.As(err, &bad) && bad.invalid {
 		err = fmt.Errorf("%s: %w", vm.Name(), err)
