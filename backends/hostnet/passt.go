@@ -154,16 +154,14 @@ func stderrOption(ctx context.Context, path string) ([]string, error) {
 	return nil, nil
 }
 
-// lastWords is the last line of what passt said: those before it are not about its
-// end. Where there is no system log it complains about that at every line.
+// lastWords is the end of what passt said: the last line is what it gave up for, and of
+// newer ones the line before is why. Those before are not about its end. Where there
+// is no system log it complains about that at every line.
 func lastWords(said string) string {
-	lines := strings.Split(said, "; ")
-	for _, l := range slices.Backward(lines) {
-		if l != "" && !(strings.HasPrefix(l, "Failed to send ") && strings.HasSuffix(l, " to syslog")) {
-			return l
-		}
-	}
-	return ""
+	lines := slices.DeleteFunc(strings.Split(said, "; "), func(l string) bool {
+		return l == "" || strings.HasPrefix(l, "Failed to send ") && strings.HasSuffix(l, " to syslog")
+	})
+	return strings.Join(lines[max(0, len(lines)-2):], "; ")
 }
 
 // socketPair makes two connected sockets that no other process inherits.

@@ -126,13 +126,20 @@ func TestPasst(t *testing.T) {
 
 // TestPasstDies kills one of two: the VM tells which, and ends with the other.
 func TestPasstDies(t *testing.T) {
+	t.Parallel() // with the other tests that wait for a guest
 	s := newTestStarter(t)
 	needPasst(t)
 	dir := shortDir(t)
 	config := bare(dir)
+	config.KernelPath, config.InitrdPath = guesttest.Fast(t, guest.Options{})
+	config.KernelArgs, config.MemoryBytes = "quiet", 128*mib
 	config.Networks = []hypervisor.NetworkConfig{{Passt: true}, {Passt: true}}
 	v := startTest(t, s, dir, config)
 	require.Len(t, v.child.Beside, 2)
+	v.ready(0)
+	// Newer passts speak first (an ARP request). Until the guest takes that, QEMU does
+	// not read on, and so does not find that one is gone.
+	v.shell(t).run("ip link set eth1 up")
 	require.NoError(t, v.child.Beside[1].Kill())
 	e := v.events.await(t, 0, "loss of the network", kind(hypervisor.EventNetwork))
 	assert.Equal(t, []hypervisor.Detail{{Key: "network", Value: "net1"}}, e.Detail)
@@ -156,7 +163,7 @@ func TestFailingPasst(t *testing.T) {
 		cpu  string
 		says []string
 	}{
-		"port taken": {port: takenPort, says: []string{"network 1: ", "Failed to bind", takenPort}},
+		"port taken": {port: takenPort, says: []string{"network 1: ", takenPort}},
 		"QEMU fails": {port: hostnettest.FreePort(t), cpu: "abacus", says: []string{"abacus"}},
 	} {
 		t.Run(name, func(t *testing.T) {
