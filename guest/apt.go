@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -96,9 +97,11 @@ func (a *apt) goForeign(ctx context.Context, arch string) error {
 		}
 	}
 	a.conf = conf
-	stamp := filepath.Join(dir, "updated")
+	stamp, of := filepath.Join(dir, "updated"), release()
 	if fi, err := os.Stat(stamp); err == nil && time.Since(fi.ModTime()) < listsAge {
-		return nil
+		if b, err := os.ReadFile(stamp); err == nil && bytes.Equal(b, of) {
+			return nil
+		}
 	}
 	a.logf("fetching the package lists of %s", arch)
 	if _, err := a.run(ctx, "", "apt-get", "update"); err != nil {
@@ -109,7 +112,14 @@ func (a *apt) goForeign(ctx context.Context, arch string) error {
 		a.stale = err
 		return nil
 	}
-	return os.WriteFile(stamp, nil, 0o644)
+	return os.WriteFile(stamp, of, 0o644)
+}
+
+// release tells which system's lists they are: several may share a cache, one after the
+// other, as a machine does with the root file systems of other releases on it.
+func release() []byte {
+	b, _ := os.ReadFile("/etc/os-release") // without it there is one system
+	return b
 }
 
 // run runs one of apt's programs.

@@ -54,6 +54,12 @@ func TestForeignPackages(t *testing.T) {
 	require.NoError(t, err)
 	require.NoFileExists(t, did)
 
+	// They are another release's.
+	require.NoError(t, os.WriteFile(filepath.Join(cache, "apt-"+otherArch, "updated"), []byte("another"), 0o644))
+	_, err = o.apt(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []string{"apt-get -c " + conf + " update"}, calls())
+
 	// Old ones do where there is no network, and what they lack is told with why.
 	old := time.Now().Add(-2 * listsAge)
 	require.NoError(t, os.Chtimes(filepath.Join(cache, "apt-"+otherArch, "updated"), old, old))
@@ -90,7 +96,7 @@ func TestForeignIsPrivate(t *testing.T) {
 	cache := filepath.Join(t.TempDir(), "cache")
 	o := &Options{Arch: otherArch, Cache: cache, Logf: t.Logf}
 	require.NoError(t, os.MkdirAll(filepath.Join(cache, "apt-"+otherArch), 0o755))
-	require.NoError(t, os.WriteFile(filepath.Join(cache, "apt-"+otherArch, "updated"), nil, 0o644)) // nothing is fetched
+	require.NoError(t, os.WriteFile(filepath.Join(cache, "apt-"+otherArch, "updated"), release(), 0o644)) // nothing is fetched
 	a, err := o.apt(t.Context())
 	require.NoError(t, err)
 	out, err := a.run(t.Context(), "", "apt-config", "shell",
