@@ -23,7 +23,7 @@ DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
 TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt iproute2 cpio diod socat gcc libc6-dev debootstrap lz4 xz-utils zstd
 
 .DEFAULT_GOAL := build
-.PHONY: build install guest demo test test-all host testhost host-ring lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
+.PHONY: build install guest demo test test-all host testhost host-ring test-host lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
 
 ## build: bin/vmfs, a static binary
 build:
@@ -62,7 +62,7 @@ test: deps
 
 ## test-all: everything there is, in about an hour; the result goes to docs/testing.md
 test-all: deps
-	@+MAKE='$(MAKE)' test/rings -o docs/testing.md $(RINGS) test-qemu 'test-qemu SUITE=trixie' 'test-qemu SUITE=sid' 'soak SOAK=2m' soak-vsock
+	@+MAKE='$(MAKE)' test/rings -o docs/testing.md $(RINGS) test-host test-qemu 'test-qemu SUITE=trixie' 'test-qemu SUITE=sid' 'soak SOAK=2m' soak-vsock
 
 ## unit: the tests alone
 unit:
@@ -94,6 +94,14 @@ HOST_TEST := $(GO) test -count=1 -timeout 20m -v -exec '$(CURDIR)/$(TESTHOST) -g
 ## host-ring: vmfs on a KVM host: users on the mount, a bridge, vhost, snapshot and restore, a killed server
 host-ring: testhost build
 	$(HOST_TEST) -run '^TestHost$$' ./guest/testhost/ring
+
+## test-host: all of hypervisortest on QEMU with KVM, passthrough of a PCI device, and the demo, on a KVM host
+test-host: SHELL := /bin/bash -o pipefail
+test-host: testhost build
+	@for t in '^TestSuite$$ ./backends/qemu' '^Test(PCI|Demo)$$ ./guest/testhost/ring'; do \
+		set -f -- $$t; $(HOST_TEST) -run "$$1" "$$2" | tee build/testhost/test.log || exit 1; \
+		! grep -e '--- SKIP' build/testhost/test.log || { echo "a host with KVM has all that was skipped" >&2; exit 1; }; \
+	done
 
 testhost: deps
 	@$(GO) build -o $(TESTHOST) ./guest/testhost/run

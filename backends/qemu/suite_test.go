@@ -38,6 +38,10 @@ func TestSuite(t *testing.T) {
 	s := newStarter(t)
 	kernel, initrd := guesttest.Fast(t, guest.Options{})
 	cid := int64(2)
+	var extras map[string]string
+	if os.Getenv("VMFS_TESTHOST") != "" { // it is there to see KVM
+		extras = map[string]string{"qemu.accel": "kvm"}
+	}
 	hypervisortest.Run(t, hypervisortest.Backend{
 		Type:    hypervisor.TypeQEMU,
 		Starter: s,
@@ -51,6 +55,7 @@ func TestSuite(t *testing.T) {
 				VsockCID: cid, VsockSocket: socket,
 				MemoryBytes: 256 << 20, HotplugBytes: 256 << 20,
 				KernelPath: kernel, InitrdPath: initrd, KernelArgs: "quiet no_timer_check",
+				Extras: extras,
 			}
 		},
 		Ready:    hypervisortest.ReadyLine(readyText),

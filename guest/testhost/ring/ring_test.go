@@ -69,13 +69,14 @@ func refused(t *testing.T, user, line, errno string) {
 // A host is a vmfs server on its Unix socket, with the kernel's own v9fs on that.
 type host struct {
 	server *exec.Cmd
+	state  string
 	log    string
 }
 
 // serve starts the server and mounts its tree. Its state is kept over servers.
 func serve(t *testing.T, state string) *host {
 	t.Helper()
-	h := &host{log: filepath.Join(t.TempDir(), "log")}
+	h := &host{state: state, log: filepath.Join(t.TempDir(), "log")}
 	log, err := os.Create(h.log)
 	require.NoError(t, err)
 	defer log.Close()
@@ -84,7 +85,12 @@ func serve(t *testing.T, state string) *host {
 	h.server.Stderr = log
 	h.server.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	require.NoError(t, h.server.Start())
-	run(t, "root", "until [ -S "+socket+" ]; do sleep 0.1; done; mkdir -p "+tree+"; vmfs mount "+tree)
+	out, err := as(t, "root", fmt.Sprintf("until [ -S %s ]; do [ -r /proc/%d/exe ] || exit 1; sleep 0.1; done; mkdir -p %s; vmfs mount %s",
+		socket, h.server.Process.Pid, tree, tree))
+	if err != nil {
+		said, _ := os.ReadFile(h.log) // without it there is less to see
+		require.NoError(t, err, "%s\nthe server's log:\n%s", out, said)
+	}
 	return h
 }
 
@@ -100,7 +106,7 @@ func (h *host) end(t *testing.T) {
 	if t.Failed() {
 		b, _ := os.ReadFile(h.log) // without it there is less to see
 		t.Logf("the server's log:\n%s", b)
-		out, _ := as(t, "root", "for v in "+tree+"/*/; do echo \"== $v\"; tail -n 5 $v/error $v/info $v/log; done; dmesg | tail -n 20")
+		out, _ := as(t, "root", "for v in "+tree+"/*/; do echo \"== $v\"; tail -n 5 $v/error $v/info $v/log; done; tail -n 20 "+h.state+"/vms/*/console.log; dmesg | tail -n 20")
 		t.Log(out)
 	}
 	_, _ = as(t, "root", "for v in "+tree+"/*/; do echo kill >$v/ctl; done") // those that run
@@ -115,6 +121,7 @@ func path(t *testing.T) (image string) {
 	require.FileExists(t, filepath.Join(bin, "vmfs"), "run `make build`")
 	// Root's own program would do for root alone.
 	run(t, "root", "mkdir -p /usr/local/bin && cp "+bin+"/vmfs /usr/local/bin/vmfs && chmod 755 /usr/local/bin/vmfs && mkdir -p -m 755 /run/vmfs")
+	run(t, "root", "grep -q ^vms: /etc/group || echo vms:x:4100:ann >>/etc/group") // serve's
 	image = os.Getenv("VMFS_GUEST_IMAGE")
 	require.FileExists(t, image+"/initrd", "the test host is to be run with -guests")
 	return image
@@ -137,8 +144,7 @@ func awaitGuest(t *testing.T, vm string) {
 func TestHost(t *testing.T) {
 	needHost(t)
 	image := path(t)
-	run(t, "root", `echo vms:x:4100:ann >>/etc/group
-ip link add br0 type bridge && ip addr add 10.9.0.1/24 dev br0 && ip link set br0 up
+	run(t, "root", `ip link add br0 type bridge && ip addr add 10.9.0.1/24 dev br0 && ip link set br0 up
 ip tuntap add tap0 mode tap && ip link set tap0 master br0 up`)
 	state := t.TempDir()
 	h := serve(t, state)
