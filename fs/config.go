@@ -120,20 +120,26 @@ func (f *configFile) FSyncContext(ctx context.Context) error {
 	return fail(f.commit(ctx))
 }
 
-// CloseContext sets what is pending and forgets the fid. A context with a deadline
-// is that of a client which hung up: what it has not finished is dropped.
+// CloseContext sets what is pending and forgets the fid.
 func (f *configFile) CloseContext(ctx context.Context) error {
 	f.s.truncs.remove(f)
 	if f.gone() != nil {
 		return nil
 	}
-	if _, hungUp := ctx.Deadline(); !hungUp {
-		return f.FSyncContext(ctx)
+	return f.FSyncContext(ctx)
+}
+
+// AbandonContext forgets the fid of a client that left. What it has not finished is
+// dropped.
+func (f *configFile) AbandonContext(context.Context) error {
+	f.s.truncs.remove(f)
+	if f.gone() != nil {
+		return nil
 	}
 	f.wr.Lock()
 	defer f.wr.Unlock()
 	if len(f.pending) > 0 {
-		return failf(linux.EINTR, "%s of %s: the client hung up before a line ended: what it wrote since is not set", f.row.name, f.vm.Name())
+		return failf(linux.EINTR, "%s of %s: the client left in the middle of a line: what it wrote last is dropped", f.row.name, f.vm.Name())
 	}
 	return nil
 }

@@ -13,8 +13,8 @@
 // keeps and never wait for a hypervisor. What can wait (the write of a command,
 // the read of a stream) is a method that takes a context, in the form that a
 // 9P server with cancellation looks for: OpenContext, ReadContext,
-// WriteContext, FSyncContext, CloseContext, MkdirContext, UnlinkAtContext,
-// SetAttrContext.
+// WriteContext, FSyncContext, CloseContext, AbandonContext, MkdirContext,
+// UnlinkAtContext, SetAttrContext.
 //
 // Errors of other packages become errnos in errno.go and nowhere else.
 //

@@ -51,10 +51,19 @@ type (
 
 	// CloserContext closes a file that was opened, in place of Close, where
 	// the clunk may have to deliver what is pending. Its error is the answer
-	// to the clunk; the fid is gone in any case. After a hang-up the context
-	// has a short deadline. A file that was never opened is closed by Close.
+	// to the clunk; the fid is gone in any case. The context may have a short
+	// deadline. A file that was never opened is closed by Close.
 	CloserContext interface {
 		CloseContext(ctx context.Context) error
+	}
+
+	// AbandonerContext is a CloserContext that is told a clunk from the end of a
+	// session: AbandonContext is called in place of CloseContext for a file that
+	// was still open when its client hung up or began a new session, or when the
+	// server stopped. The context has a short deadline, and nobody sees the error.
+	AbandonerContext interface {
+		CloserContext
+		AbandonContext(ctx context.Context) error
 	}
 
 	// SyncerContext is FSync for a file where that can block.

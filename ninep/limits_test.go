@@ -143,6 +143,39 @@ func TestHangup(t *testing.T) {
 	other.rpc("Tgetattr", "Rgetattr", "fid", "0")
 }
 
+// TestAbandon: a file is closed by a clunk, whatever that has room for, and abandoned
+// when its client begins another session or hangs up.
+func TestAbandon(t *testing.T) {
+	fs := basicTree()
+	st, other := fs.streamFile("s"), fs.streamFile("r")
+	ts := serve(t, fs, func(s *Server) { s.Limits.Requests = 1 })
+	c := ts.raw("9P2000.L").attach()
+	open := func(fid, name string) {
+		c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", fid, "names", name)
+		c.rpc("Tlopen", "Rlopen", "fid", fid, "flags", "2")
+	}
+	open("1", "s")
+	c.rpc("Tclunk", "Rclunk", "fid", "1")
+	assert.Equal(t, "closed", take(t, "close", st.closed))
+	open("1", "s")
+	open("2", "r")
+	c.send("Tread", 100, "fid", "2", "count", "10")
+	take(t, "read", other.waiting)
+	c.rpc("Tclunk", "Rclunk", "fid", "1") // with no request to spare
+	assert.Equal(t, "closed", take(t, "close", st.closed))
+	c.send("Tflush", 50, "oldtag", "100")
+	c.want("Rlerror", 100, "ecode", "EINTR")
+	c.want("Rflush", 50)
+	open("1", "s")
+	c.rpc("Tversion", "Rversion", "msize", "8192", "version", "9P2000.L")
+	assert.Equal(t, "abandoned", take(t, "close", st.closed))
+	assert.Equal(t, "abandoned", take(t, "close", other.closed))
+	c.attach()
+	open("1", "s")
+	require.NoError(t, c.Close())
+	assert.Equal(t, "abandoned", take(t, "close", st.closed))
+}
+
 // TestSlowFrame hangs up on a client that begins a message and does not finish
 // it, and one that says nothing at all.
 func TestSlowFrame(t *testing.T) {

@@ -416,6 +416,8 @@ var (
 	_ ReaderContext = (*memStream)(nil)
 	_ WriterContext = (*memStream)(nil)
 	_ CloserContext = (*memStream)(nil)
+
+	_ AbandonerContext = (*memStream)(nil)
 )
 
 func (f *memStream) ReadContext(ctx context.Context, p []byte, _ int64) (int, error) {
@@ -453,9 +455,13 @@ func (f *memStream) WriteContext(ctx context.Context, p []byte, _ int64) (int, e
 	}
 }
 
-func (f *memStream) CloseContext(ctx context.Context) error {
+func (f *memStream) CloseContext(context.Context) error { return f.close("closed") }
+
+func (f *memStream) AbandonContext(context.Context) error { return f.close("abandoned") }
+
+func (f *memStream) close(how string) error {
 	select {
-	case f.n.stream.closed <- "closed":
+	case f.n.stream.closed <- how:
 	default:
 	}
 	return f.memFile.Close()

@@ -79,6 +79,9 @@ func (s *session) closeFile(ctx context.Context, n *node) (err error) {
 	defer s.recovered("close", &err)
 	if n.closesSlowly() {
 		file := n.file.(CloserContext)
+		if abandoned, ok := n.file.(AbandonerContext); ok && s.ended {
+			return abandoned.AbandonContext(ctx)
+		}
 		if ctx != atOnce {
 			return file.CloseContext(ctx)
 		}

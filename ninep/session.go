@@ -23,6 +23,7 @@ type session struct {
 	ctx    context.Context // of its requests
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup // goroutines of its requests
+	ended  bool           // no request is under way or comes: what is open is abandoned; end sets it
 
 	blocked atomic.Int32 // len(tags) is not 0
 
@@ -89,6 +90,7 @@ func (s *session) end(cause error, answer bool) {
 	late := s.complainLate(cause.Error(), "any", 0)
 	s.wg.Wait()
 	late.Stop()
+	s.ended = true
 
 	s.mu.Lock()
 	fids := s.fids.empty()
