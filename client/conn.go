@@ -58,11 +58,20 @@ type pending struct {
 	into []byte        // the place of its data
 	done chan struct{} // closed when err and m are what the server said
 
-	err      error
-	flushing bool   // a Tflush for it is on the way: its tag stays taken until that is answered
-	given    bool   // up: nobody looks at m
-	late     func() // run by who finds that it succeeded after that
+	err   error
+	state pendingState
+	late  func() // run if it succeeds when it is abandoned
 }
+
+// A pendingState says who cares for a request. It begins as awaited, and nothing goes
+// back.
+type pendingState int
+
+const (
+	awaited   pendingState = iota // its call waits; the answer frees its tag
+	flushing                      // its call waits, with a Tflush on the way; who sent that frees its tag
+	abandoned                     // its call has returned: nobody looks at m; the tag as above
+)
 
 func newConn(c net.Conn, msize uint32) *conn {
 	n := &conn{
@@ -148,13 +157,13 @@ func (n *conn) answer(m *wire.Msg) error {
 		return fmt.Errorf("%w: a reply of type %d to a request of type %d", errProtocol, m.Type, p.want-1)
 	}
 	delete(n.pending, p.tag)
-	if !p.flushing {
+	if p.state == awaited {
 		n.freeTag(p.tag)
 	}
 	switch {
 	case m.Type == wire.Rlerror:
 		p.err = &Error{Errno: linux.Errno(m.Errno)}
-	case p.given:
+	case p.state == abandoned:
 		if p.late != nil {
 			n.wg.Go(p.late)
 		}
@@ -268,33 +277,44 @@ func (n *conn) freeTag(tag uint16) {
 
 // flush has the server give a request up. The answer that came first counts.
 func (n *conn) flush(ctx context.Context, p *pending) error {
+	if !n.advance(p, flushing) {
+		return p.outcome(ctx)
+	}
+	within, cancel := context.WithTimeout(n.ctx, flushWait)
+	defer cancel()
+	f := &pending{want: wire.Rflush, m: &wire.Msg{Count: uint32(p.tag)}, done: make(chan struct{})}
+	last := p // the request whose answer is the last that has to do with p's tag
+	if err := n.send(within, wire.Tflush, f); err == nil {
+		last = f
+		select {
+		case <-f.done:
+			n.flushed(p)
+			return p.outcome(ctx)
+		case <-within.Done():
+		}
+	}
+	// The server does not even flush. The tags stay taken until it does.
+	unanswered := n.advance(p, abandoned)
+	n.spawn(func() {
+		<-last.done
+		n.flushed(p)
+	})
+	if !unanswered {
+		return p.outcome(ctx)
+	}
+	return context.Cause(ctx)
+}
+
+// advance changes the state of a request that has no answer yet. It returns false if
+// it has one.
+func (n *conn) advance(p *pending, to pendingState) bool {
 	n.mu.Lock()
-	p.flushing = n.pending[p.tag] == p
-	flushing := p.flushing
-	n.mu.Unlock()
-	if flushing {
-		within, cancel := context.WithTimeout(n.ctx, flushWait)
-		defer cancel()
-		f := &pending{want: wire.Rflush, m: &wire.Msg{Count: uint32(p.tag)}, done: make(chan struct{})}
-		if err := n.send(within, wire.Tflush, f); err == nil {
-			select {
-			case <-f.done:
-				n.flushed(p)
-			case <-within.Done():
-				n.giveUp(p, f)
-			}
-		}
+	defer n.mu.Unlock()
+	if n.pending[p.tag] != p {
+		return false
 	}
-	select {
-	case <-p.done:
-		var e *Error
-		if errors.As(p.err, &e) && e.Errno == linux.EINTR {
-			return context.Cause(ctx)
-		}
-		return p.err
-	default:
-		return context.Cause(ctx)
-	}
+	p.state = to
+	return true
 }
 
 // flushed notes that the server is done with a request, whether or not it answered.
@@ -305,16 +325,18 @@ func (n *conn) flushed(p *pending) {
 	n.freeTag(p.tag)
 }
 
-// giveUp leaves a request to a server that does not even flush. The tags stay taken
-// until both are answered.
-func (n *conn) giveUp(p, f *pending) {
-	n.mu.Lock()
-	p.given = true
-	waits := n.pending[f.tag] == f
-	f.given, f.late = true, func() { n.flushed(p) }
-	n.mu.Unlock()
-	if !waits { // it came in this moment, or the connection ended
-		n.flushed(p)
+// outcome is the result of a call whose context has ended: the answer, if one came
+// that does not just say that it was given up.
+func (p *pending) outcome(ctx context.Context) error {
+	select {
+	case <-p.done:
+		var e *Error
+		if errors.As(p.err, &e) && e.Errno == linux.EINTR {
+			return context.Cause(ctx)
+		}
+		return p.err
+	default:
+		return context.Cause(ctx)
 	}
 }
 

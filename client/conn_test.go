@@ -28,6 +28,9 @@ type script struct {
 	conn net.Conn
 	out  wire.Codec
 	got  chan wire.Msg
+
+	stalls wire.Type     // after such a request it takes nothing more
+	resume chan struct{} // until this is closed
 }
 
 // scripted returns a Client and the server that it is attached to.
@@ -80,7 +83,11 @@ func (s *script) receive() {
 			s.t.Errorf("the client sent no message: %v", err)
 			return
 		}
+		stalls := m.Type == s.stalls
 		s.got <- m
+		if stalls {
+			<-s.resume
+		}
 	}
 }
 
@@ -309,6 +316,37 @@ func TestSilentServer(t *testing.T) {
 	}
 	s.expect(wire.Tflush)
 	assert.Equal(t, w.Fid2, s.expect(wire.Tclunk).Fid)
+}
+
+// TestStalledServer: where not even the Tflush gets through, the answer that comes in the
+// end does not go where nobody expects it any more, and the connection goes on.
+func TestStalledServer(t *testing.T) {
+	c, s := scripted(t)
+	f := s.opened(c)
+	s.stalls, s.resume = wire.Tread, make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	buf := make([]byte, 100)
+	done := make(chan error, 1)
+	go func() {
+		_, err := f.Read(ctx, buf)
+		done <- err
+	}()
+	r := s.expect(wire.Tread)
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
+	s.stalls = 0
+	close(s.resume)
+	s.say(wire.Rread, wire.Msg{Tag: r.Tag, Data: []byte("late\n")})
+	for range 3 {
+		result := read(t.Context(), f)
+		m := s.expect(wire.Tread)
+		assert.Zero(t, m.Offset)
+		assert.Less(t, m.Tag, uint16(2), "its tag came back")
+		s.say(wire.Rread, wire.Msg{Tag: m.Tag})
+		_, err := result()
+		assert.ErrorIs(t, err, io.EOF)
+	}
+	assert.Zero(t, buf[0], "what was read late is nobody's")
 }
 
 func TestBrokenServer(t *testing.T) {
