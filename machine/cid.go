@@ -40,9 +40,9 @@ func (v *VM) cidIn(cfg config.Config) int64 {
 }
 
 // pickCID gives the VM a CID that no other VM of the host has, by its
-// configuration or because it was picked for it, and that is not in not. What it
-// had before it keeps if it can.
-func (v *VM) pickCID(not map[int64]bool) error {
+// configuration or because it was picked for it, and that is not in not: had, which
+// is what the guest had, or what the VM had last, if one of them is free.
+func (v *VM) pickCID(had int64, not map[int64]bool) error {
 	h := v.host
 	h.cids.Lock()
 	defer h.cids.Unlock()
@@ -52,13 +52,17 @@ func (v *VM) pickCID(not map[int64]bool) error {
 			taken[other.VsockCID()] = true
 		}
 	}
-	free := func(cid int64) bool { return !taken[cid] && !not[cid] }
-	cid := v.pickedCID()
-	if cid == 0 || !free(cid) {
+	free := func(cid int64) bool { return cid != 0 && !taken[cid] && !not[cid] }
+	last := v.pickedCID()
+	cid := had
+	if !free(cid) {
+		cid = last
+	}
+	if !free(cid) {
 		for cid = firstCID; !free(cid); cid++ {
 		}
 	}
-	if cid == v.pickedCID() {
+	if cid == last {
 		return nil
 	}
 	if err := v.saveRecord(func(r *record) { r.VsockCID = cid }); err != nil {
@@ -67,7 +71,7 @@ func (v *VM) pickCID(not map[int64]bool) error {
 	return nil
 }
 
-// withCID starts a VM by start, and again with another CID where somebody else on
+// withCID starts or restores a VM by start, and again with another CID where somebody else on
 // this host has the one that was picked.
 func (v *VM) withCID(cfg config.Config, start func() (int, hypervisor.Hypervisor, error)) (pid int, hv hypervisor.Hypervisor, err error) {
 	not := make(map[int64]bool)
@@ -77,7 +81,7 @@ func (v *VM) withCID(cfg config.Config, start func() (int, hypervisor.Hypervisor
 			return pid, hv, err
 		}
 		not[v.pickedCID()] = true
-		if perr := v.pickCID(not); perr != nil {
+		if perr := v.pickCID(0, not); perr != nil {
 			return 0, nil, perr
 		}
 	}

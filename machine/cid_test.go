@@ -91,6 +91,54 @@ func TestAutoCIDInUse(t *testing.T) {
 	assert.EqualValues(t, 3, w.VsockCID())
 }
 
+// TestAutoCIDRestored has the CID that a snapshot's guest had given to another.
+func TestAutoCIDRestored(t *testing.T) {
+	h, _ := simHost(t)
+	starter, ok := hypervisor.StarterFor(hypervisor.TypeSim)
+	require.True(t, ok)
+	taken := &takenStarter{starter, starter.(hypervisor.Capable), make(map[int64]bool)}
+	hypervisor.RegisterStarter(hypervisor.TypeSim, taken)
+	defer hypervisor.RegisterStarter(hypervisor.TypeSim, starter)
+	saved := func(name, config string) *VM {
+		v := create(t, h, name, config)
+		require.NoError(t, v.Start(within(t)))
+		require.NoError(t, v.Snapshot(within(t), "one"))
+		require.NoError(t, v.Kill(within(t)))
+		return v
+	}
+	answers := func(v *VM) {
+		t.Helper()
+		require.NoError(t, v.Resume(within(t)))
+		conn, err := v.DialVsock(within(t), sim.PortEcho)
+		require.NoError(t, err)
+		require.NoError(t, conn.Close())
+		require.NoError(t, v.Kill(within(t)))
+	}
+
+	// Another VM's config says it.
+	a := saved("a", "vsock.cid=auto")
+	create(t, h, "other", fmt.Sprintf("vsock.cid=%d", firstCID))
+	require.NoError(t, a.Restore(within(t), "one"))
+	assert.EqualValues(t, firstCID+1, a.VsockCID())
+	answers(a)
+
+	// A guest that this server does not know of has it.
+	taken.taken[firstCID+1] = true
+	require.NoError(t, a.Restore(within(t), "one"))
+	assert.EqualValues(t, firstCID+2, a.VsockCID())
+	answers(a)
+
+	// What somebody chose is not changed, unless they say so.
+	b := saved("b", "vsock.cid=3")
+	taken.taken[3] = true
+	assert.ErrorIs(t, b.Restore(within(t), "one"), hypervisor.ErrCIDInUse)
+	assert.EqualValues(t, 3, b.VsockCID())
+	require.NoError(t, b.Restore(within(t), "one", "vsock.cid=auto"))
+	assert.EqualValues(t, firstCID+3, b.VsockCID())
+	assert.Contains(t, b.Config().String(), "vsock.cid=auto\n")
+	answers(b)
+}
+
 // takenStarter refuses CIDs, as the host's kernel does.
 type takenStarter struct {
 	hypervisor.VMStarter
@@ -103,4 +151,11 @@ func (s *takenStarter) StartVM(ctx context.Context, p *hypervisor.Paths, version
 		return 0, nil, fmt.Errorf("sim: start %s: CID %d: %w", c.Name, c.VsockCID, hypervisor.ErrCIDInUse)
 	}
 	return s.VMStarter.StartVM(ctx, p, version, socket, c)
+}
+
+func (s *takenStarter) RestoreVMWith(ctx context.Context, p *hypervisor.Paths, version, socket, snapshot string, c hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
+	if s.taken[c.VsockCID] {
+		return 0, nil, fmt.Errorf("sim: restore %s: CID %d: %w", c.Name, c.VsockCID, hypervisor.ErrCIDInUse)
+	}
+	return s.VMStarter.(hypervisor.ConfigRestorer).RestoreVMWith(ctx, p, version, socket, snapshot, c)
 }

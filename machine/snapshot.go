@@ -145,11 +145,14 @@ func (v *VM) Restore(ctx context.Context, name string, changes ...string) error 
 			phase:  phaseRestoring,
 			state:  hypervisor.StatePaused,
 			memory: info.MemoryTarget,
+			auto:   cfg.AutoCID(),
 			cid:    info.VsockCID,
 			spawn: func(ctx context.Context, starter hypervisor.VMStarter, socket string) (int, hypervisor.Hypervisor, error) {
 				vmm := filepath.Join(dir, snapshotVMM)
 				if r, ok := starter.(hypervisor.ConfigRestorer); ok {
-					return r.RestoreVMWith(ctx, v.host.opts.Paths, "", socket, vmm, v.vmConfig(cfg))
+					return v.withCID(cfg, func() (int, hypervisor.Hypervisor, error) {
+						return r.RestoreVMWith(ctx, v.host.opts.Paths, "", socket, vmm, v.vmConfig(cfg))
+					})
 				}
 				return starter.RestoreVM(ctx, v.host.opts.Paths, "", socket, vmm)
 			},

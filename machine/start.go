@@ -39,16 +39,12 @@ func (v *VM) Start(ctx context.Context) error {
 		if cfgErr != nil {
 			return cfgErr
 		}
-		if cfg.AutoCID() {
-			if err := v.pickCID(nil); err != nil {
-				return err
-			}
-		}
 		return v.launch(ctx, "start", launching{
 			typ:    cfg.Type(),
 			phase:  phaseStarting,
 			state:  hypervisor.StateRunning,
 			memory: cfg.VMConfig().MemoryBytes,
+			auto:   cfg.AutoCID(),
 			spawn: func(ctx context.Context, starter hypervisor.VMStarter, socket string) (int, hypervisor.Hypervisor, error) {
 				return v.withCID(cfg, func() (int, hypervisor.Hypervisor, error) {
 					return starter.StartVM(ctx, v.host.opts.Paths, "", socket, v.vmConfig(cfg))
@@ -64,7 +60,8 @@ type launching struct {
 	phase  phase              // until it is there
 	state  hypervisor.VMState // once it is there
 	memory int64              // the guest's memory target
-	cid    int64              // the vsock CID that a snapshot's guest was picked, if one was
+	auto   bool               // its vsock CID is to be picked
+	cid    int64              // the one that the guest of a snapshot had, where it was picked
 	spawn  func(ctx context.Context, starter hypervisor.VMStarter, socket string) (int, hypervisor.Hypervisor, error)
 }
 
@@ -90,13 +87,15 @@ func (v *VM) launch(ctx context.Context, verb string, l launching) error {
 	v.mu.Lock()
 	before := v.rec
 	v.mu.Unlock()
+	if l.auto {
+		if err := v.pickCID(l.cid, nil); err != nil {
+			return err
+		}
+	}
 	backend, _ := h.backends.get(l.typ)
 	if err := v.saveRecord(func(r *record) {
 		r.Phase, r.Backend, r.Version, r.Socket = l.phase, l.typ, backend.Version, socket
 		r.Process, r.Started, r.MemoryTarget = nil, began, l.memory
-		if l.cid != 0 {
-			r.VsockCID = l.cid
-		}
 	}); err != nil {
 		return fmt.Errorf("not started: %w", err)
 	}
