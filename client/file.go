@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"sync/atomic"
 
 	"github.com/hugelgupf/p9/linux"
 
@@ -23,13 +24,14 @@ const (
 // direction. A read and a write may be under way at once, but not two of the same
 // kind.
 type File struct {
-	c            *Client
-	fid          uint32
-	name         string
-	rdOff, wrOff uint64
-	short        bool   // the last read got something, and less than it asked for
-	last         string // what the last Write wrote, if it failed
-	answers      bool   // a failed command is then read as why
+	c       *Client
+	fid     uint32
+	name    string
+	rdOff   atomic.Uint64 // a Write that failed reads too
+	wrOff   uint64
+	short   bool   // the last read got something, and less than it asked for
+	last    string // what the last Write wrote, if it failed
+	answers bool   // a failed command is then read as why, by a Read under way too
 }
 
 // Open opens a file. Flag is one of os.O_RDONLY, os.O_WRONLY and os.O_RDWR, with
@@ -99,7 +101,7 @@ func (f *File) Read(ctx context.Context, p []byte) (int, error) {
 	if n == 0 && err == nil && f.short {
 		n, err = f.read(ctx, p)
 	}
-	f.rdOff += uint64(n)
+	f.rdOff.Add(uint64(n))
 	f.short = n > 0 && n < min(len(p), f.c.io)
 	if n == 0 && err == nil {
 		err = io.EOF
@@ -109,7 +111,7 @@ func (f *File) Read(ctx context.Context, p []byte) (int, error) {
 
 func (f *File) read(ctx context.Context, p []byte) (int, error) {
 	p = p[:min(len(p), f.c.io)]
-	m := wire.Msg{Fid: f.fid, Offset: f.rdOff, Count: uint32(len(p))}
+	m := wire.Msg{Fid: f.fid, Offset: f.rdOff.Load(), Count: uint32(len(p))}
 	err := f.c.conn.call(ctx, wire.Tread, &m, p, nil)
 	return len(m.Data), err
 }

@@ -91,22 +91,17 @@ func rdwr(ctx context.Context, c *client.Client, name string, in io.Reader, out 
 		return err
 	}
 	if kind == cloned {
-		buf := make([]byte, ioSize)
-		n, err := rd.Read(ctx, buf)
-		if err != nil {
+		// Who reads it while a command fails would get the words that tell why.
+		if err := copyOut(out, rd.With(ctx)); err != nil {
 			return err
 		}
-		if _, err := out.Write(buf[:n]); err != nil {
-			return fmt.Errorf("%w: %w", errOutput, err)
-		}
+		return copyChunks(wr.With(ctx), in)
 	}
 	written := make(chan error, 1)
 	go func() {
 		err := copyChunks(wr.With(ctx), in)
-		if wr != rd {
-			if cerr := wr.Clunk(ctx); err == nil {
-				err = cerr
-			}
+		if cerr := wr.Clunk(ctx); err == nil {
+			err = cerr
 		}
 		written <- err
 	}()
