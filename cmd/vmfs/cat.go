@@ -26,20 +26,10 @@ happens, until the file ends or the command is interrupted.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
 			exitWithReader(cmd.OutOrStdout())
-			var result error
-			for _, name := range args {
-				if err := cat(cmd.Context(), c, cmd.OutOrStdout(), name); err != nil {
-					report(fmt.Errorf("cat %s: %w", name, err))
-					result = errReported
-				}
-			}
-			return result
+			return eachPath(cmd, args, func(ctx context.Context, c *client.Client, name string) error {
+				return cat(ctx, c, cmd.OutOrStdout(), name)
+			})
 		},
 	}
 	addrFlag(cmd)

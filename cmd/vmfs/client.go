@@ -63,6 +63,23 @@ func connect(cmd *cobra.Command) (*client.Client, error) {
 	return attachTo(ctx, serverAddr(cmd))
 }
 
+// eachPath calls do with each path, and reports failures as those of the command.
+func eachPath(cmd *cobra.Command, paths []string, do func(ctx context.Context, c *client.Client, name string) error) error {
+	c, err := connect(cmd)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var result error
+	for _, name := range paths {
+		if err := do(cmd.Context(), c, name); err != nil {
+			report(fmt.Errorf("%s %s: %w", cmd.Name(), name, err))
+			result = errReported
+		}
+	}
+	return result
+}
+
 // attachTo attaches to the server at addr. The end of ctx ends it.
 func attachTo(ctx context.Context, addr string) (*client.Client, error) {
 	c, err := client.Dial(ctx, addr)

@@ -26,22 +26,14 @@ listed itself. Without PATH it is the root: the VMs and the server's own files.`
   vmfs ls --addr 'tcp!10.0.0.7!564' web/snapshots`,
 		ValidArgsFunction: completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
 			if len(args) == 0 {
 				args = []string{"/"}
 			}
-			var result error
-			for i, name := range args {
-				if err := list(cmd.Context(), c, cmd.OutOrStdout(), name, long, len(args) > 1, i > 0); err != nil {
-					report(fmt.Errorf("ls %s: %w", name, err))
-					result = errReported
-				}
-			}
-			return result
+			blank := false
+			return eachPath(cmd, args, func(ctx context.Context, c *client.Client, name string) error {
+				defer func() { blank = true }()
+				return list(ctx, c, cmd.OutOrStdout(), name, long, len(args) > 1, blank)
+			})
 		},
 	}
 	cmd.Flags().BoolVarP(&long, "long", "l", false, "mode, owner, group, length and time too")

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 
 	"github.com/hugelgupf/p9/linux"
@@ -35,7 +34,7 @@ is done.`,
 			if err != nil || perm > 0o777 {
 				return usagef("mkdir: mode %q is not within 0 to 777 in octal", mode)
 			}
-			return eachEntry(cmd, "mkdir", args, func(ctx context.Context, c *client.Client, name string) error {
+			return eachPath(cmd, args, func(ctx context.Context, c *client.Client, name string) error {
 				err := c.Mkdir(ctx, name, uint32(perm))
 				if names := client.Split(name); errors.Is(err, linux.EINVAL) && len(names) == 1 {
 					if why := machine.CheckName(names[0]); why != nil {
@@ -63,26 +62,9 @@ deletes a snapshot.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: completeRmdir,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return eachEntry(cmd, "rmdir", args, func(ctx context.Context, c *client.Client, name string) error { return c.Rmdir(ctx, name) })
+			return eachPath(cmd, args, func(ctx context.Context, c *client.Client, name string) error { return c.Rmdir(ctx, name) })
 		},
 	}
 	addrFlag(cmd)
 	return cmd
-}
-
-// eachEntry calls do with each path, and reports failures as those of op.
-func eachEntry(cmd *cobra.Command, op string, paths []string, do func(ctx context.Context, c *client.Client, name string) error) error {
-	c, err := connect(cmd)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	var result error
-	for _, name := range paths {
-		if err := do(cmd.Context(), c, name); err != nil {
-			report(fmt.Errorf("%s %s: %w", op, name, err))
-			result = errReported
-		}
-	}
-	return result
 }

@@ -22,19 +22,9 @@ the server generates is 0: read it to know.`,
 		Args:              cobra.MinimumNArgs(1),
 		ValidArgsFunction: completePath,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := connect(cmd)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			var result error
-			for _, name := range args {
-				if err := stat(cmd.Context(), c, cmd.OutOrStdout(), name); err != nil {
-					report(fmt.Errorf("stat %s: %w", name, err))
-					result = errReported
-				}
-			}
-			return result
+			return eachPath(cmd, args, func(ctx context.Context, c *client.Client, name string) error {
+				return stat(ctx, c, cmd.OutOrStdout(), name)
+			})
 		},
 	}
 	addrFlag(cmd)
