@@ -81,15 +81,6 @@ func Quote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", "''") + "'"
 }
 
-// Join quotes the words and puts a space between them.
-func Join(words []string) string {
-	q := make([]string, len(words))
-	for i, w := range words {
-		q[i] = Quote(w)
-	}
-	return strings.Join(q, " ")
-}
-
 // Brief is s for a message: of more than n bytes the middle is left out, since what
 // is wrong with a text is mostly at one of its ends.
 func Brief(s string, n int) string {

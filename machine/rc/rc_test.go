@@ -65,7 +65,7 @@ func FuzzRoundTrip(f *testing.F) {
 	f.Add("'", "#")
 	f.Add("", "\n")
 	f.Fuzz(func(t *testing.T, a, b string) {
-		got, err := Split(Join([]string{a, b}))
+		got, err := Split(Quote(a) + " " + Quote(b))
 		require.NoError(t, err)
 		assert.Equal(t, []string{a, b}, got)
 	})
@@ -79,7 +79,11 @@ func FuzzSplit(f *testing.F) {
 			assert.Equal(t, 1, strings.Count(line, "'")%2, "only an odd number of quotes can lack an end")
 			return
 		}
-		again, err := Split(Join(words))
+		quoted := make([]string, len(words))
+		for i, w := range words {
+			quoted[i] = Quote(w)
+		}
+		again, err := Split(strings.Join(quoted, " "))
 		require.NoError(t, err)
 		assert.Equal(t, words, again)
 	})

@@ -52,19 +52,6 @@ func (c *Codec) AppendStat(b []byte, st *Stat) []byte {
 	return b
 }
 
-// Stats reads the data of a directory's Rread.
-func (c *Codec) Stats(data []byte) (list []Stat, err error) {
-	for c.b, c.reading, c.bad = data, true, false; len(c.b) > 0; {
-		var st Stat
-		c.stat(&st)
-		list = append(list, st)
-	}
-	if c.bad {
-		return nil, ErrMalformed
-	}
-	return list, nil
-}
-
 // stat is a record, with its own length before it.
 func (c *Codec) stat(st *Stat) {
 	c.sized(func() {

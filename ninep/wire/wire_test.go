@@ -135,16 +135,15 @@ func TestDirectories(t *testing.T) {
 
 	for _, d := range []Dialect{Plan9, Unix} {
 		c := &Codec{Dialect: d}
-		stats := []Stat{Untouched, {Name: "x", UID: "u", Mode: DMDIR | 0o755, NUID: DontTouch, NGID: DontTouch, NMUID: DontTouch}}
-		var b []byte
-		for i := range stats {
-			b = c.AppendStat(b, &stats[i])
+		for _, st := range []Stat{Untouched, {Name: "x", UID: "u", Mode: DMDIR | 0o755, NUID: DontTouch, NGID: DontTouch, NMUID: DontTouch}} {
+			// The answer to a Tstat has such a record, and its length once more.
+			rec := c.AppendStat(nil, &st)
+			body := append([]byte{byte(len(rec)), byte(len(rec) >> 8)}, rec...)
+			var m Msg
+			require.NoError(t, c.Decode(frame(Tstat+1, 1, body), &m))
+			assert.Equal(t, st, *m.Stat)
+			assert.ErrorIs(t, c.Decode(frame(Tstat+1, 1, body[:len(body)-1]), &m), ErrMalformed)
 		}
-		got, err := c.Stats(b)
-		require.NoError(t, err)
-		assert.Equal(t, stats, got)
-		_, err = c.Stats(b[:len(b)-1])
-		assert.ErrorIs(t, err, ErrMalformed)
 	}
 }
 
