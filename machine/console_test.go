@@ -15,20 +15,8 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/machine/console"
+	"vmfs/machine/console/consoletest"
 )
-
-// readUntil reads until the text has come and returns all that has.
-func readUntil(t *testing.T, r *console.Reader, text string) string {
-	t.Helper()
-	var b strings.Builder
-	p := make([]byte, 4096)
-	for !strings.Contains(b.String(), text) {
-		n, err := r.Read(within(t), p)
-		require.NoError(t, err, "waited for %q, got %q", text, b.String())
-		b.Write(p[:n])
-	}
-	return b.String()
-}
 
 // say lets the fake VMM's guest print a line.
 func say(t *testing.T, v *VM, text string) {
@@ -57,24 +45,24 @@ func TestConsole(t *testing.T) {
 
 	require.NoError(t, v.Start(within(t)))
 	say(t, v, "one")
-	assert.Equal(t, "one\n", readUntil(t, early, "one\n"))
+	assert.Equal(t, "one\n", consoletest.ReadUntil(t, within(t), early, "one\n"))
 	late := v.OpenConsole()
 	defer late.Close()
-	assert.Equal(t, "one\n", readUntil(t, late, "one\n"), "a new reader gets the past first")
+	assert.Equal(t, "one\n", consoletest.ReadUntil(t, within(t), late, "one\n"), "a new reader gets the past first")
 
 	n, err := v.WriteConsole(within(t), []byte("hello\n"))
 	require.NoError(t, err)
 	assert.Equal(t, 6, n)
 	for _, r := range []*console.Reader{early, late} {
-		assert.Equal(t, "got hello\n", readUntil(t, r, "hello\n"))
+		assert.Equal(t, "got hello\n", consoletest.ReadUntil(t, within(t), r, "hello\n"))
 	}
 	said := "one\ngot hello\n"
 	for i := range 20 {
 		_, err := v.WriteConsole(within(t), fmt.Appendf(nil, "%d\n", i))
 		require.NoError(t, err)
 		got := fmt.Sprintf("got %d\n", i)
-		assert.Equal(t, got, readUntil(t, early, "\n"))
-		assert.Equal(t, got, readUntil(t, late, "\n"))
+		assert.Equal(t, got, consoletest.ReadUntil(t, within(t), early, "\n"))
+		assert.Equal(t, got, consoletest.ReadUntil(t, within(t), late, "\n"))
 		said += got
 	}
 
@@ -87,16 +75,16 @@ func TestConsole(t *testing.T) {
 	say(t, v, "two")
 	again := v.OpenConsole()
 	defer again.Close()
-	assert.Equal(t, said+"two\n", readUntil(t, again, "two\n"), "nothing is lost, nothing told twice")
+	assert.Equal(t, said+"two\n", consoletest.ReadUntil(t, within(t), again, "two\n"), "nothing is lost, nothing told twice")
 	_, err = v.WriteConsole(within(t), []byte("again\n"))
 	require.NoError(t, err)
-	assert.Equal(t, "got again\n", readUntil(t, again, "again\n"))
+	assert.Equal(t, "got again\n", consoletest.ReadUntil(t, within(t), again, "again\n"))
 
 	// Over a stop and a start of the VM.
 	require.NoError(t, v.Stop(within(t)))
 	require.NoError(t, v.Start(within(t)))
 	say(t, v, "three")
-	assert.Equal(t, "three\n", readUntil(t, again, "three\n"))
+	assert.Equal(t, "three\n", consoletest.ReadUntil(t, within(t), again, "three\n"))
 	require.NoError(t, v.Kill(within(t)))
 
 	done := make(chan error, 1)
@@ -124,7 +112,7 @@ func TestConsoleReaders(t *testing.T) {
 		r := v.OpenConsole()
 		wg.Go(func() {
 			defer r.Close()
-			assert.Equal(t, want.String(), readUntil(t, r, "line 49\n"))
+			assert.Equal(t, want.String(), consoletest.ReadUntil(t, within(t), r, "line 49\n"))
 		})
 	}
 	for i := range 50 {
@@ -133,28 +121,13 @@ func TestConsoleReaders(t *testing.T) {
 	wg.Wait()
 	r := v.OpenConsole()
 	done := make(chan error, 1)
-	readUntil(t, r, "line 49\n")
+	consoletest.ReadUntil(t, within(t), r, "line 49\n")
 	go func() {
 		_, err := r.Read(context.Background(), make([]byte, 10))
 		done <- err
 	}()
 	require.NoError(t, r.Close())
 	assert.ErrorIs(t, <-done, io.EOF)
-}
-
-// bulk appends n lines of 64 bytes from number i on, as a VMM would.
-func bulk(t *testing.T, path string, i, n int) {
-	t.Helper()
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
-	require.NoError(t, err)
-	defer f.Close()
-	var b strings.Builder
-	for ; n > 0; n-- {
-		fmt.Fprintf(&b, "%063d\n", i)
-		i++
-	}
-	_, err = f.WriteString(b.String())
-	require.NoError(t, err)
 }
 
 // A console that its configuration names is read as well, and never cut.
@@ -170,8 +143,8 @@ func TestConsoleElsewhere(t *testing.T) {
 	assert.Equal(t, path, v.ConsoleLogPath())
 	require.NoError(t, v.Start(within(t)))
 	say(t, v, "elsewhere")
-	assert.Equal(t, "elsewhere\n", readUntil(t, own, "elsewhere\n"), "an open reader follows")
-	bulk(t, path, 0, (9<<20)/64)
+	assert.Equal(t, "elsewhere\n", consoletest.ReadUntil(t, within(t), own, "elsewhere\n"), "an open reader follows")
+	consoletest.Bulk(t, path, 0, (9<<20)/64)
 	require.NoError(t, v.console.Trim())
 	b, err := os.ReadFile(path)
 	require.NoError(t, err)

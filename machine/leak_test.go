@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/machine/console/consoletest"
 )
 
 func openFiles(t *testing.T) int {
@@ -51,7 +52,7 @@ func TestNothingLeaks(t *testing.T) {
 		}
 		r := v.OpenConsole()
 		say(t, v, "hello")
-		readUntil(t, r, "hello")
+		consoletest.ReadUntil(t, within(t), r, "hello")
 		_, err := v.WriteConsole(within(t), []byte("x\n"))
 		require.NoError(t, err)
 		require.NoError(t, r.Close())

@@ -211,18 +211,27 @@ func TestDialFull(t *testing.T) {
 	assert.ErrorIs(t, err, os.ErrNotExist)
 }
 
-func TestUnread(t *testing.T) {
+// joined returns the two ends of a connection.
+func joined(t *testing.T) (dialled *net.UnixConn, accepted net.Conn) {
+	t.Helper()
 	path := socket(t)
 	l, err := unixsock.Listen(t.Context(), path)
 	require.NoError(t, err)
 	defer l.Close()
-	c, err := unixsock.Dial(t.Context(), path)
+	dialled, err = unixsock.Dial(t.Context(), path)
 	require.NoError(t, err)
-	defer c.Close()
-	in, err := l.Accept()
+	accepted, err = l.Accept()
 	require.NoError(t, err)
-	defer in.Close()
-	if _, err = unixsock.Unread(c); errors.Is(err, errors.ErrUnsupported) {
+	t.Cleanup(func() {
+		dialled.Close()
+		accepted.Close()
+	})
+	return dialled, accepted
+}
+
+func TestUnread(t *testing.T) {
+	c, in := joined(t)
+	if _, err := unixsock.Unread(c); errors.Is(err, errors.ErrUnsupported) {
 		t.Skip("not known on this system")
 	}
 	unread := func() int {
@@ -232,7 +241,7 @@ func TestUnread(t *testing.T) {
 		return n
 	}
 	assert.Zero(t, unread())
-	_, err = c.Write([]byte("hello"))
+	_, err := c.Write([]byte("hello"))
 	require.NoError(t, err)
 	assert.Positive(t, unread())
 	_, err = in.Read(make([]byte, 5))
@@ -244,15 +253,7 @@ func TestUnread(t *testing.T) {
 }
 
 func TestPeerOf(t *testing.T) {
-	path := socket(t)
-	l, err := unixsock.Listen(t.Context(), path)
-	require.NoError(t, err)
-	defer l.Close()
-	c, err := unixsock.Dial(t.Context(), path)
-	require.NoError(t, err)
-	defer c.Close()
-	in, err := l.Accept()
-	require.NoError(t, err)
+	c, in := joined(t)
 	for _, end := range []net.Conn{c, in} {
 		p, err := unixsock.PeerOf(end)
 		require.NoError(t, err)
@@ -262,7 +263,7 @@ func TestPeerOf(t *testing.T) {
 		assert.Contains(t, p.Groups, p.GID)
 	}
 	require.NoError(t, in.Close())
-	_, err = unixsock.PeerOf(in)
+	_, err := unixsock.PeerOf(in)
 	assert.ErrorIs(t, err, net.ErrClosed)
 	a, b := net.Pipe()
 	defer a.Close()

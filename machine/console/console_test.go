@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/machine/console/consoletest"
 )
 
 // newLog returns a log with notices and a file of its own.
@@ -32,49 +33,21 @@ func newLog(t *testing.T) *Log {
 	return c
 }
 
-// readUntil reads until the text has come and returns all that has.
-func readUntil(t *testing.T, r *Reader, text string) string {
-	t.Helper()
-	var b strings.Builder
-	p := make([]byte, 4096)
-	for !strings.Contains(b.String(), text) {
-		n, err := r.Read(t.Context(), p)
-		require.NoError(t, err, "waited for %q, got %q", text, b.String())
-		b.Write(p[:n])
-	}
-	return b.String()
-}
-
-// bulk appends n lines of 64 bytes from number i on, as a VMM would.
-func bulk(t *testing.T, path string, i, n int) {
-	t.Helper()
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
-	require.NoError(t, err)
-	defer f.Close()
-	var b strings.Builder
-	for ; n > 0; n-- {
-		fmt.Fprintf(&b, "%063d\n", i)
-		i++
-	}
-	_, err = f.WriteString(b.String())
-	require.NoError(t, err)
-}
-
 func TestBound(t *testing.T) {
 	c := newLog(t)
 	require.NoError(t, c.Prepare())
 	slow, live := c.Open(), c.Open()
 	defer slow.Close()
 	defer live.Close()
-	bulk(t, c.path, 0, 10)
-	readUntil(t, slow, "\n")
-	readUntil(t, live, fmt.Sprintf("%063d\n", 9))
+	consoletest.Bulk(t, c.path, 0, 10)
+	consoletest.ReadUntil(t, t.Context(), slow, "\n")
+	consoletest.ReadUntil(t, t.Context(), live, fmt.Sprintf("%063d\n", 9))
 	const per = 1 << 20 / 64
 	last := 10
 	p := make([]byte, 1<<20)
 	got := last * 64
 	for range 12 {
-		bulk(t, c.path, last, per)
+		consoletest.Bulk(t, c.path, last, per)
 		last += per
 		require.NoError(t, c.Trim())
 		for got < last*64 {
@@ -93,7 +66,7 @@ func TestBound(t *testing.T) {
 
 	fresh := c.Open()
 	defer fresh.Close()
-	text := readUntil(t, fresh, fmt.Sprintf("%063d\n", last-1))
+	text := consoletest.ReadUntil(t, t.Context(), fresh, fmt.Sprintf("%063d\n", last-1))
 	assert.LessOrEqual(t, len(text), scrollBack)
 	assert.True(t, strings.HasPrefix(text, "0"), "the past begins with a whole line")
 
@@ -107,7 +80,7 @@ func TestBound(t *testing.T) {
 	err = c.rotate(f, fi.Size())
 	c.mu.Unlock()
 	require.NoError(t, err)
-	bulk(t, c.path, last, 1)
+	consoletest.Bulk(t, c.path, last, 1)
 	n, err = live.Read(t.Context(), p)
 	require.NoError(t, err)
 	assert.Equal(t, fmt.Sprintf("%063d\n", last), string(p[:n]))
@@ -121,16 +94,16 @@ func TestShrinks(t *testing.T) {
 	c := newLog(t)
 	require.NoError(t, c.Prepare())
 	require.NoError(t, os.Truncate(c.path, bigConsole))
-	bulk(t, c.path, 0, keepConsole/64)
+	consoletest.Bulk(t, c.path, 0, keepConsole/64)
 	r := c.Open()
 	defer r.Close()
-	readUntil(t, r, fmt.Sprintf("%063d\n", keepConsole/64-1))
+	consoletest.ReadUntil(t, t.Context(), r, fmt.Sprintf("%063d\n", keepConsole/64-1))
 	require.NoError(t, c.Prepare())
 	fi, err := os.Stat(c.path)
 	require.NoError(t, err)
 	assert.Equal(t, int64(keepConsole), fi.Size())
-	bulk(t, c.path, 7, 1)
-	assert.Equal(t, fmt.Sprintf("%063d\n", 7), readUntil(t, r, "\n"), "a reader goes on where it was")
+	consoletest.Bulk(t, c.path, 7, 1)
+	assert.Equal(t, fmt.Sprintf("%063d\n", 7), consoletest.ReadUntil(t, t.Context(), r, "\n"), "a reader goes on where it was")
 }
 
 // stuck is a console whose guest reads nothing until it is let go.
