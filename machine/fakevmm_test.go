@@ -238,9 +238,9 @@ func (s fakeStarter) launch(ctx context.Context, c fakeConfig, logPath, last str
 	if s.step != nil {
 		s.step("prelaunch")
 	}
-	hv, err := fakeClient(c.Socket)
+	hv, err := newFakeHandle(ctx, c.Socket)
 	if err == nil {
-		if err = hv.(*fakeHandle).ask(ctx, last, nil); err != nil {
+		if err = hv.ask(ctx, last, nil); err != nil {
 			hypervisor.CloseHandle(hv)
 		}
 	}
@@ -261,10 +261,20 @@ type fakeHandle struct {
 	done   chan struct{}
 }
 
+// fakeClient is for a VMM that is there, and answers at once unless it hangs.
 func fakeClient(socket string) (hypervisor.Hypervisor, error) {
-	h := &fakeHandle{socket: socket, events: make(chan hypervisor.Event), done: make(chan struct{})}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
+	h, err := newFakeHandle(ctx, socket)
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// newFakeHandle waits for a VMM that may still be on its way, until ctx ends.
+func newFakeHandle(ctx context.Context, socket string) (*fakeHandle, error) {
+	h := &fakeHandle{socket: socket, events: make(chan hypervisor.Event), done: make(chan struct{})}
 	c, dec, err := h.dial(ctx, "events")
 	if err != nil {
 		return nil, err
