@@ -52,7 +52,7 @@ func (v *VM) Snapshot(ctx context.Context, name string) error {
 			return err
 		}
 		if _, err := os.Lstat(v.snapshotDir(name)); err == nil {
-			return fmt.Errorf("snapshot %s: %w", name, ErrExists)
+			return fmt.Errorf("%s %w", name, ErrExists)
 		}
 		hv, err := s.handle(ctx)
 		if err != nil {
@@ -233,7 +233,7 @@ func (v *VM) DeleteSnapshot(ctx context.Context, name string) error {
 			return err
 		}
 		if _, err := os.Lstat(v.snapshotDir(name)); errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("snapshot %s: %w", name, ErrNotFound)
+			return fmt.Errorf("%s: %w", name, ErrNotFound)
 		}
 		if err := v.host.remove(ctx, v.snapshotDir(name)); err != nil {
 			return err
@@ -256,10 +256,10 @@ type SnapshotInfo struct {
 // SnapshotInfo tells of one snapshot; ErrNotFound if there is none of that name.
 func (v *VM) SnapshotInfo(name string) (SnapshotInfo, error) {
 	fail := func(err error) (SnapshotInfo, error) {
-		return SnapshotInfo{}, fmt.Errorf("machine: snapshot of %s: %w", v.name, err)
+		return SnapshotInfo{}, fmt.Errorf("machine: look at %s: %w", v.name, err)
 	}
 	if err := CheckName(name); err != nil {
-		return fail(fmt.Errorf("%q: %w", name, ErrNotFound)) // no snapshot has such a name
+		return fail(fmt.Errorf("snapshot %q: %w", name, ErrNotFound)) // none has such a name
 	}
 	rec, err := v.readSnapshot(name)
 	if err != nil {
