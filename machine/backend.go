@@ -139,7 +139,7 @@ func (c *backendCache) learn(t hypervisor.Type, caps hypervisor.Capabilities) {
 // what was not is looked for again, for which a slow or hung program is given 10 s, or
 // until ctx ends.
 func (h *Host) Backend(ctx context.Context, t hypervisor.Type) Backend {
-	ctx, cancel := context.WithTimeoutCause(ctx, findTimeout, fmt.Errorf("not within %v: %w", findTimeout, context.DeadlineExceeded))
+	ctx, cancel := context.WithTimeoutCause(ctx, findTimeout, fmt.Errorf("it has not answered after %v: %w", findTimeout, context.DeadlineExceeded))
 	defer cancel()
 	if search := h.lookFor(t); search != nil {
 		select {
@@ -150,7 +150,7 @@ func (h *Host) Backend(ctx context.Context, t hypervisor.Type) Backend {
 	if b, ok := h.backends.get(t); ok {
 		return b
 	}
-	return Backend{Type: t, Err: fmt.Errorf("machine: hypervisor %s: its program did not tell its version: %w", t, waitErr(ctx))}
+	return Backend{Type: t, Err: fmt.Errorf("machine: hypervisor %s: cannot ask its program for its version: %w", t, waitErr(ctx))}
 }
 
 // waitErr says why a wait is over before its time.

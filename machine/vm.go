@@ -177,7 +177,7 @@ func (h *Host) loadVM(name string) *VM {
 	}
 	if recErr != nil {
 		v.status.Reason = "record-unreadable"
-		v.failure.set("load", fmt.Errorf("who owns %s is lost, and how it ran: %w (the file is kept as %s.bad)", name, recErr, recordFile))
+		v.failure.set("load", fmt.Errorf("the record of %s cannot be read, so its owner and how it ran are not known: %w (the file is kept as %s.bad)", name, recErr, recordFile))
 		v.unrecorded = true
 	}
 	return v

@@ -45,7 +45,7 @@ var (
 	errNoAuth      = fault(linux.ENOENT, "authentication not required")
 	errNoVersion   = fault(linux.EPROTO, "no version was negotiated: send Tversion first")
 	errReplySize   = fault(linux.EMSGSIZE, "reply does not fit the message size")
-	errEndLoop     = fault(linux.EIO, "the end of the file is read again and again: i/o error")
+	errEndLoop     = fault(linux.EIO, "reads at the end of the file do not stop: i/o error")
 	errRemoveRoot  = fault(linux.EPERM, "cannot remove the root: operation not permitted")
 	errRenameRoot  = fault(linux.EPERM, "cannot rename the root: operation not permitted")
 	errCycle       = fault(linux.EINVAL, "cannot move a directory into itself")

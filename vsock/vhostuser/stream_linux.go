@@ -272,7 +272,7 @@ func (s *stream) abandon() {
 		s.free()
 		return
 	}
-	s.reset("given up by the host")
+	s.reset("the host hung up")
 }
 
 // reset ends the stream and tells the guest; bytes kept for the host are still

@@ -261,7 +261,7 @@ func (s *stream) accepted() {
 	s.state = open
 	s.dev.stats.Opened++
 	if !s.say(okLine(s.key.host)) {
-		s.reset("given up by the host")
+		s.reset("the host hung up")
 		return
 	}
 	s.schedule()
