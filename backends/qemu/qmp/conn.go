@@ -11,7 +11,6 @@ import (
 	"os"
 	"strconv"
 	"sync"
-	"syscall"
 
 	goqemu "github.com/digitalocean/go-qemu/qmp"
 
@@ -306,7 +305,7 @@ func (c *Conn) send(req *request) error {
 		if !ok {
 			return errors.New("files can only be handed over on a Unix socket")
 		}
-		n, err := sendFiles(uc, line, req.files)
+		n, err := unixsock.SendFiles(uc, line, req.files)
 		if err != nil && n == 0 {
 			return err
 		}
@@ -316,33 +315,6 @@ func (c *Conn) send(req *request) error {
 		c.fail(fmt.Errorf("%w: %w", ErrDisconnected, err))
 	}
 	return nil
-}
-
-// sendFiles sends line with the descriptors of files, holding each file open
-// while it does.
-func sendFiles(uc *net.UnixConn, line []byte, files []*os.File) (n int, err error) {
-	var fds []int
-	var hold func(files []*os.File) error
-	hold = func(files []*os.File) error {
-		if len(files) == 0 {
-			n, _, err = uc.WriteMsgUnix(line, syscall.UnixRights(fds...), nil)
-			return err
-		}
-		rc, err := files[0].SyscallConn()
-		if err != nil {
-			return err
-		}
-		var inner error
-		if err := rc.Control(func(fd uintptr) {
-			fds = append(fds, int(fd))
-			inner = hold(files[1:])
-		}); err != nil {
-			return err
-		}
-		return inner
-	}
-	err = hold(files)
-	return n, err
 }
 
 // read receives until the connection ends.
