@@ -1,0 +1,95 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+var (
+	// ErrNoVM means that the VMM runs and has no VM: none was created, or it was deleted.
+	ErrNoVM = errors.New("the VMM has no VM")
+	// ErrProtocol means that what answers is not Cloud Hypervisor's API.
+	ErrProtocol = errors.New("not an answer of Cloud Hypervisor's API")
+	// ErrClosed means that the client was closed.
+	ErrClosed = errors.New("the client is closed")
+)
+
+// An Error is the VMM's refusal of a call.
+type Error struct {
+	Call   string   // the call, such as "vm.pause"
+	Status int      // of HTTP. 500 is nearly everything, a wrong state included
+	Words  []string // the VMM's own, from the most general to the most special
+}
+
+// Error tells what the VMM refuses and why, in one line: its words without the first, which says
+// no more than that there was an error, and without what is Rust's way of printing a value.
+func (e *Error) Error() string {
+	words := e.Words
+	if len(words) > 1 {
+		words = words[1:]
+	}
+	var said []string
+	for _, w := range words {
+		w = plain(w)
+		if w == "" || slices.ContainsFunc(said, func(s string) bool { return strings.Contains(s, w) }) {
+			continue
+		}
+		said = slices.DeleteFunc(said, func(s string) bool { return strings.Contains(w, s) })
+		said = append(said, w)
+	}
+	if len(said) == 0 {
+		return fmt.Sprintf("Cloud Hypervisor refuses %s (status %d)", e.Call, e.Status)
+	}
+	return fmt.Sprintf("Cloud Hypervisor refuses %s: %s", e.Call, strings.Join(said, ": "))
+}
+
+// plain makes of one of the VMM's texts what fits into a sentence: on one line, without a full stop,
+// and with a small letter first where that is no name. What Rust has printed of a value stays
+// only where there is nothing else.
+func plain(s string) string {
+	s = strings.TrimRight(strings.Join(strings.Fields(s), " "), ".")
+	if before, value, ok := strings.Cut(s, ": "); ok && debugged(value) {
+		s = before
+	}
+	first, n := utf8.DecodeRuneInString(s)
+	if second, _ := utf8.DecodeRuneInString(s[n:]); unicode.IsUpper(first) && (unicode.IsLower(second) || second == ' ') {
+		s = string(unicode.ToLower(first)) + s[n:]
+	}
+	return s
+}
+
+// debugged tells whether s is a value as Rust's {:?} prints an enum: a name in camel case and
+// what it holds, as in "InvalidStateTransition(Paused, Paused)".
+func debugged(s string) bool {
+	name, _, ok := strings.Cut(s, "(")
+	if !ok || !strings.HasSuffix(s, ")") || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
+		return false
+	}
+	first, _ := utf8.DecodeRuneInString(name)
+	return unicode.IsUpper(first) && strings.ContainsFunc(name[1:], unicode.IsUpper)
+}
+
+// refusal makes an error of an answer whose status is none of success. The body is a JSON array
+// of texts, an object with one of them (what the HTTP server itself says), or text.
+func refusal(call string, status int, body []byte) *Error {
+	e := &Error{Call: call, Status: status}
+	var said struct {
+		Error string `json:"error"`
+	}
+	switch {
+	case json.Unmarshal(body, &e.Words) == nil:
+	case json.Unmarshal(body, &said) == nil && said.Error != "":
+		e.Words = []string{said.Error}
+	default:
+		e.Words = nil // of an array that has something else in it too
+		if text := strings.TrimSpace(strings.ToValidUTF8(string(body), "\uFFFD")); text != "" {
+			e.Words = []string{text}
+		}
+	}
+	return e
+}
