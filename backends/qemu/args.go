@@ -54,9 +54,6 @@ func (p *plan) file(name string) int {
 
 const (
 	mib = 1 << 20
-	// memoryFloor is the least memory of a VM and the least that its balloon
-	// leaves: with less no kernel of today gets anywhere.
-	memoryFloor = hypervisor.MinMemory
 	// memoryStep is the size in which virtio-mem plugs memory.
 	memoryStep = 2 * mib
 	// hotplugAlign is what the hot-plug area is rounded up to.

@@ -518,28 +518,3 @@ func TestVersions(t *testing.T) {
 	_, err = archOf("/usr/bin/qemu-system-m68k")
 	require.ErrorIs(t, err, hypervisor.ErrNotSupported)
 }
-
-func TestSplitMemory(t *testing.T) {
-	l := limits{base: 256 * mib, plug: 512 * mib, most: 768*mib - 1, step: memoryStep}
-	for bytes, want := range map[int64][2]int64{
-		256 * mib:                   {0, 256 * mib},
-		256*mib + 1:                 {0, 256 * mib},
-		256*mib + mib:               {2 * mib, 256 * mib},
-		257*mib - 1:                 {0, 256 * mib},
-		300 * mib:                   {44 * mib, 256 * mib},
-		768*mib - 1:                 {512 * mib, 256 * mib},
-		256*mib - 1:                 {0, 256 * mib},
-		100*mib + 5000:              {0, 100*mib + 4096},
-		memoryFloor:                 {0, memoryFloor},
-		255*mib + balloonPage/2 + 1: {0, 255*mib + balloonPage},
-	} {
-		plugged, balloon, err := l.split(bytes)
-		require.NoError(t, err)
-		assert.Equal(t, want, [2]int64{plugged, balloon}, "%d", bytes)
-	}
-	for bytes, says := range map[int64]string{768 * mib: "805306367", memoryFloor - 1: "16777216", -1: "-1"} {
-		_, _, err := l.split(bytes)
-		require.ErrorIs(t, err, hypervisor.ErrInvalid)
-		assert.ErrorContains(t, err, says)
-	}
-}

@@ -3,6 +3,7 @@ package qemu
 import (
 	"archive/tar"
 	"compress/gzip"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -83,7 +84,7 @@ func TestOldState(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, oldConfig("/srv"), m.Config.VMConfig)
 	assert.Equal(t, layoutByOrder, m.Layout)
-	require.NoError(t, m.check(testContext(t), filepath.Join(vm, "snapshots", "one", "vmm"), imagesOf(oldConfig(dir))))
+	require.NoError(t, m.check(testContext(t), filepath.Join(vm, "snapshots", "one", "vmm"), oldConfig(dir)))
 
 	p := testPlan(oldConfig(dir))
 	p.config.SerialLogPath = rec.Config.SerialLogPath
@@ -222,4 +223,34 @@ func TestFreePorts(t *testing.T) {
 	require.NoError(t, v.conn.Execute(testContext(t), "device_add", add, nil))
 	add["id"], add["bus"] = "none", "port8"
 	require.Error(t, v.conn.Execute(testContext(t), "device_add", add, nil), "there are eight ports")
+}
+
+// manifest2 is what was written when the fields that all VMMs have stood among QEMU's.
+const manifest2 = `{
+	"format": "vmfs qemu snapshot 2",
+	"time": "2026-11-20T10:00:00Z",
+	"version": "7.2.22",
+	"machine": "pc-q35-7.2",
+	"layout": 1,
+	"accel": "tcg",
+	"config": {"vcpus": 1, "memoryBytes": 67108864, "disks": [{"path": "/images/a"}, {"path": "/images/b", "readonly": true}], "name": "web"},
+	"mapped": true,
+	"memory": {"file": "qemu-memory", "size": 5, "sum": "ab"},
+	"disks": [{"copy": {"file": "disk0", "size": 4, "sum": "cd"}}, {"size": 3, "time": "2026-11-19T10:00:00Z"}]
+}`
+
+func TestManifest2(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, manifestFile), []byte(manifest2), 0o600))
+	m, err := readManifest(dir)
+	require.NoError(t, err)
+	b, err := json.Marshal(m)
+	require.NoError(t, err)
+	assert.JSONEq(t, manifest2, string(b), "no field is lost, and none is new")
+
+	later := strings.Replace(manifest2, `"layout": 1`, `"layout": 99`, 1)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, manifestFile), []byte(later), 0o600))
+	_, err = readManifest(dir)
+	require.ErrorIs(t, err, hypervisor.ErrInvalid)
+	assert.ErrorContains(t, err, "the layout of devices is 99")
 }

@@ -3,22 +3,10 @@ package qemu
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
-	"vmfs/backends/hypervisor"
+	"vmfs/backends/resize"
 )
-
-// limits are the bounds of a VM's memory; they do not change while it runs.
-type limits struct {
-	base int64 // what it booted with
-	plug int64 // what virtio-mem can add
-	most int64 // the largest target: as configured, which plug is rounded up from
-	step int64 // of virtio-mem
-}
-
-// balloonPage is the balloon's step.
-const balloonPage = 4096
 
 // memoryDevice is an entry of query-memory-devices.
 type memoryDevice struct {
@@ -51,7 +39,7 @@ func (vm *VM) actualMemory(ctx context.Context) (int64, error) {
 }
 
 // memoryLimits returns the VM's limits, from QEMU at the first time.
-func (vm *VM) memoryLimits(ctx context.Context) (limits, error) {
+func (vm *VM) memoryLimits(ctx context.Context) (resize.Limits, error) {
 	vm.mu.Lock()
 	known, rec := vm.limits, vm.rec
 	vm.mu.Unlock()
@@ -62,21 +50,21 @@ func (vm *VM) memoryLimits(ctx context.Context) (limits, error) {
 		Base int64 `json:"base-memory"`
 	}
 	if err := vm.conn.Execute(ctx, "query-memory-size-summary", nil, &summary); err != nil {
-		return limits{}, err
+		return resize.Limits{}, err
 	}
 	var devices []memoryDevice
 	if err := vm.conn.Execute(ctx, "query-memory-devices", nil, &devices); err != nil {
-		return limits{}, err
+		return resize.Limits{}, err
 	}
-	l := limits{base: summary.Base, step: memoryStep}
+	l := resize.Limits{Base: summary.Base, Step: memoryStep}
 	for _, d := range devices {
 		if d.Data.ID == idVirtioMem {
-			l.plug, l.step = d.Data.MaxSize, d.Data.BlockSize
+			l.Plug, l.Step = d.Data.MaxSize, d.Data.BlockSize
 		}
 	}
-	l.most = l.base + l.plug
+	l.Most = l.Base + l.Plug
 	if rec != nil {
-		l.most = min(l.most, l.base+rec.Config.HotplugBytes)
+		l.Most = min(l.Most, l.Base+rec.Config.HotplugBytes)
 	}
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
@@ -84,23 +72,9 @@ func (vm *VM) memoryLimits(ctx context.Context) (limits, error) {
 	return l, nil
 }
 
-// split rounds a target and says what of it is plugged and what the balloon leaves.
-func (l limits) split(bytes int64) (plugged, balloon int64, err error) {
-	switch {
-	case bytes < memoryFloor:
-		return 0, 0, fmt.Errorf("%d bytes: less than %d leave no kernel enough to run: %w", bytes, memoryFloor, hypervisor.ErrInvalid)
-	case bytes > l.most:
-		return 0, 0, fmt.Errorf("%d bytes: the most is %d (memory %d and hotplug %d): %w", bytes, l.most, l.base, l.most-l.base, hypervisor.ErrInvalid)
-	case bytes < l.base:
-		return 0, (bytes + balloonPage/2) / balloonPage * balloonPage, nil
-	}
-	plugged = (bytes - l.base + l.step/2) / l.step * l.step
-	return min(plugged, l.plug), l.base, nil
-}
-
 // setTarget gives QEMU the target, and returns it rounded.
 func (vm *VM) setTarget(ctx context.Context, bytes int64) (int64, error) {
-	if err := vm.free(ctx); err != nil {
+	if err := vm.gate.Pass(ctx); err != nil {
 		return 0, err
 	}
 	select { // two targets at once must not be mixed
@@ -113,11 +87,11 @@ func (vm *VM) setTarget(ctx context.Context, bytes int64) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	plugged, balloon, err := l.split(bytes)
+	plugged, balloon, err := l.Split(bytes)
 	if err != nil {
 		return 0, err
 	}
-	if l.plug > 0 {
+	if l.Plug > 0 {
 		args := map[string]any{"path": idVirtioMem, "property": "requested-size", "value": plugged}
 		if err := vm.conn.Execute(ctx, "qom-set", args, nil); err != nil {
 			return 0, err
@@ -138,38 +112,22 @@ func (vm *VM) ResizeMemoryAndWait(ctx context.Context, bytes int64, timeout time
 }
 
 func (vm *VM) resizeAndWait(ctx context.Context, bytes int64, timeout time.Duration) error {
-	within, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
 	changed, forget := vm.wait()
 	defer forget()
-	target, err := vm.setTarget(within, bytes)
-	if err != nil {
-		return err
-	}
-	actual := int64(-1)
-	for {
-		now, err := vm.actualMemory(within)
-		if err == nil {
-			if actual = now; actual == target {
-				return nil
-			}
+	return resize.Guest{
+		Set:    func(ctx context.Context) (int64, error) { return vm.setTarget(ctx, bytes) },
+		Actual: vm.actualMemory,
+		Changed: func(ctx context.Context) error {
 			select {
 			case <-changed:
-				continue
-			case <-within.Done():
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
 			case <-vm.conn.Done():
 				return vm.conn.Err()
 			}
-		}
-		switch {
-		case errors.Is(ctx.Err(), context.Canceled):
-			return ctx.Err()
-		case within.Err() != nil && actual >= 0:
-			return &hypervisor.ResizeError{Target: target, Actual: actual}
-		case err != nil:
-			return err
-		}
-	}
+		},
+	}.Wait(ctx, timeout)
 }
 
 // wait returns a channel that gets a token whenever the guest's memory changes.

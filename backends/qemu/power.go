@@ -42,7 +42,7 @@ func (vm *VM) GetVMInfo(ctx context.Context) (*hypervisor.VMInfo, error) {
 
 // Pause stops the virtual CPUs. When QEMU answers they stand still.
 func (vm *VM) Pause(ctx context.Context) error {
-	if err := vm.free(ctx); err != nil {
+	if err := vm.gate.Pass(ctx); err != nil {
 		return vm.wrap("pause", err)
 	}
 	return vm.wrap("pause", vm.order(ctx, "stop"))
@@ -51,7 +51,7 @@ func (vm *VM) Pause(ctx context.Context) error {
 // Resume lets the virtual CPUs go on; a guest that sleeps is woken. After an
 // internal error only a reset helps, and the error says so.
 func (vm *VM) Resume(ctx context.Context) error {
-	if err := vm.free(ctx); err != nil {
+	if err := vm.gate.Pass(ctx); err != nil {
 		return vm.wrap("resume", err)
 	}
 	return vm.wrap("resume", vm.resume(ctx))
@@ -86,7 +86,7 @@ func (vm *VM) resume(ctx context.Context) error {
 
 // Reset resets the VM as a reset button does. A paused VM stays paused.
 func (vm *VM) Reset(ctx context.Context) error {
-	if err := vm.free(ctx); err != nil {
+	if err := vm.gate.Pass(ctx); err != nil {
 		return vm.wrap("reset", err)
 	}
 	return vm.wrap("reset", vm.raw(ctx).SystemReset())

@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/snapshot"
 	"vmfs/guest/guesttest"
 )
 
@@ -501,7 +502,7 @@ func TestStatesWithoutAGuest(t *testing.T) {
 	require.FileExists(t, filepath.Join(snap, manifestFile))
 
 	// While a snapshot is written the rest has to wait.
-	release, err := v.occupy(busySnapshot, false)
+	release, err := v.gate.Hold(snapshot.Busy, false)
 	require.NoError(t, err)
 	for name, err := range map[string]error{
 		"pause": v.Pause(ctx), "resume": v.Resume(ctx), "reset": v.Reset(ctx), "memory": v.ResizeMemory(ctx, config.MemoryBytes),
@@ -513,7 +514,7 @@ func TestStatesWithoutAGuest(t *testing.T) {
 	require.NoError(t, v.Resume(ctx))
 
 	// What takes but a moment is waited for.
-	release, err = v.occupy(busyDevice, true)
+	release, err = v.gate.Hold(busyDevice, true)
 	require.NoError(t, err)
 	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 	defer cancel()

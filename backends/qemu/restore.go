@@ -2,14 +2,12 @@ package qemu
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
-	"vmfs/backends/disk"
 	"vmfs/backends/hypervisor"
-	"vmfs/backends/stored"
+	"vmfs/backends/snapshot"
 	"vmfs/internal/wait"
 )
 
@@ -42,14 +40,11 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 	if err != nil {
 		return nil, err
 	}
-	config := m.Config.VMConfig
-	if over != nil {
-		if config, err = stored.Lay(config, *over, "qemu.binary", "qemu.firmware"); err != nil {
-			return nil, err
-		}
+	config, err := m.ConfigFor(over, "qemu.binary", "qemu.firmware")
+	if err != nil {
+		return nil, err
 	}
-	images := imagesOf(config)
-	if err := m.check(ctx, snapshotPath, images); err != nil {
+	if err := m.check(ctx, snapshotPath, config); err != nil {
 		return nil, err
 	}
 	pl, err := s.plan(ctx, p, version, socketPath, config)
@@ -73,15 +68,12 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 	if err := pl.dir.prepare(); err != nil { // before any disk is touched
 		return nil, err
 	}
-	if err := disk.TakeBack(pl.dir.swap()); err != nil {
-		return nil, err
-	}
-	disks, err := disk.Put(ctx, pl.dir.swap(), snapshotPath, images, m.Disks)
-	if err != nil {
-		return nil, err
-	}
-	vm, err := s.launch(ctx, pl)
-	if err == nil {
+	var vm *VM
+	err = m.WithDisks(ctx, s.log, pl.dir.swap(), snapshotPath, config, func() (err error) {
+		vm, err = s.launch(ctx, pl)
+		if err != nil {
+			return err
+		}
 		t := &transfer{conn: vm.conn, file: memory, mapped: m.Mapped}
 		if err = t.run(ctx, nil); err == nil {
 			err = vm.expectPaused(ctx)
@@ -92,11 +84,11 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 		if err != nil {
 			err = s.abandon(ctx, vm.child, vm, pl.dir, err)
 		}
-	}
+		return err
+	})
 	if err != nil {
-		return nil, errors.Join(err, disks.TakeBack())
+		return nil, err
 	}
-	disks.Settle(s.log)
 	return vm, nil
 }
 
@@ -129,11 +121,5 @@ func (vm *VM) settleRestore(status string) {
 	default:
 		return
 	}
-	s, err := disk.Pending(vm.dir.swap())
-	if err != nil {
-		vm.log.Warn("a restore cannot be settled", "vm", vm.name, "err", err)
-	}
-	if s != nil {
-		s.Settle(vm.log)
-	}
+	snapshot.Settle(vm.log, vm.dir.swap(), vm.name)
 }

@@ -1,18 +1,16 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
-	"vmfs/backends/disk"
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/qemu/qmp"
+	"vmfs/backends/snapshot"
 )
 
 // Snapshot writes the VM into the directory destPath, which is made if it is not
@@ -27,12 +25,9 @@ func (vm *VM) Snapshot(ctx context.Context, destPath string) error {
 
 // A saving is one snapshot being written.
 type saving struct {
-	vm   *VM
-	dir  string
-	m    manifest
-	made []string // the files it has made
-	// undo puts the VM back into the state it was in, the last step first.
-	undo []func(context.Context) error
+	*snapshot.Taking
+	vm *VM
+	m  manifest
 }
 
 func (vm *VM) snapshot(ctx context.Context, destPath string) error {
@@ -42,70 +37,23 @@ func (vm *VM) snapshot(ctx context.Context, destPath string) error {
 	if !vm.caps.SupportsSnapshot {
 		return fmt.Errorf("the VM has a PCI device of the host (pci=), whose state cannot be saved: %w", hypervisor.ErrNotSupported)
 	}
-	if err := vm.free(ctx); err != nil {
-		return err
-	}
-	release, err := vm.occupy(busySnapshot, false)
-	if err != nil {
-		return err
-	}
-	s := &saving{vm: vm, dir: destPath}
-	over := make(chan error, 1)
-	// The VM must be put back even where the caller has gone, and that takes as
-	// long as QEMU does.
-	if !vm.spawn(func() {
-		err := s.run(ctx)
-		release()
-		over <- err
-	}) {
-		release()
-		return vm.conn.Err()
-	}
-	select {
-	case err := <-over:
-		return err
-	case <-ctx.Done():
-	}
-	timer := time.NewTimer(cancelGrace)
-	defer timer.Stop()
-	select {
-	case err := <-over:
-		return err
-	case <-timer.C:
-		return fmt.Errorf("%w; the snapshot is being undone", ctx.Err())
-	}
+	s := &saving{Taking: vm.saver().Begin(destPath), vm: vm}
+	return s.Run(ctx, s.save, s.finish)
 }
 
-// cancelGrace is how long a cancelled snapshot may take to be taken back before
-// its caller is let go.
-const cancelGrace = 2 * time.Second
-
-func (s *saving) run(ctx context.Context) error {
-	err := s.save(ctx)
-	if uerr := s.putBack(); uerr != nil {
-		err = errors.Join(err, fmt.Errorf("the VM could not be put back as it was: %w", uerr))
-	}
-	if err == nil {
-		err = s.finish(ctx)
-	}
-	if err != nil {
-		for _, path := range s.made {
-			if rerr := os.Remove(path); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
-				err = errors.Join(err, rerr)
+// saver is how the VM's snapshots are taken.
+func (vm *VM) saver() *snapshot.Saver {
+	return &snapshot.Saver{
+		Name: vm.name, Log: vm.log, Gate: &vm.gate, Life: vm.ctx, Hold: vm.hold,
+		Spawn: func(f func()) error {
+			if !vm.spawn(f) {
+				return cmp.Or(vm.conn.Err(), qmp.ErrClosed)
 			}
-		}
+			return nil
+		},
+		Stop: func(ctx context.Context) error { return vm.order(ctx, "stop") },
+		Go:   func(ctx context.Context) error { return vm.order(ctx, "cont") },
 	}
-	return err
-}
-
-// putBack undoes what was done to the VM. It goes on while the handle is there.
-func (s *saving) putBack() error {
-	var errs []error
-	for i := len(s.undo) - 1; i >= 0; i-- {
-		errs = append(errs, s.undo[i](s.vm.ctx))
-	}
-	s.undo = nil
-	return errors.Join(errs...)
 }
 
 // save does all for which the VM has to stand still.
@@ -122,10 +70,7 @@ func (s *saving) save(ctx context.Context) error {
 	if err := s.describe(ctx); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return err
-	}
-	memory, err := s.create(memoryFile)
+	memory, err := s.Create(memoryFile)
 	if err != nil {
 		return err
 	}
@@ -134,12 +79,7 @@ func (s *saving) save(ctx context.Context) error {
 		return err
 	}
 	if running {
-		vm.hold(true)
-		s.undo = append(s.undo, func(ctx context.Context) error {
-			defer vm.hold(false)
-			return vm.order(ctx, "cont")
-		})
-		if err := vm.order(ctx, "stop"); err != nil {
+		if err := s.Still(ctx); err != nil {
 			return err
 		}
 	} else if status == "postmigrate" {
@@ -156,7 +96,7 @@ func (s *saving) save(ctx context.Context) error {
 	if err := t.run(ctx, vm.tellProgress); err != nil {
 		return err
 	}
-	return s.copyDisks(ctx)
+	return s.CopyDisks(ctx, &s.m.Manifest)
 }
 
 // hold notes, also for a server to come, that a running VM stands still for a
@@ -188,70 +128,17 @@ func (s *saving) describe(ctx context.Context) error {
 	if err := s.vm.conn.Execute(ctx, "qom-get", args, &machine); err != nil {
 		return err
 	}
-	s.m = manifest{
-		Format: manifestFormat, Time: time.Now(), Version: rec.Version, Accel: rec.Accel,
-		Machine: strings.TrimSuffix(machine, "-machine"), Layout: rec.Layout, Config: rec.Config,
-	}
-	for _, d := range rec.Config.Disks {
-		mark, err := disk.Mark(d)
-		if err != nil {
-			return err
-		}
-		s.m.Disks = append(s.m.Disks, mark)
-	}
-	return nil
+	m, err := snapshots.Describe(rec.Config, rec.Version)
+	s.m = manifest{Manifest: m, Accel: rec.Accel, Machine: strings.TrimSuffix(machine, "-machine"), Layout: rec.Layout}
+	return err
 }
 
-// create makes a file of the snapshot, to be written only (see transfer).
-func (s *saving) create(name string) (*os.File, error) {
-	path := filepath.Join(s.dir, name)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err == nil {
-		s.made = append(s.made, path)
-	}
-	return f, err
-}
-
-// copyDisks copies the disks that the guest can write. QEMU has written out all
-// that the guest has, and writes nothing while the guest stands still.
-func (s *saving) copyDisks(ctx context.Context) error {
-	for i, d := range s.m.Config.Disks {
-		if d.Readonly {
-			continue
-		}
-		name := "disk" + strconv.Itoa(i)
-		copied, err := disk.Save(ctx, d.Path, s.dir, name)
-		if err != nil {
-			return err
-		}
-		s.made = append(s.made, filepath.Join(s.dir, name))
-		s.m.Disks[i] = copied
-	}
-	return nil
-}
-
-// finish does what the VM need not wait for: it sums the memory while that gets to
-// the disk, and writes the manifest.
-func (s *saving) finish(ctx context.Context) error {
-	path := filepath.Join(s.dir, memoryFile)
-	synced := make(chan error, 1)
-	go func() { synced <- syncFile(path) }()
-	var err error
-	s.m.Memory, err = disk.Sum(ctx, s.dir, memoryFile)
-	if err := errors.Join(<-synced, err); err != nil {
+// finish does what the VM need not wait for.
+func (s *saving) finish(ctx context.Context) (err error) {
+	if s.m.Memory, err = s.Sum(ctx, memoryFile); err != nil {
 		return err
 	}
-	s.made = append(s.made, filepath.Join(s.dir, manifestFile))
-	return s.m.write(s.dir)
-}
-
-func syncFile(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
+	return s.Finish(snapshots, &s.m)
 }
 
 // blink lets a VM run for the moment between two commands, and keeps it out of the
@@ -290,26 +177,14 @@ func (vm *VM) tellProgress(ctx context.Context) {
 // recoverSnapshot lets a VM go on that a server had paused for a snapshot, and
 // died.
 func (vm *VM) recoverSnapshot() {
-	release, err := vm.occupy(busySnapshot, false)
-	if err != nil {
-		return
-	}
-	defer release()
-	err = vm.raw(vm.ctx).MigrateCancel()
-	if err == nil {
-		err = awaitIdle(vm.ctx, vm.conn)
-	}
-	if err == nil {
-		err = awaitFinal(vm.ctx, vm.conn)
-	}
-	if err == nil {
-		err = vm.order(vm.ctx, "cont")
-	}
-	if err != nil {
-		if vm.ctx.Err() == nil {
-			vm.log.Error("a VM that was paused for a snapshot cannot be resumed", "vm", vm.name, "err", err)
+	vm.saver().Recover(func(ctx context.Context) error {
+		err := vm.raw(ctx).MigrateCancel()
+		if err == nil {
+			err = awaitIdle(ctx, vm.conn)
 		}
-		return
-	}
-	vm.hold(false)
+		if err == nil {
+			err = awaitFinal(ctx, vm.conn)
+		}
+		return err
+	})
 }

@@ -13,10 +13,12 @@ import (
 
 	"github.com/digitalocean/go-qemu/qmp/raw"
 
+	"vmfs/backends/gate"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/qemu/qmp"
 	"vmfs/backends/qemu/vsockdev"
+	"vmfs/backends/resize"
 	"vmfs/internal/queue"
 )
 
@@ -37,6 +39,8 @@ type VM struct {
 	wg     sync.WaitGroup // what the handle runs beside its callers
 	events *queue.Queue[hypervisor.Event]
 
+	gate gate.Gate // held while a snapshot is written, or a device is put in place
+
 	resizing chan struct{} // holds a token while a memory target is being set
 
 	writing sync.Mutex // held while the record is changed, until that is on disk; before mu
@@ -45,9 +49,6 @@ type VM struct {
 	closed    bool
 	rec       *record         // nil where there is none; replaced, never changed
 	ran       bool            // the guest was let run
-	busy      string          // what keeps other commands out: busySnapshot, busyDevice or ""
-	brief     bool            // they are to wait for it
-	freed     chan struct{}   // closed when it is over
 	held      bool            // a snapshot has stopped it, and will let it go on
 	endReason string          // why the guest ended, once it has
 	told      bool            // GetVMInfo has told of the guest's end, see Shutdown
@@ -56,7 +57,7 @@ type VM struct {
 	unsaid    int             // the number of times it ran and stopped of which no event is to tell
 	console   bool            // there is a console connection
 	proc      process.Process // QEMU's, zero while it is not known
-	limits    *limits         // of the memory, once known
+	limits    *resize.Limits  // of the memory, once known
 	waiters   map[chan struct{}]struct{}
 }
 
@@ -172,45 +173,6 @@ func (vm *VM) wrap(op string, err error) error {
 		err = fmt.Errorf("%w: %w", err, hypervisor.ErrNotSupported)
 	}
 	return fmt.Errorf("qemu: %s %s: %w", op, vm.name, err)
-}
-
-// free returns an error while a snapshot keeps other commands out. It waits for what
-// keeps them out for a moment.
-func (vm *VM) free(ctx context.Context) error {
-	for {
-		vm.mu.Lock()
-		busy, freed, brief := vm.busy, vm.freed, vm.brief
-		vm.mu.Unlock()
-		switch {
-		case busy == "":
-			return nil
-		case !brief:
-			return fmt.Errorf("%s: %w", busy, hypervisor.ErrBusy)
-		}
-		select {
-		case <-freed:
-		case <-ctx.Done():
-			return fmt.Errorf("%s, and that takes too long: %w", busy, ctx.Err())
-		}
-	}
-}
-
-// occupy keeps other commands out until release is called; brief is whether they
-// are to wait instead of being refused. It returns an error while something else does.
-func (vm *VM) occupy(what string, brief bool) (release func(), err error) {
-	vm.mu.Lock()
-	defer vm.mu.Unlock()
-	if vm.busy != "" {
-		return nil, fmt.Errorf("%s: %w", vm.busy, hypervisor.ErrBusy)
-	}
-	freed := make(chan struct{})
-	vm.busy, vm.brief, vm.freed = what, brief, freed
-	return func() {
-		vm.mu.Lock()
-		defer vm.mu.Unlock()
-		vm.busy = ""
-		close(freed)
-	}, nil
 }
 
 // changeRecord replaces the record, if there is one. That it could not be written

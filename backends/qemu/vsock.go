@@ -149,7 +149,7 @@ func (s *saving) ejectVsock(ctx context.Context) error {
 	if !s.m.hasVsockDevice() || !s.vm.record().Ejects {
 		return nil
 	}
-	s.undo = append(s.undo, s.vm.replugVsock)
+	s.Undo(s.vm.replugVsock)
 	there, err := s.vm.hasVsock(ctx)
 	if err == nil && there {
 		err = s.vm.eject(ctx)
@@ -174,7 +174,7 @@ func (s *saving) unplugVsock(ctx context.Context, running bool) error {
 	if err := vm.conn.Execute(ctx, "device_del", map[string]any{"id": idVsock}, nil); err != nil {
 		return fmt.Errorf("vsock device: %w", err)
 	}
-	s.undo = append(s.undo, vm.replugVsock)
+	s.Undo(vm.replugVsock)
 	for {
 		ev, err := events.Next(ctx)
 		if err != nil {

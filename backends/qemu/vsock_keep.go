@@ -30,11 +30,8 @@ const (
 	ownEnd = 100 * time.Millisecond
 )
 
-// What keeps other commands out, in words for those.
-const (
-	busySnapshot = "a snapshot is being taken"
-	busyDevice   = "the vsock device is being restarted"
-)
+// busyDevice is what keeps other commands out, in words for those.
+const busyDevice = "the vsock device is being restarted"
 
 // vsockDevice is what the device of the VM of this directory needs to know.
 func (d runDir) vsockDevice(c hypervisor.VMConfig) vsockdev.Config {
@@ -170,7 +167,7 @@ func (vm *VM) reconnectVsock(ctx context.Context, device *vsockdev.Device) error
 		{Key: "device", Value: "restarted"}, {Key: "pid", Value: strconv.Itoa(device.PID)},
 	}}
 	vm.events.Put(e)
-	release, err := vm.occupy(busyDevice, true)
+	release, err := vm.gate.Hold(busyDevice, true)
 	if err != nil {
 		return nil // a snapshot takes the device out and puts it in, which does as well
 	}

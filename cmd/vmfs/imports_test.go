@@ -133,8 +133,24 @@ var layers = []layer{
 			"whatever becomes of the back ends",
 	},
 	{
+		part: "vmfs/backends/snapshot",
+		vmfs: []string{"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/gate", "vmfs/backends/stored", "vmfs/backends/hypervisor"},
+		reason: "what surrounds the saving of a VM's state is the same for all back ends: with one in it, the next " +
+			"would have to undo, recover and check again",
+	},
+	{
+		part:   "vmfs/backends/gate",
+		vmfs:   []string{"vmfs/backends/hypervisor"},
+		reason: "what keeps a VM's commands out is the same for all back ends",
+	},
+	{
+		part:   "vmfs/backends/resize",
+		vmfs:   []string{"vmfs/backends/hypervisor"},
+		reason: "which sizes of memory there are, and how one is waited for, is to mean the same on all back ends",
+	},
+	{
 		part: "vmfs/backends",
-		vmfs: []string{"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/stored", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/hostnet", "vmfs/vsock"},
+		vmfs: []string{"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/stored", "vmfs/backends/snapshot", "vmfs/backends/gate", "vmfs/backends/resize", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/hostnet", "vmfs/vsock"},
 		any:  true,
 		reason: "a back end is one hypervisor behind the contract: it knows neither another back end " +
 			"nor who uses it, so that each can be added, replaced or left out alone",
@@ -306,6 +322,8 @@ func TestCheck(t *testing.T) {
 		{"vmfs/backends/qemu", "vmfs/backends/sim", false},
 		{"vmfs/backends/qemu", "vmfs/backends/hostnet", true},
 		{"vmfs/backends/hostnet", "vmfs/backends/qemu", false},
+		{"vmfs/backends/qemu", "vmfs/backends/snapshot", true},
+		{"vmfs/backends/snapshot", "vmfs/backends/qemu", false},
 		{"vmfs/backends/qemu", "vmfs/backends/hypervisor/hypervisortest", false},
 		{"vmfs/backends/qemu/qmp", "vmfs/backends/qemu", true},
 		{"vmfs/backends/sim", "vmfs/vsock", true},
