@@ -172,5 +172,8 @@ func appendInfo(b []byte, n *node) ([]byte, error) {
 	} {
 		b = appendKey(b, kv[0], kv[1])
 	}
+	for _, d := range vm.Details() {
+		b = appendKey(b, d.Key, d.Value)
+	}
 	return b, nil
 }

@@ -91,3 +91,21 @@ func TestLostEvents(t *testing.T) {
 	assert.Equal(t, hypervisor.StatePaused, v.Status().State)
 	assert.Equal(t, "io-error", v.Status().Reason)
 }
+
+// describing is a handle that has more to say.
+type describing struct{ hypervisor.Hypervisor }
+
+func (describing) Describe() []hypervisor.Detail {
+	return []hypervisor.Detail{{Key: "memory.restore", Value: "on-demand"}}
+}
+
+func TestDetails(t *testing.T) {
+	h, _ := simHost(t)
+	v := create(t, h, "web", "")
+	assert.Empty(t, v.Details(), "without a VMM")
+	s := v.newSession(hypervisor.TypeSim, process.Process{}, describing{})
+	v.update(func() { v.session = s })
+	assert.Equal(t, []hypervisor.Detail{{Key: "memory.restore", Value: "on-demand"}}, v.Details())
+	v.update(func() { v.session = nil })
+	assert.Empty(t, v.Details())
+}

@@ -238,6 +238,21 @@ func (v *VM) Status() Status {
 	return v.status
 }
 
+// Details returns what the back end says of how the VM runs, beside its Status. It does
+// not block.
+func (v *VM) Details() []hypervisor.Detail {
+	v.mu.Lock()
+	var hv hypervisor.Hypervisor
+	if v.session != nil {
+		hv = v.session.hv
+	}
+	v.mu.Unlock()
+	if d, ok := hv.(hypervisor.Describer); ok {
+		return d.Describe()
+	}
+	return nil
+}
+
 // Watch waits until pred holds for the status and returns that one. It returns
 // ErrNotFound when the VM is deleted, and ErrClosed when the Host is closed.
 // A status that did not last until it was looked at may be missed; the events

@@ -64,6 +64,14 @@ type Killer interface {
 	Kill(ctx context.Context) error
 }
 
+// A Describer is a Hypervisor that has more to say of how its VM runs than VMInfo.
+type Describer interface {
+	// Describe returns keys and values for the VM's info file, in order. They begin
+	// with a lower-case letter, and are the same for as long as the handle is there. It
+	// does not wait.
+	Describe() []Detail
+}
+
 // An EventKind says what happened, as one word.
 type EventKind string
 
