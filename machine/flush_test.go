@@ -48,7 +48,7 @@ func TestRequestsEnd(t *testing.T) {
 			"snapshot": {"one"}, "restore": {"one"}, "memory": {"1G"}, "set": {"memory=1G"}, "wait": {"created"},
 		}[vb.Name]
 		switch vb.Name {
-		case "kill", "cancel", "reset": // need no answer, or cannot be done here
+		case "kill", "cancel", "reset", "nmi": // need no answer, or cannot be done here
 			continue
 		}
 		ctx, cancel := context.WithCancel(t.Context())

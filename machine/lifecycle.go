@@ -113,6 +113,17 @@ func (v *VM) Reset(ctx context.Context) error {
 	})
 }
 
+// InjectNMI sends the guest a non-maskable interrupt.
+func (v *VM) InjectNMI(ctx context.Context) error {
+	return v.ask(ctx, "nmi", func(ctx context.Context, _ *session, hv hypervisor.Hypervisor) error {
+		n, ok := hv.(hypervisor.NMIInjector)
+		if !ok {
+			return hypervisor.ErrNotSupported
+		}
+		return n.InjectNMI(ctx)
+	})
+}
+
 // Stop ends the VMM in an orderly way, whatever the guest does, and by force if
 // it has not ended after Timeouts.Stop. It returns when the VMM is gone.
 func (v *VM) Stop(ctx context.Context) error {

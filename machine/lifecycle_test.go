@@ -94,6 +94,7 @@ func TestStatesOfVerbs(t *testing.T) {
 		"stop":     func(v *VM) error { return v.Stop(within(t)) },
 		"kill":     func(v *VM) error { return v.Kill(within(t)) },
 		"reset":    func(v *VM) error { return v.Reset(within(t)) },
+		"nmi":      func(v *VM) error { return v.InjectNMI(within(t)) },
 		"snapshot": func(v *VM) error { return v.Snapshot(within(t), "one") },
 		"restore":  func(v *VM) error { return v.Restore(within(t), "none") },
 		"delete":   func(v *VM) error { return h.Delete(within(t), v.Name()) },
@@ -169,6 +170,7 @@ func TestHints(t *testing.T) {
 		{"start", paused, "paused: resume or stop it first"},
 		{"pause", paused, "paused already"},
 		{"delete", paused, "paused: stop it first"},
+		{"nmi", paused, "paused: resume it first"},
 	} {
 		assert.Equal(t, c.text, verbNamed(c.verb).whyNot(c.state), "%s while %s", c.verb, c.state)
 	}
@@ -262,6 +264,7 @@ func TestHungVMM(t *testing.T) {
 	for verb, do := range map[string]func() error{
 		"pause":    func() error { return v.Pause(within(t)) },
 		"reset":    func() error { return v.Reset(within(t)) },
+		"nmi":      func() error { return v.InjectNMI(within(t)) },
 		"poweroff": func() error { return v.PowerOff(within(t)) },
 		"memory":   func() error { return v.ResizeMemory(within(t), 1<<30, 0) },
 	} {

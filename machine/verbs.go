@@ -100,6 +100,10 @@ func init() {
 			In:     inLive, Run: plain((*VM).Reset),
 		},
 		{
+			Syntax: Syntax{Name: "nmi", Help: "sends the guest a non-maskable interrupt, as the NMI button does; what it makes of it is its own affair"},
+			In:     inRunning, Run: plain((*VM).InjectNMI),
+		},
+		{
 			Syntax: Syntax{Name: "snapshot", Args: "NAME", Min: 1, Max: 1, Help: "saves the VM as snapshots/NAME"},
 			In:     inLive, Needs: hypervisor.CanSnapshot,
 			Run: func(ctx context.Context, v *VM, args []string) error { return v.Snapshot(ctx, args[0]) },

@@ -27,6 +27,14 @@ type Resetter interface {
 	Reset(ctx context.Context) error
 }
 
+// NMIInjector is a Hypervisor that can send its guest a non-maskable interrupt, as
+// the button of that name on a server does. What the guest makes of it is its own
+// affair: Linux says so on its console, or panics if it is told to. A guest that does
+// not run may never get it.
+type NMIInjector interface {
+	InjectNMI(ctx context.Context) error
+}
+
 // Console is a Hypervisor with a serial console that can be talked to.
 type Console interface {
 	// OpenConsole connects to the console. What the guest prints from now on is

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"vmfs/backends/hypervisor"
@@ -90,6 +91,37 @@ func (vm *VM) Reset(ctx context.Context) error {
 		return vm.wrap("reset", err)
 	}
 	return vm.wrap("reset", vm.raw(ctx).SystemReset())
+}
+
+// InjectNMI presses the NMI button.
+func (vm *VM) InjectNMI(ctx context.Context) error {
+	if err := vm.gate.Pass(ctx); err != nil {
+		return vm.wrap("nmi", err)
+	}
+	err := vm.order(ctx, "inject-nmi")
+	var refused *qmp.Error
+	if errors.As(err, &refused) && !vm.hasNMI(ctx) {
+		err = fmt.Errorf("a machine of this kind has no NMI: %w", hypervisor.ErrNotSupported)
+	}
+	return vm.wrap("nmi", err)
+}
+
+// hasNMI tells whether the machine takes an NMI, as far as QEMU answers.
+func (vm *VM) hasNMI(ctx context.Context) bool {
+	var machine string
+	var able []struct {
+		Name string `json:"name"`
+	}
+	args := map[string]any{"path": "/machine", "property": "type"}
+	if vm.conn.Execute(ctx, "qom-get", args, &machine) != nil ||
+		vm.conn.Execute(ctx, "qom-list-types", map[string]any{"implements": "nmi"}, &able) != nil {
+		return true
+	}
+	return slices.ContainsFunc(able, func(t struct {
+		Name string `json:"name"`
+	}) bool {
+		return t.Name == machine
+	})
 }
 
 // DeleteVM presses the power button. A paused guest learns of it when it goes on.

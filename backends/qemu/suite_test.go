@@ -70,6 +70,7 @@ func TestSuite(t *testing.T) {
 		Recall: func(token string) (string, string) {
 			return "echo $T\r", "\n" + token
 		},
+		NMI:      "NMI received for unknown reason",
 		EchoPort: 7, RefusedError: vsock.ErrRefused, PortError: vsock.ErrPort,
 		Stops: []hypervisortest.Stop{
 			{

@@ -23,7 +23,7 @@
 // reset. The guest answers the power button after the power-off time. It follows
 // memory targets in steps of 2 MiB counted from the base size, at once unless a
 // fault says otherwise, and keeps at least 16 MiB (or all it started with, if
-// that is less). On vsock it serves echo (7), discard (9), daytime (13) and
+// that is less). It tells of an NMI by the line [NMILine]. On vsock it serves echo (7), discard (9), daytime (13) and
 // chargen (19), and refuses every other port. `dial PORT TEXT` on its console
 // connects to a port of the host, if somebody listens there, sends the text as a
 // line and then echoes.
@@ -62,7 +62,7 @@
 //	slow-start:DURATION  StartVM and RestoreVM take that long
 //
 // The verbs are pause, resume, poweroff (DeleteVM), stop (Shutdown), info,
-// snapshot, memory (both ways of resizing), reset, kill, console, identify,
+// snapshot, memory (both ways of resizing), reset, nmi, kill, console, identify,
 // connect (making a handle) and vsock (dialing). N takes K, M, G and T, powers of
 // 1024. Since TEXT ends at a comma, a text with one has to come from Go: see
 // [Fault], [VM.Inject] and [VM.Clear], which change the faults at run time.

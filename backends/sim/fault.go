@@ -25,6 +25,7 @@ const (
 	VerbSnapshot Verb = "snapshot"
 	VerbMemory   Verb = "memory"
 	VerbReset    Verb = "reset"
+	VerbNMI      Verb = "nmi"
 	VerbKill     Verb = "kill"
 	VerbConsole  Verb = "console"
 	VerbIdentify Verb = "identify"
@@ -34,7 +35,7 @@ const (
 
 var verbs = []Verb{
 	VerbPause, VerbResume, VerbPowerOff, VerbStop, VerbInfo, VerbSnapshot, VerbMemory,
-	VerbReset, VerbKill, VerbConsole, VerbIdentify, VerbConnect, VerbVsock,
+	VerbReset, VerbNMI, VerbKill, VerbConsole, VerbIdentify, VerbConnect, VerbVsock,
 }
 
 // A FaultKind says how something fails.

@@ -8,6 +8,9 @@ import (
 // ReadyLine is what the guest prints when it is ready for everything.
 const ReadyLine = "sim guest ready"
 
+// NMILine is what the guest prints when it gets an NMI, which it makes nothing of.
+const NMILine = "sim guest: NMI received"
+
 const prompt = "sim> "
 
 const help = "commands: help, mem, echo TEXT, note [TEXT], dial PORT TEXT, poweroff, reboot, panic\r\n"

@@ -23,6 +23,7 @@ var (
 	_ hypervisor.Hypervisor  = (*Handle)(nil)
 	_ hypervisor.EventSource = (*Handle)(nil)
 	_ hypervisor.Resetter    = (*Handle)(nil)
+	_ hypervisor.NMIInjector = (*Handle)(nil)
 	_ hypervisor.Console     = (*Handle)(nil)
 	_ hypervisor.Identifier  = (*Handle)(nil)
 	_ hypervisor.Killer      = (*Handle)(nil)
@@ -216,6 +217,18 @@ func (h *Handle) Reset(ctx context.Context) error {
 			return err
 		}
 		vm.reset(ReasonHostReset)
+		return nil
+	})
+}
+
+// InjectNMI presses the NMI button.
+func (h *Handle) InjectNMI(ctx context.Context) error {
+	vm := h.vm
+	return h.call(ctx, VerbNMI, true, func() error {
+		if err := vm.alive(); err != nil {
+			return err
+		}
+		vm.after(0, func() { vm.print("\r\n" + NMILine + "\r\n") })
 		return nil
 	})
 }

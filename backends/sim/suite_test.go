@@ -41,6 +41,7 @@ func suiteBackend(s *sim.Starter) hypervisortest.Backend {
 			return "note\r", "\r\n" + token + "\r\n"
 		},
 		EchoPort: sim.PortEcho,
+		NMI:      sim.NMILine,
 		Stops: []hypervisortest.Stop{
 			{
 				Name: "panic", Provoke: typing("panic\r"),

@@ -68,6 +68,10 @@ type Backend struct {
 	// them it is not tested that a snapshot has the guest's memory.
 	Remember, Recall func(token string) (typed, want string)
 
+	// NMI is what the guest prints when it gets an NMI. A back end whose handle is a
+	// hypervisor.NMIInjector must have it.
+	NMI string
+
 	// MemoryStep is the step in which memory moves; 0 is 2 MiB.
 	MemoryStep int64
 
@@ -147,6 +151,7 @@ func Run(t *testing.T, b Backend) {
 	t.Run("concurrency", s.testConcurrency)
 	t.Run("another handle", s.testAnotherHandle)
 	t.Run("vsock", s.testVsock)
+	t.Run("nmi", s.testNMI)
 	t.Run("reset", s.testReset)
 	t.Run("snapshot", s.testSnapshot)
 	t.Run("hang", s.testHang)

@@ -287,6 +287,10 @@ type resetIdle struct{ *sim.Handle }
 
 func (h resetIdle) Reset(ctx context.Context) error { return ask(ctx, h.Handle) }
 
+type nmiIdle struct{ *sim.Handle }
+
+func (h nmiIdle) InjectNMI(ctx context.Context) error { return ask(ctx, h.Handle) }
+
 type identityLies struct{ *sim.Handle }
 
 func (h identityLies) Identify(ctx context.Context) (hypervisor.Identity, error) {

@@ -125,6 +125,10 @@ var breaches = []breach{
 		wrap: func(h *sim.Handle) hypervisor.Hypervisor { return resetIdle{h} },
 	},
 	{
+		name: "InjectNMI does nothing", caught: []string{"nmi"},
+		wrap: func(h *sim.Handle) hypervisor.Hypervisor { return nmiIdle{h} },
+	},
+	{
 		name: "another VM's identity", caught: []string{"identity", "another_handle"},
 		wrap: func(h *sim.Handle) hypervisor.Hypervisor { return identityLies{h} },
 	},
@@ -334,6 +338,7 @@ func backend(s *starter) hypervisortest.Backend {
 		Remember: func(token string) (string, string) { return "note " + token + "\r", "\r\nsim> " },
 		Recall:   func(token string) (string, string) { return "note\r", "\r\n" + token + "\r\n" },
 		EchoPort: sim.PortEcho,
+		NMI:      sim.NMILine,
 		Stops: []hypervisortest.Stop{{
 			Name: "panic",
 			Provoke: func(t testing.TB, vm *hypervisortest.VM) {

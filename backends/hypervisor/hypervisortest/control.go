@@ -278,6 +278,23 @@ func (s *suite) testReset(t *testing.T) {
 	vm.expectAlive(t)
 }
 
+// testNMI sends NMIs one after the other, each of which the guest is to get.
+func (s *suite) testNMI(t *testing.T) {
+	vm := s.vm(t)
+	n, ok := vm.Handle.(hypervisor.NMIInjector)
+	if !ok {
+		t.Skip("the back end cannot inject an NMI")
+	}
+	require.NotEmpty(t, s.b.NMI, "Backend.NMI of a back end that can inject one")
+	for range 3 {
+		from := vm.serialSize()
+		require.NoError(t, n.InjectNMI(s.ctx(t)), "InjectNMI")
+		require.NoError(t, awaitFile(s.ctx(t), vm.Config.SerialLogPath, from, s.b.NMI), "the guest is to tell of the NMI")
+		vm.expectState(t, hypervisor.StateRunning)
+	}
+	vm.expectAlive(t)
+}
+
 // hang makes the VMM hang until goOn is called.
 func (vm *VM) hang(t testing.TB) (goOn func()) {
 	t.Helper()

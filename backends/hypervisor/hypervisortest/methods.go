@@ -17,7 +17,7 @@ type method struct {
 	name string
 	// able is whether its capability holds.
 	able bool
-	// ends is whether it takes the guest away if it works.
+	// ends is whether it may take the guest away if it works.
 	ends bool
 	call func(ctx context.Context) error
 }
@@ -60,6 +60,9 @@ func (vm *VM) methods(t testing.TB, timeout time.Duration) []method {
 	list = append(list, method{"DeleteVM", true, true, hv.DeleteVM})
 	if r, ok := hv.(hypervisor.Resetter); ok {
 		list = append(list, method{"Reset", true, true, r.Reset})
+	}
+	if n, ok := hv.(hypervisor.NMIInjector); ok {
+		list = append(list, method{"InjectNMI", true, true, n.InjectNMI}) // some guests panic
 	}
 	list = append(list, method{"Shutdown", true, true, hv.Shutdown})
 	if k, ok := hv.(hypervisor.Killer); ok {

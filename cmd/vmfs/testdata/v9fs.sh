@@ -179,6 +179,11 @@ now; t0=$t; ls -l web >/dev/null; within "ls -l beside ten blocked readers" 100
 now; t0=$t; kill -9 $pids; wait $pids 2>/dev/null
 within "ten blocked readers die" 100
 
+# The NMI button: the guest's kernel tells of it.
+: >/tmp/console
+echo nmi >web/ctl && ok nmi || not_ok "nmi: $(cat web/error)"
+until_file /tmp/console 'NMI received' && ok "the guest got the NMI"
+
 # reset, then the end by the guest itself.
 : >/tmp/console
 echo reset >web/ctl && ok reset || not_ok "reset: $(cat web/error)"
