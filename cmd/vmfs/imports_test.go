@@ -165,7 +165,7 @@ var layers = []layer{
 		part: "vmfs/backends",
 		vmfs: []string{"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/stored", "vmfs/backends/snapshot", "vmfs/backends/gate", "vmfs/backends/resize",
 			"vmfs/backends/companion", "vmfs/backends/serial", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/hostnet", "vmfs/vsock"},
-		any:  true,
+		any: true,
 		reason: "a back end is one hypervisor behind the contract: it knows neither another back end " +
 			"nor who uses it, so that each can be added, replaced or left out alone",
 	},
