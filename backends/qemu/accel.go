@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 
+	"vmfs/backends/hostpci"
 	"vmfs/backends/hypervisor"
 )
 
@@ -32,7 +33,7 @@ var thisHost = host{
 	cpuinfo:   func() string { b, _ := os.ReadFile("/proc/cpuinfo"); return string(b) },
 	exists:    func(path string) bool { _, err := os.Stat(path); return err == nil },
 	vhostNet:  func() bool { return tryOpen("/dev/vhost-net") == nil },
-	iommuUsed: func() bool { return hasEntries("/sys/kernel/iommu_groups") && hasEntries("/dev/vfio") },
+	iommuUsed: hostpci.Usable,
 	takeCID:   takeCID,
 }
 
@@ -42,11 +43,6 @@ func tryOpen(path string) error {
 		return err
 	}
 	return f.Close()
-}
-
-func hasEntries(dir string) bool {
-	entries, err := os.ReadDir(dir)
-	return err == nil && len(entries) > 0
 }
 
 // chooseAccel decides what runs the guest's code. That /dev/kvm opens is not

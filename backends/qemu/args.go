@@ -232,31 +232,6 @@ func (p *plan) boot(a *commandLine) error {
 	if c.InitrdPath != "" {
 		a.text("initrd", c.InitrdPath)
 	}
-	a.text("append", p.kernelArgs())
+	a.text("append", c.GuestArgs(p.arch.console))
 	return nil
-}
-
-// kernelArgs is the configured arguments, with those in front that the guest
-// could not know: where its console is, unless that is set, and its addresses.
-func (p *plan) kernelArgs() string {
-	var words []string
-	if !hasWord(p.config.KernelArgs, "console=") {
-		words = append(words, "console="+p.arch.console)
-	}
-	if !hasWord(p.config.KernelArgs, "ip=") {
-		words = append(words, p.addresses()...)
-	}
-	if p.config.KernelArgs != "" {
-		words = append(words, p.config.KernelArgs)
-	}
-	return strings.Join(words, " ")
-}
-
-func hasWord(args, prefix string) bool {
-	for _, w := range strings.Fields(args) {
-		if strings.HasPrefix(w, prefix) {
-			return true
-		}
-	}
-	return false
 }

@@ -33,7 +33,7 @@ func testPlan(c hypervisor.VMConfig) *plan {
 	return &plan{
 		config: c, arch: archs[0], accel: accelTCG, machine: "q35",
 		program: program{path: "/usr/bin/qemu-system-x86_64", version: "7.2.22", sandbox: true},
-		dir:     runDir{"/run/vm,s/web", SocketName},
+		dir:     testDir("/run/vm,s/web"),
 		host: host{
 			exists:   func(string) bool { return true },
 			vhostNet: func() bool { return true }, iommuUsed: func() bool { return true },
@@ -437,20 +437,6 @@ func TestAtLeast(t *testing.T) {
 	}
 }
 
-func TestMACsDiffer(t *testing.T) {
-	seen := map[string]bool{}
-	for _, uuid := range []string{"a", "b"} {
-		for i := range 2 {
-			p := testPlan(hypervisor.VMConfig{UUID: uuid, Networks: make([]hypervisor.NetworkConfig, 2)})
-			mac := p.mac(i)
-			assert.Equal(t, mac, p.mac(i))
-			assert.False(t, seen[mac], "%s twice", mac)
-			seen[mac] = true
-			assert.True(t, strings.HasPrefix(mac, "52:54:00:"), mac)
-		}
-	}
-}
-
 func TestSettings(t *testing.T) {
 	set, err := settingsOf(map[string]string{"qemu.accel": "tcg", "qemu.machine": "q35", "qemu.cpu": "max", "sim.boot": "1s", "qemu.watchdog": "pause"})
 	require.NoError(t, err)
@@ -517,4 +503,13 @@ func TestVersions(t *testing.T) {
 	assert.Equal(t, "aarch64", a.name)
 	_, err = archOf("/usr/bin/qemu-system-m68k")
 	require.ErrorIs(t, err, hypervisor.ErrNotSupported)
+}
+
+// testDir is the run-time directory dir.
+func testDir(dir string) runDir {
+	d, err := dirOf(filepath.Join(dir, SocketName))
+	if err != nil {
+		panic(err) // it has a path
+	}
+	return d
 }

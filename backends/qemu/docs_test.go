@@ -2,41 +2,19 @@ package qemu
 
 import (
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"vmfs/backends/hypervisor/hypervisortest"
 )
 
-// docTable reads the table below a heading of docs/qemu.md: the cells by the first.
+// docTable reads a table of docs/qemu.md.
 func docTable(t *testing.T, heading string) map[string][]string {
-	t.Helper()
-	b, err := os.ReadFile("../../docs/qemu.md")
-	require.NoError(t, err)
-	_, section, ok := strings.Cut(string(b), "\n## "+heading+"\n")
-	require.True(t, ok)
-	section, _, _ = strings.Cut(section, "\n## ")
-	rows := map[string][]string{}
-	n := 0
-	for line := range strings.Lines(section) {
-		if !strings.HasPrefix(line, "|") {
-			continue
-		}
-		if n++; n <= 2 {
-			continue
-		}
-		var cells []string
-		for _, c := range strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|") {
-			cells = append(cells, strings.TrimSpace(c))
-		}
-		_, twice := rows[cells[0]]
-		require.False(t, twice, cells[0])
-		rows[cells[0]] = cells[1:]
-	}
-	return rows
+	return hypervisortest.DocTable(t, "../../docs/qemu.md", heading)
 }
 
 func TestDocs(t *testing.T) {
@@ -65,9 +43,9 @@ func TestDocs(t *testing.T) {
 
 	keys := docTable(t, "Settings")
 	assert.ElementsMatch(t, slices.Collect(maps.Keys(settingKeys)), slices.Collect(maps.Keys(keys)))
-	for key, s := range settingKeys {
-		if s.values != nil {
-			assert.Equal(t, strings.Join(s.values, ", "), keys[key][0])
+	for key, values := range settingKeys {
+		if values != nil {
+			assert.Equal(t, strings.Join(values, ", "), keys[key][0])
 		}
 	}
 }

@@ -139,7 +139,7 @@ func TestPausedForASnapshot(t *testing.T) {
 // TestRecordOnDisk changes a VM's record by several goroutines at once. What is on
 // disk is what the last of them made.
 func TestRecordOnDisk(t *testing.T) {
-	vm := &VM{dir: runDir{shortDir(t), SocketName}, rec: &record{Format: recordFormat}}
+	vm := &VM{dir: testDir(shortDir(t)), rec: &record{Format: recordFormat}}
 	for range 20 {
 		var changes sync.WaitGroup
 		for range 8 {

@@ -69,12 +69,12 @@ func TestOldState(t *testing.T) {
 	dir := t.TempDir()
 	unpackOld(t, dir)
 	vm := filepath.Join(dir, "vmfs", "vms", "web")
-	rec, err := readRecord(runDir{filepath.Join(vm, "run"), SocketName})
+	rec, err := readRecord(testDir(filepath.Join(vm, "run")))
 	require.NoError(t, err)
 	assert.Equal(t, oldConfig("/srv"), rec.Config.VMConfig)
 	assert.True(t, rec.Vsock && rec.Ejects && rec.Ran)
 	// A VM of it that still runs gets a record of today's at the next change.
-	now := runDir{t.TempDir(), SocketName}
+	now := testDir(t.TempDir())
 	require.NoError(t, rec.write(now))
 	again, err := readRecord(now)
 	require.NoError(t, err)
@@ -88,7 +88,7 @@ func TestOldState(t *testing.T) {
 
 	p := testPlan(oldConfig(dir))
 	p.config.SerialLogPath = rec.Config.SerialLogPath
-	p.machine, p.accel, p.layout, p.dir = rec.Machine, rec.Accel, rec.Layout, runDir{"/srv/vmfs/vms/web/run", SocketName}
+	p.machine, p.accel, p.layout, p.dir = rec.Machine, rec.Accel, rec.Layout, testDir("/srv/vmfs/vms/web/run")
 	p.set = settings{watchdog: "pause"}
 	p.host.exists = func(string) bool { return false }
 	args, err := p.args()
@@ -101,7 +101,7 @@ func TestOldState(t *testing.T) {
 	// Restored, it stays the same but for the state that it waits for, also where the
 	// kernel has a vsock device by now.
 	p.incoming, p.host.exists = true, func(string) bool { return true }
-	p.config.VsockSocket = filepath.Join(p.dir.dir, "vsock.sock")
+	p.config.VsockSocket = filepath.Join(p.dir.String(), "vsock.sock")
 	incoming, err := p.args()
 	require.NoError(t, err)
 	i := slices.Index(incoming, "-incoming")

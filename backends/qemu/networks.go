@@ -1,9 +1,7 @@
 package qemu
 
 import (
-	"crypto/sha256"
 	"fmt"
-	"net"
 	"strconv"
 
 	"vmfs/backends/hostnet"
@@ -38,31 +36,8 @@ func (p *plan) networks(a *commandLine) error {
 			}
 		}
 		a.opt("netdev", o)
-		nic := opt("virtio-net-pci").set("id", "nic"+strconv.Itoa(i)).set("netdev", id).set("mac", p.mac(i)).set("romfile", "")
+		nic := opt("virtio-net-pci").set("id", "nic"+strconv.Itoa(i)).set("netdev", id).set("mac", p.config.MAC(i)).set("romfile", "")
 		a.opt("device", p.placeOf(nic, slotNetworks, i))
 	}
 	return nil
-}
-
-// mac returns the device's address: the one set, or one that is the same at every
-// start of this VM and another for every other VM.
-func (p *plan) mac(i int) string {
-	if hw, err := net.ParseMAC(p.config.Networks[i].MAC); err == nil {
-		return hw.String()
-	}
-	sum := sha256.Sum256([]byte(p.config.UUID + "\x00" + p.config.Name + "\x00" + strconv.Itoa(i)))
-	return net.HardwareAddr{0x52, 0x54, 0x00, sum[0], sum[1], sum[2]}.String()
-}
-
-// addresses returns the kernel arguments for all addresses that are set, each as
-// ip=CLIENT:SERVER:GATEWAY:NETMASK:HOST:DEVICE:AUTOCONF. Linux names the devices in the
-// order of their PCI addresses, which is that of the configuration.
-func (p *plan) addresses() []string {
-	var words []string
-	for i, n := range p.config.Networks {
-		if n.IP != "" {
-			words = append(words, fmt.Sprintf("ip=%s:::%s::eth%d:off", n.IP, n.Netmask, i))
-		}
-	}
-	return words
 }

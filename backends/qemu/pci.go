@@ -1,16 +1,16 @@
 package qemu
 
 import (
-	"fmt"
 	"strconv"
 
+	"vmfs/backends/hostpci"
 	"vmfs/backends/hypervisor"
 )
 
 // pci passes devices of the host to the guest.
 func (p *plan) pci(a *commandLine) error {
 	if len(p.config.PCIDevices) > 0 && !p.host.iommuUsed() {
-		return fmt.Errorf("pci: this host has no IOMMU that vfio could use (/sys/kernel/iommu_groups, /dev/vfio): %w", hypervisor.ErrNotSupported)
+		return hostpci.ErrNone
 	}
 	for i, d := range p.config.PCIDevices {
 		address, dir, err := hypervisor.PCIDevice(d)

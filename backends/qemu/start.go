@@ -220,7 +220,7 @@ func (s *Starter) abandon(ctx context.Context, c *process.Child, vm *VM, dir run
 		}
 	}
 	if cerr := dir.clear(); cerr != nil {
-		s.log.Error("a failed start cannot be cleared away", "dir", dir.dir, "err", cerr)
+		s.log.Error("a failed start cannot be cleared away", "dir", dir.String(), "err", cerr)
 	}
 	return err
 }

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 
-	"vmfs/backends/companion"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/qemu/vsockdev"
@@ -29,7 +28,7 @@ type Starter struct {
 	host   host
 	probes process.Probes[program]
 	// startDevice starts the vsock device of a VM, or finds it; it is another in tests.
-	startDevice func(ctx context.Context, c vsockdev.Config, find bool) (*companion.Companion, error)
+	startDevice func(ctx context.Context, c vsockdev.Config, find bool) (*vsockdev.Device, error)
 }
 
 var (
@@ -92,7 +91,7 @@ func (s *Starter) SocketName() string { return SocketName }
 
 // CheckExtra says whether a setting "qemu.…" exists and may have the value.
 func (s *Starter) CheckExtra(key, value string) error {
-	if err := checkExtra(key, value); err != nil {
+	if err := settingKeys.Check(key, value); err != nil {
 		return fmt.Errorf("qemu: %w", err)
 	}
 	return nil

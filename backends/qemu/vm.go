@@ -7,13 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 
 	"github.com/digitalocean/go-qemu/qmp/raw"
 
-	"vmfs/backends/companion"
 	"vmfs/backends/gate"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
@@ -32,7 +30,7 @@ type VM struct {
 	conn  *qmp.Conn
 	child *process.Child // nil where another server started it
 	log   *slog.Logger
-	start func(ctx context.Context, c vsockdev.Config, find bool) (*companion.Companion, error)
+	start func(ctx context.Context, c vsockdev.Config, find bool) (*vsockdev.Device, error)
 	caps  hypervisor.Capabilities
 
 	ctx    context.Context // ends with Close
@@ -82,7 +80,7 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *proce
 	}
 	vm := &VM{
 		dir:      dir,
-		name:     filepath.Base(dir.dir),
+		name:     dir.VM(),
 		conn:     conn,
 		child:    c,
 		log:      s.log,

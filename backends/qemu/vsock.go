@@ -25,7 +25,7 @@ func (p *plan) vsock(a *commandLine) error {
 	if c.VsockSocket == "" && c.VsockCID == 0 {
 		return nil
 	}
-	if c.VsockSocket != "" && !p.incoming && filepath.Dir(c.VsockSocket) == p.dir.dir && p.host.exists(vhostVsock) {
+	if c.VsockSocket != "" && !p.incoming && filepath.Dir(c.VsockSocket) == p.dir.String() && p.host.exists(vhostVsock) {
 		// Nobody has asked for this socket: it is where one would be. The record
 		// keeps that there is none. A VM that is restored has the
 		// kind of device that it had.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"vmfs/backends/companion"
 	"vmfs/backends/qemu/vsockdev"
 )
 
@@ -16,13 +15,13 @@ import (
 // either.
 func TestVsockDeviceDies(t *testing.T) {
 	s := newTestStarter(t)
-	s.startDevice = func(_ context.Context, d vsockdev.Config, _ bool) (*companion.Companion, error) {
+	s.startDevice = func(_ context.Context, d vsockdev.Config, _ bool) (*vsockdev.Device, error) {
 		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: d.Socket, Net: "unix"})
 		if err != nil {
 			return nil, err
 		}
 		l.SetUnlinkOnClose(false) // as nobody does for who is killed
-		return &companion.Companion{}, l.Close()
+		return &vsockdev.Device{}, l.Close()
 	}
 	dir := shortDir(t)
 	config := bare(dir)

@@ -114,19 +114,6 @@ var layers = []layer{
 		reason: "starting and watching a VMM's process is the same for all back ends, and for none in particular",
 	},
 	{
-		part: "vmfs/backends/companion",
-		vmfs: []string{"vmfs/internal", "vmfs/backends/process"},
-		reason: "how a process beside a VMM is found, kept and ended is the same for all of them: " +
-			"what each does is its own package's",
-	},
-	{
-		part:    "vmfs/backends/serial",
-		vmfs:    []string{"vmfs/internal", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/companion"},
-		foreign: []string{"golang.org/x/sys"},
-		reason: "a serial port behind a socket and words in a pipe are what any VMM has: with a back end in it, " +
-			"the next one would have to do it again",
-	},
-	{
 		part:    "vmfs/backends/hostnet",
 		vmfs:    []string{"vmfs/internal", "vmfs/backends/hypervisor", "vmfs/backends/process"},
 		foreign: []string{"golang.org/x/sys"},
@@ -138,6 +125,23 @@ var layers = []layer{
 		vmfs:    []string{"vmfs/internal", "vmfs/backends/hypervisor"},
 		foreign: []string{"golang.org/x/sys"},
 		reason:  "disk images are files: what a snapshot does with them is the same for all back ends",
+	},
+	{
+		part:   "vmfs/backends/hostpci",
+		vmfs:   []string{"vmfs/backends/hypervisor"},
+		reason: "which devices a host can give away does not depend on the VMM that gets them",
+	},
+	{
+		part:    "vmfs/backends/rundir",
+		vmfs:    []string{"vmfs/internal", "vmfs/backends/hypervisor"},
+		foreign: []string{"github.com/google/renameio"},
+		reason: "the directory of a VM's sockets is made ready and cleared for any VMM alike: what is in it " +
+			"the back ends say",
+	},
+	{
+		part:   "vmfs/backends/extras",
+		vmfs:   []string{"vmfs/backends/hypervisor"},
+		reason: "extras reads any back end's settings by a table of that back end's",
 	},
 	{
 		part: "vmfs/backends/stored",
@@ -163,8 +167,11 @@ var layers = []layer{
 	},
 	{
 		part: "vmfs/backends",
-		vmfs: []string{"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/stored", "vmfs/backends/snapshot", "vmfs/backends/gate", "vmfs/backends/resize",
-			"vmfs/backends/companion", "vmfs/backends/serial", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/hostnet", "vmfs/vsock"},
+		vmfs: []string{
+			"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/stored", "vmfs/backends/snapshot", "vmfs/backends/rundir", "vmfs/backends/extras",
+			"vmfs/backends/gate", "vmfs/backends/resize", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/hostnet",
+			"vmfs/backends/hostpci", "vmfs/vsock",
+		},
 		any: true,
 		reason: "a back end is one hypervisor behind the contract: it knows neither another back end " +
 			"nor who uses it, so that each can be added, replaced or left out alone",
@@ -335,8 +342,6 @@ func TestCheck(t *testing.T) {
 		{"vmfs/backends/qemu", "vmfs/backends/process", true},
 		{"vmfs/backends/qemu", "vmfs/backends/sim", false},
 		{"vmfs/backends/qemu", "vmfs/backends/hostnet", true},
-		{"vmfs/backends/qemu", "vmfs/backends/serial", true},
-		{"vmfs/backends/serial", "vmfs/backends/qemu", false},
 		{"vmfs/backends/hostnet", "vmfs/backends/qemu", false},
 		{"vmfs/backends/qemu", "vmfs/backends/snapshot", true},
 		{"vmfs/backends/snapshot", "vmfs/backends/qemu", false},
