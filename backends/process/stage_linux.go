@@ -146,6 +146,11 @@ func (s *specification) exec(above int) error {
 	if err := s.User.become(); err != nil {
 		return err
 	}
+	for fd := FirstFile; fd < above; fd++ {
+		if err := listenAgain(fd); err != nil {
+			return err
+		}
+	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return &failure{Op: "set no_new_privs", Errno: errno(err)}
 	}
@@ -156,6 +161,22 @@ func (s *specification) exec(above int) error {
 	}
 	err := syscall.Exec(s.Path, s.Args, os.Environ())
 	return &failure{Op: "execute", Path: s.Path, Errno: errno(err)}
+}
+
+// listenAgain makes this process the one that serves fd, if that is a Unix socket that listens:
+// the kernel tells those who connect who has last called listen.
+func listenAgain(fd int) error {
+	is := func(option, value int) bool {
+		v, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, option)
+		return err == nil && v == value
+	}
+	if !is(unix.SO_DOMAIN, unix.AF_UNIX) || !is(unix.SO_ACCEPTCONN, 1) {
+		return nil
+	}
+	if err := unix.Listen(fd, unix.SOMAXCONN); err != nil {
+		return &failure{Op: "listen", Errno: errno(err)}
+	}
+	return nil
 }
 
 // noneIgnored gives every signal that is ignored its default, which a program that is
