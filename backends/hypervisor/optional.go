@@ -147,6 +147,14 @@ type ExtraChecker interface {
 	CheckExtra(key, value string) error
 }
 
+// ConfigChecker is a VMStarter that says of a whole configuration what it can never run,
+// when that is written and not only when a VM starts. The configuration is one that
+// VMConfig.Check takes. What may still come, in it or on the host, is no error: the kernel
+// that is not set yet, a file that is not there.
+type ConfigChecker interface {
+	CheckConfig(config VMConfig) error
+}
+
 // ConfigRestorer is a VMStarter that can restore a VM elsewhere than where its snapshot
 // was taken: on another host, or with its disks at other paths.
 type ConfigRestorer interface {

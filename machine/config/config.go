@@ -144,7 +144,15 @@ func (c *Config) check() error {
 	if c.AutoCID() {
 		vm.VsockCID = hypervisor.MinVsockCID
 	}
-	return vm.Check()
+	if err := vm.Check(); err != nil {
+		return err
+	}
+	if s, ok := hypervisor.StarterFor(c.hv); ok {
+		if ck, ok := s.(hypervisor.ConfigChecker); ok {
+			return ck.CheckConfig(vm)
+		}
+	}
+	return nil
 }
 
 // String returns the settings in the table's order, one a line, defaults that
