@@ -2,7 +2,10 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
+	"os/exec"
 	"sync"
 	"time"
 
@@ -64,7 +67,11 @@ func (h *Host) lookFor(t hypervisor.Type) <-chan struct{} {
 		if b.Err != nil {
 			c.failed[t] = b
 			if !told {
-				h.log.Warn("VMs of this hypervisor cannot be started", "hypervisor", t, "err", b.Err)
+				level := slog.LevelWarn
+				if errors.Is(b.Err, exec.ErrNotFound) && t != h.defaultConfig().Type() {
+					level = slog.LevelInfo // nobody has asked for it
+				}
+				h.log.Log(h.ctx, level, "VMs of this hypervisor cannot be started", "hypervisor", t, "err", b.Err)
 			}
 		} else {
 			c.found[t] = b

@@ -3,6 +3,7 @@ package main
 import (
 	"log/slog"
 
+	"vmfs/backends/cloudhypervisor"
 	"vmfs/backends/qemu"
 	"vmfs/backends/sim"
 )
@@ -11,5 +12,6 @@ import (
 // hypervisor, by which everything else finds them.
 func registerBackends(log *slog.Logger) {
 	qemu.New(qemu.Config{Log: log}).Register()
+	cloudhypervisor.New(cloudhypervisor.Config{Log: log}).Register()
 	sim.Register()
 }

@@ -31,7 +31,7 @@ func TestManual(t *testing.T) {
 			assert.NotEmpty(t, c.Example, name)
 		}
 	}
-	for _, flag := range []string{"listen", "state", "create-group", "qemu", "log-level", "log-format"} {
+	for _, flag := range []string{"listen", "state", "create-group", "qemu", "cloud-hypervisor", "log-level", "log-format"} {
 		assert.Contains(t, strings.ReplaceAll(page, `\-`, "-"), "--"+flag)
 	}
 }

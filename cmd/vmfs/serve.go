@@ -35,6 +35,7 @@ type serveOptions struct {
 	listen      []string
 	state       string
 	qemu        string
+	cloud       string
 	createGroup string
 	logLevel    string
 	logFormat   string
@@ -74,6 +75,7 @@ at once.`,
 	f.StringArrayVar(&o.listen, "listen", nil, "`address` to listen on: unix!PATH, tcp!HOST!PORT or vsock!CID!PORT, with ,user=NAME appended to name the user of all its clients, or ,group=GROUP or ,mode=MODE for a Unix socket; repeat for more")
 	f.StringVar(&o.state, "state", "", "`directory` of all that is kept (default /var/lib/vmfs for root, else vmfs in $XDG_STATE_HOME or ~/.local/state)")
 	f.StringVar(&o.qemu, "qemu", "", "QEMU's `program` (default the one in $PATH)")
+	f.StringVar(&o.cloud, "cloud-hypervisor", "", "Cloud Hypervisor's `program` (default $VMFS_CLOUD_HYPERVISOR, else the one in $PATH)")
 	f.StringVar(&o.createGroup, "create-group", "", "`group` whose members may make VMs, besides root and the server's user")
 	f.StringVar(&o.logLevel, "log-level", "info", "least `level` to log: debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "text", "log as text or json")
@@ -98,12 +100,18 @@ func serve(cmd *cobra.Command, o serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	paths := &hypervisor.Paths{}
-	if o.qemu != "" {
-		if _, err := os.Stat(o.qemu); err != nil {
-			return fmt.Errorf("serve: --qemu: %w", err)
+	paths := &hypervisor.Paths{Binaries: make(map[hypervisor.Type]string)}
+	for _, p := range []struct {
+		flag, path string
+		of         hypervisor.Type
+	}{{"qemu", o.qemu, hypervisor.TypeQEMU}, {"cloud-hypervisor", o.cloud, hypervisor.TypeCloudHypervisor}} {
+		if p.path == "" {
+			continue
 		}
-		paths.Binaries = map[hypervisor.Type]string{hypervisor.TypeQEMU: o.qemu}
+		if _, err := os.Stat(p.path); err != nil {
+			return fmt.Errorf("serve: --%s: %w", p.flag, err)
+		}
+		paths.Binaries[p.of] = p.path
 	}
 	if o.state == "" {
 		if o.state, err = defaultState(); err != nil {

@@ -1,8 +1,7 @@
 // Package durable is changes to files and directories that are made as a whole or
-// not at all, also where the server or the host dies within one, and files that grow
-// within bounds.
+// not at all, also where the server or the host dies within one.
 //
-// The package imports renameio, and golang.org/x/sys.
+// The package imports renameio alone.
 package durable
 
 import (

@@ -145,8 +145,9 @@ func (c *Log) Trim() error {
 	if err != nil || fi.Size()-c.head <= maxConsole {
 		return err
 	}
-	head, err := durable.PunchHead(f, fi.Size(), keepConsole)
-	if err == nil {
+	const block = 4096
+	head := (fi.Size() - keepConsole) / block * block
+	if err := punchHole(f, 0, head); err == nil {
 		c.head = head
 		return nil
 	} else if !errors.Is(err, errors.ErrUnsupported) {
