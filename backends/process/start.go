@@ -32,6 +32,9 @@ type Command struct {
 	Files []*os.File
 	// Log is the file that its output is appended to.
 	Log string
+	// Output takes its output instead, where it is set, for a process that appends it to
+	// Log (see Child.Writer).
+	Output *os.File
 	// Stdout is its standard output, where that does not go to Log.
 	Stdout *os.File
 	// User is who the process is to be; nil is who the server is.
@@ -51,6 +54,9 @@ type Child struct {
 	// Beside are processes that are of use to this one alone: they end when it does,
 	// or are ended with it.
 	Beside []*Child
+	// Writer is the process that writes the log, where Command.Output leads to one. It
+	// ends by itself after this one, when all is in the log.
+	Writer Process
 
 	log  string
 	from int64 // where in the log the output of this start begins
@@ -83,6 +89,9 @@ func Start(ctx context.Context, c Command) (*Child, error) {
 		Stdout: log, Stderr: log, // files: no goroutine copies them
 		ExtraFiles:  c.Files,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	if c.Output != nil {
+		cmd.Stdout, cmd.Stderr = c.Output, c.Output
 	}
 	if c.Stdout != nil {
 		cmd.Stdout = c.Stdout
@@ -171,6 +180,17 @@ func (c *Child) Await(ctx context.Context, most time.Duration) error {
 // saidMax bounds what of a process's words goes into an error.
 const saidMax = 2000
 
+// writeWait bounds the wait for the process that writes the log. It has nothing to wait
+// for itself.
+const writeWait = 2 * time.Second
+
+// settle waits until what the process has said is in its log. The process has ended.
+func (c *Child) settle() {
+	ctx, cancel := context.WithTimeout(context.Background(), writeWait)
+	defer cancel()
+	_ = c.Writer.Wait(ctx) // what is there by then has to do
+}
+
 // Said is the end of what the process has printed into its log, as one line.
 func (c *Child) Said() string {
 	f, err := os.Open(c.log)
@@ -182,7 +202,11 @@ func (c *Child) Said() string {
 	if err != nil {
 		return ""
 	}
-	b, err := io.ReadAll(io.NewSectionReader(f, max(c.from, fi.Size()-saidMax), saidMax))
+	from := c.from
+	if fi.Size() < from {
+		from = 0 // it was cut meanwhile
+	}
+	b, err := io.ReadAll(io.NewSectionReader(f, max(from, fi.Size()-saidMax), saidMax))
 	if err != nil {
 		return ""
 	}
@@ -215,6 +239,7 @@ func (c *Child) Abandon(ctx context.Context, err error, w Words) error {
 	}
 	byItself := c.How()
 	kerr := c.Kill()
+	c.settle()
 	said := c.Said()
 	if w.Plain != nil {
 		said = w.Plain(said)

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/companion"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/qemu/vsockdev"
 )
@@ -66,7 +67,7 @@ func TestNothingLeaks(t *testing.T) {
 			}
 			ended(pid, hv, err)
 		}
-		s.startDevice = func(context.Context, vsockdev.Config, bool) (*vsockdev.Device, error) {
+		s.startDevice = func(context.Context, vsockdev.Config, bool) (*companion.Companion, error) {
 			return nil, errors.New("not today")
 		}
 		ended(s.StartVM(testContext(t), nil, "", socket, config))

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 
+	"vmfs/backends/companion"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/qemu/vsockdev"
@@ -28,7 +29,7 @@ type Starter struct {
 	host   host
 	probes process.Probes[program]
 	// startDevice starts the vsock device of a VM, or finds it; it is another in tests.
-	startDevice func(ctx context.Context, c vsockdev.Config, find bool) (*vsockdev.Device, error)
+	startDevice func(ctx context.Context, c vsockdev.Config, find bool) (*companion.Companion, error)
 }
 
 var (

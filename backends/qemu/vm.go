@@ -12,6 +12,7 @@ import (
 
 	"github.com/digitalocean/go-qemu/qmp/raw"
 
+	"vmfs/backends/companion"
 	"vmfs/backends/gate"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
@@ -30,7 +31,7 @@ type VM struct {
 	conn  *qmp.Conn
 	child *process.Child // nil where another server started it
 	log   *slog.Logger
-	start func(ctx context.Context, c vsockdev.Config, find bool) (*vsockdev.Device, error)
+	start func(ctx context.Context, c vsockdev.Config, find bool) (*companion.Companion, error)
 	caps  hypervisor.Capabilities
 
 	ctx    context.Context // ends with Close

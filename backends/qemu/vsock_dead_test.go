@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/companion"
 	"vmfs/backends/qemu/vsockdev"
 )
 
@@ -15,13 +16,13 @@ import (
 // either.
 func TestVsockDeviceDies(t *testing.T) {
 	s := newTestStarter(t)
-	s.startDevice = func(_ context.Context, d vsockdev.Config, _ bool) (*vsockdev.Device, error) {
+	s.startDevice = func(_ context.Context, d vsockdev.Config, _ bool) (*companion.Companion, error) {
 		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: d.Socket, Net: "unix"})
 		if err != nil {
 			return nil, err
 		}
 		l.SetUnlinkOnClose(false) // as nobody does for who is killed
-		return &vsockdev.Device{}, l.Close()
+		return &companion.Companion{}, l.Close()
 	}
 	dir := shortDir(t)
 	config := bare(dir)

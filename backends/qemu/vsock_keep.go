@@ -7,10 +7,10 @@ import (
 	"strconv"
 	"time"
 
+	"vmfs/backends/companion"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/qemu/qmp"
 	"vmfs/backends/qemu/vsockdev"
-	"vmfs/internal/wait"
 )
 
 // EventVsock is a kind of event beside those of package hypervisor: the vsock
@@ -18,17 +18,12 @@ import (
 // process; the streams that it carried are lost.
 const EventVsock hypervisor.EventKind = "vsock"
 
-const (
-	// reviveTimeout bounds one attempt to start a device anew.
-	reviveTimeout = 30 * time.Second
-	// reviveFirst and reviveMost bound the pause before another attempt. There is
-	// none before the first, and before one for a device that has lived for longer.
-	reviveFirst = 100 * time.Millisecond
-	reviveMost  = 30 * time.Second
-	// ownEnd is how long a device may take to end after its QEMU. It then does so by
-	// itself.
-	ownEnd = 100 * time.Millisecond
-)
+// ownEnd is how long a device may take to end after its QEMU. It then does so by
+// itself.
+const ownEnd = 100 * time.Millisecond
+
+// reviveTimeout bounds what gets the guest's rings going again.
+const reviveTimeout = 30 * time.Second
 
 // busyDevice is what keeps other commands out, in words for those.
 const busyDevice = "the vsock device is being restarted"
@@ -40,7 +35,7 @@ func (d runDir) vsockDevice(c hypervisor.VMConfig) vsockdev.Config {
 
 // startDevice starts a VM's device. Where QEMU has run for a while it finds the one
 // that an earlier server started.
-func startDevice(ctx context.Context, c vsockdev.Config, find bool) (*vsockdev.Device, error) {
+func startDevice(ctx context.Context, c vsockdev.Config, find bool) (*companion.Companion, error) {
 	if find {
 		return vsockdev.FindOrStart(ctx, c)
 	}
@@ -57,40 +52,13 @@ func (vm *VM) adoptVsock() {
 // keepVsock sees to it that the VM has its device for as long as the handle is
 // there, and that the device ends with the VM. A nil device is to be found, or
 // started if it has ended. It runs beside the handle's callers.
-func (vm *VM) keepVsock(device *vsockdev.Device) {
+func (vm *VM) keepVsock(device *companion.Companion) {
 	ctx, cancel := vm.connected()
 	defer cancel()
-	adopt := device == nil
-	again := wait.Backoff{First: reviveFirst, Most: reviveMost}
-	for pause := time.Duration(0); ; {
-		if device != nil {
-			began := time.Now()
-			if !vm.watchVsock(ctx, device) {
-				return
-			}
-			pid := device.PID
-			device = nil
-			if time.Since(began) > reviveMost {
-				pause = 0
-				again.Reset()
-			}
-			vm.log.Warn("the vsock device has ended and is restarted; see the VM's log", "vm", vm.name, "pid", pid, "in", pause)
-		} else {
-			var err error
-			if device, err = vm.reviveVsock(adopt); err == nil {
-				adopt = false
-				continue
-			}
-			if ctx.Err() != nil {
-				return
-			}
-			vm.log.Error("the vsock device cannot be started and is tried again", "vm", vm.name, "in", pause, "err", err)
-		}
-		if wait.For(ctx, pause) != nil {
-			return
-		}
-		pause = again.Next()
+	k := companion.Keeper{
+		What: "the vsock device", Revive: vm.reviveVsock, Over: vm.qemuGone, Linger: ownEnd, Log: vm.log.With("vm", vm.name),
 	}
+	k.Run(ctx, device)
 }
 
 // connected returns a context that ends with the connection to QEMU and the handle.
@@ -108,22 +76,6 @@ func (vm *VM) connected() (context.Context, context.CancelFunc) {
 	return ctx, func() { cancel(); <-over }
 }
 
-// watchVsock waits for the device's end, which is true, or that of QEMU or the
-// handle, with which ctx ends.
-func (vm *VM) watchVsock(ctx context.Context, device *vsockdev.Device) bool {
-	err := device.Wait(ctx)
-	if !vm.qemuGone() {
-		return err == nil && vm.ctx.Err() == nil
-	}
-	// A device that outlived its QEMU could take itself for the device of the next.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ownEnd)
-	defer cancel()
-	if device.Wait(ctx) != nil {
-		_ = device.End(context.WithoutCancel(ctx)) // it has ended just now
-	}
-	return false
-}
-
 // qemuGone tells whether QEMU, not only the connection to it, has ended.
 func (vm *VM) qemuGone() bool {
 	if errors.Is(vm.conn.Err(), qmp.ErrDisconnected) || vm.child != nil && vm.child.How() != "" {
@@ -137,9 +89,7 @@ func (vm *VM) qemuGone() bool {
 
 // reviveVsock finds or starts the device of a running VM, and gets the guest's
 // rings going again if it was started.
-func (vm *VM) reviveVsock(adopt bool) (*vsockdev.Device, error) {
-	ctx, cancel := context.WithTimeout(vm.ctx, reviveTimeout)
-	defer cancel()
+func (vm *VM) reviveVsock(ctx context.Context, adopt bool) (*companion.Companion, error) {
 	device, err := vm.start(ctx, vm.dir.vsockDevice(vm.record().Config.VMConfig), true)
 	if err != nil {
 		return nil, err
@@ -159,7 +109,7 @@ func (vm *VM) reviveVsock(adopt bool) (*vsockdev.Device, error) {
 // reconnectVsock waits for a new device to take the place of one that died, and
 // has QEMU hand it the rings, for which the VM must stop and go on. A VM that
 // stands still stays so: QEMU does it when the VM goes on.
-func (vm *VM) reconnectVsock(ctx context.Context, device *vsockdev.Device) error {
+func (vm *VM) reconnectVsock(ctx context.Context, device *companion.Companion) error {
 	if err := vm.awaitDevice(ctx, device); err != nil {
 		return err
 	}
@@ -193,7 +143,7 @@ func (vm *VM) reconnectVsock(ctx context.Context, device *vsockdev.Device) error
 
 // settleVsock makes sure that a device which was found, or started in the place of
 // one that died unseen, is the guest's.
-func (vm *VM) settleVsock(ctx context.Context, device *vsockdev.Device) error {
+func (vm *VM) settleVsock(ctx context.Context, device *companion.Companion) error {
 	if !device.Adopted {
 		if err := vm.reconnectVsock(ctx, device); err != nil {
 			return err
@@ -204,7 +154,7 @@ func (vm *VM) settleVsock(ctx context.Context, device *vsockdev.Device) error {
 }
 
 // awaitDevice waits until the device has connected to QEMU.
-func (vm *VM) awaitDevice(ctx context.Context, device *vsockdev.Device) error {
+func (vm *VM) awaitDevice(ctx context.Context, device *companion.Companion) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	over := make(chan struct{})
 	go func() { // ends with this call

@@ -114,6 +114,19 @@ var layers = []layer{
 		reason: "starting and watching a VMM's process is the same for all back ends, and for none in particular",
 	},
 	{
+		part: "vmfs/backends/companion",
+		vmfs: []string{"vmfs/internal", "vmfs/backends/process"},
+		reason: "how a process beside a VMM is found, kept and ended is the same for all of them: " +
+			"what each does is its own package's",
+	},
+	{
+		part:    "vmfs/backends/serial",
+		vmfs:    []string{"vmfs/internal", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/companion"},
+		foreign: []string{"golang.org/x/sys"},
+		reason: "a serial port behind a socket and words in a pipe are what any VMM has: with a back end in it, " +
+			"the next one would have to do it again",
+	},
+	{
 		part:    "vmfs/backends/hostnet",
 		vmfs:    []string{"vmfs/internal", "vmfs/backends/hypervisor", "vmfs/backends/process"},
 		foreign: []string{"golang.org/x/sys"},
@@ -170,7 +183,7 @@ var layers = []layer{
 		vmfs: []string{
 			"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/stored", "vmfs/backends/snapshot", "vmfs/backends/rundir", "vmfs/backends/extras",
 			"vmfs/backends/gate", "vmfs/backends/resize", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/hostnet",
-			"vmfs/backends/hostpci", "vmfs/vsock",
+			"vmfs/backends/hostpci", "vmfs/backends/companion", "vmfs/backends/serial", "vmfs/vsock",
 		},
 		any: true,
 		reason: "a back end is one hypervisor behind the contract: it knows neither another back end " +
@@ -342,6 +355,8 @@ func TestCheck(t *testing.T) {
 		{"vmfs/backends/qemu", "vmfs/backends/process", true},
 		{"vmfs/backends/qemu", "vmfs/backends/sim", false},
 		{"vmfs/backends/qemu", "vmfs/backends/hostnet", true},
+		{"vmfs/backends/qemu", "vmfs/backends/serial", true},
+		{"vmfs/backends/serial", "vmfs/backends/qemu", false},
 		{"vmfs/backends/hostnet", "vmfs/backends/qemu", false},
 		{"vmfs/backends/qemu", "vmfs/backends/snapshot", true},
 		{"vmfs/backends/snapshot", "vmfs/backends/qemu", false},

@@ -1,7 +1,8 @@
 // Package durable is changes to files and directories that are made as a whole or
-// not at all, also where the server or the host dies within one.
+// not at all, also where the server or the host dies within one, and files that grow
+// within bounds.
 //
-// The package imports renameio alone.
+// The package imports renameio, and golang.org/x/sys.
 package durable
 
 import (

@@ -145,9 +145,8 @@ func (c *Log) Trim() error {
 	if err != nil || fi.Size()-c.head <= maxConsole {
 		return err
 	}
-	const block = 4096
-	head := (fi.Size() - keepConsole) / block * block
-	if err := punchHole(f, 0, head); err == nil {
+	head, err := durable.PunchHead(f, fi.Size(), keepConsole)
+	if err == nil {
 		c.head = head
 		return nil
 	} else if !errors.Is(err, errors.ErrUnsupported) {

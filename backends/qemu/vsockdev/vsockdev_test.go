@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/companion"
 	"vmfs/backends/process"
 	"vmfs/vsock/vhostuser"
 )
@@ -74,7 +75,7 @@ func TestStartFindEnd(t *testing.T) {
 	// The next server finds it.
 	found, err := FindOrStart(t.Context(), c)
 	require.NoError(t, err)
-	assert.Equal(t, &Device{Process: d.Process, Adopted: true}, found)
+	assert.Equal(t, &companion.Companion{Process: d.Process, Adopted: true}, found)
 
 	// One that nobody can reach makes room for another.
 	require.NoError(t, os.Remove(c.Socket))
