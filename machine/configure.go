@@ -10,6 +10,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/internal/durable"
 	"vmfs/machine/config"
+	"vmfs/machine/console"
 	"vmfs/machine/events"
 )
 
@@ -88,6 +89,7 @@ func (v *VM) vmConfig(cfg config.Config) hypervisor.VMConfig {
 	c.LogPath = v.LogPath()
 	if c.SerialLogPath == "" {
 		c.SerialLogPath = filepath.Join(v.dir, consoleFile)
+		c.SerialLogMax = console.MaxAlone
 	}
 	v.mu.Lock()
 	c.VsockCID = v.cidIn(cfg)

@@ -76,6 +76,9 @@ type VMConfig struct {
 	// SerialLogPath is the file that the VMM appends the serial console's output
 	// to, whether or not anybody is connected to the console.
 	SerialLogPath string
+	// SerialLogMax bounds the bytes of that file on disk, for the time when nobody else
+	// does: beyond it a back end may cut off the file's head. 0 is no bound.
+	SerialLogMax int64
 	// VsockCID is the guest's context ID, 3..4294967294; 0 is no vsock by CID.
 	VsockCID int64
 	// VsockSocket is the host-side Unix socket of a hybrid vsock device; "" is none.

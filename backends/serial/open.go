@@ -38,15 +38,17 @@ var _ hypervisor.Drainer = Conn{}
 func Open(ctx context.Context, console string) (Conn, error) {
 	until := time.Now().Add(restartWait)
 	pause := wait.Backoff{First: time.Millisecond, Most: 50 * time.Millisecond}
-	for {
+	for absent := error(nil); ; {
 		c, err := open(ctx, console)
+		if err != nil && absent != nil && ctx.Err() != nil {
+			return Conn{}, fmt.Errorf("%w (%w)", context.Cause(ctx), absent)
+		}
 		again := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
 		if err == nil || !again || time.Now().After(until) {
 			return c, err
 		}
-		if ended := pause.Wait(ctx); ended != nil {
-			return Conn{}, fmt.Errorf("%w (%w)", ended, err)
-		}
+		absent = err
+		_ = pause.Wait(ctx) // if it ends, that is seen above
 	}
 }
 

@@ -14,13 +14,8 @@ import (
 	"vmfs/internal/unixsock"
 )
 
-const (
-	// lastWords is how long after the VMM's end its serial port may be read: what it has
-	// sent is there, and ends.
-	lastWords = time.Second
-	// farewell is how long a process that is told to end reads what is on its way.
-	farewell = 100 * time.Millisecond
-)
+// farewell is how long a process that is told to end reads what is on its way.
+const farewell = 100 * time.Millisecond
 
 // run is the process. It returns nil when the VMM has ended and all it said is in its
 // place.

@@ -285,34 +285,16 @@ func TestKilled(t *testing.T) {
 	r.holds(r.config.Log, "a word\n")
 	c := r.open()
 
-	over := make(chan struct{})
-	isOver := func() bool {
-		select {
-		case <-over:
-			return true
-		default:
-			return false
-		}
-	}
-	revived := make(chan *companion.Companion, 10)
-	k := companion.Keeper{
-		What: "the console's process",
-		Revive: func(ctx context.Context, first bool) (*companion.Companion, error) {
-			p, err := serial.FindOrStart(ctx, r.config)
-			if err == nil {
-				revived <- p
-			}
-			return p, err
-		},
-		Over: isOver, Settle: 10 * time.Millisecond, Linger: patience, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
-	}
 	ctx, cancel := context.WithCancel(testContext(t))
 	defer cancel()
 	kept := make(chan struct{})
-	go func() { defer close(kept); k.Run(ctx, nil) }()
-	found := <-revived
-	assert.True(t, found.Adopted)
-	assert.Equal(t, r.proc.Process, found.Process, "it is found by its lock")
+	found, err := serial.FindOrStart(testContext(t), r.config)
+	require.NoError(t, err)
+	assert.Equal(t, &companion.Companion{Process: r.proc.Process, Adopted: true}, found, "it is found by its lock")
+	go func() {
+		defer close(kept)
+		serial.Keep(ctx, r.config, nil, func() bool { return false }, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	}()
 
 	printed := "one\n"
 	for range 3 {
@@ -321,8 +303,6 @@ func TestKilled(t *testing.T) {
 		r.say("between\n")
 		_, err := c.Read(make([]byte, 1))
 		require.Error(t, err, "the client's connection ends")
-		r.proc = <-revived
-		assert.False(t, r.proc.Adopted)
 		r.accept()
 		r.print("two\n")
 		printed += "two\n"
@@ -331,20 +311,26 @@ func TestKilled(t *testing.T) {
 		r.print("three\n")
 		printed += "three\n"
 		r.reads(c, "three\n")
+		r.proc, err = serial.FindOrStart(testContext(t), r.config)
+		require.NoError(t, err)
+		assert.True(t, r.proc.Adopted)
 	}
 	r.holds(r.config.SerialLog, printed)
 	r.holds(r.config.Log, "a word\n"+strings.Repeat("between\n", 3))
 
+	cancel()
+	<-kept
+	require.True(t, r.proc.Alive(), "it outlives the handle")
+
 	// One whose socket is gone is of no use, and is replaced by FindOrStart.
+	require.NoError(t, c.Close())
+	require.NoError(t, r.open().Close()) // it is there
 	require.NoError(t, os.Remove(r.config.Console))
 	p, err := serial.FindOrStart(testContext(t), r.config)
 	require.NoError(t, err)
 	assert.NotEqual(t, r.proc.PID, p.PID)
 	assert.False(t, r.proc.Alive())
 	r.accept()
-	close(over)
-	cancel()
-	<-kept
 	r.proc = p
 
 	// A second one beside it does not stay, and says why.

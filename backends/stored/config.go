@@ -30,6 +30,7 @@ type config struct {
 	Disks         []disk            `json:"disks,omitempty"`
 	Networks      []network         `json:"networks,omitempty"`
 	SerialLogPath string            `json:"serialLogPath,omitempty"`
+	SerialLogMax  int64             `json:"serialLogMax,omitempty"`
 	VsockCID      int64             `json:"vsockCID,omitempty"`
 	VsockSocket   string            `json:"vsockSocket,omitempty"`
 	PCIDevices    []string          `json:"pciDevices,omitempty"`
@@ -73,7 +74,7 @@ type network struct {
 func (c Config) MarshalJSON() ([]byte, error) {
 	s := config{
 		VCPUs: c.VCPUs, MemoryBytes: c.MemoryBytes, HotplugBytes: c.HotplugBytes, Topology: (*topology)(c.Topology),
-		SerialLogPath: c.SerialLogPath, VsockCID: c.VsockCID, VsockSocket: c.VsockSocket, PCIDevices: c.PCIDevices,
+		SerialLogPath: c.SerialLogPath, SerialLogMax: c.SerialLogMax, VsockCID: c.VsockCID, VsockSocket: c.VsockSocket, PCIDevices: c.PCIDevices,
 		KernelPath: c.KernelPath, InitrdPath: c.InitrdPath, KernelArgs: c.KernelArgs,
 		Name: c.Name, UUID: c.UUID, LogPath: c.LogPath, Extras: c.Extras,
 	}
@@ -94,7 +95,7 @@ func (c *Config) UnmarshalJSON(b []byte) error {
 	}
 	c.VMConfig = hypervisor.VMConfig{
 		VCPUs: s.VCPUs, MemoryBytes: s.MemoryBytes, HotplugBytes: s.HotplugBytes, Topology: (*hypervisor.CPUTopology)(s.Topology),
-		SerialLogPath: s.SerialLogPath, VsockCID: s.VsockCID, VsockSocket: s.VsockSocket, PCIDevices: s.PCIDevices,
+		SerialLogPath: s.SerialLogPath, SerialLogMax: s.SerialLogMax, VsockCID: s.VsockCID, VsockSocket: s.VsockSocket, PCIDevices: s.PCIDevices,
 		KernelPath: s.KernelPath, InitrdPath: s.InitrdPath, KernelArgs: s.KernelArgs,
 		Name: s.Name, UUID: s.UUID, LogPath: s.LogPath, Extras: s.Extras,
 	}

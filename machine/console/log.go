@@ -25,6 +25,9 @@ const (
 	keepConsole = 4 << 20
 	// bigConsole is the size with its hole from which a start rewrites it.
 	bigConsole = 64 << 20
+	// MaxAlone is the bound for back ends to keep while no server looks: no reader is
+	// so far behind that what they cut off is not cut off for it already.
+	MaxAlone = 4 * maxConsole
 	// scrollBack is how much of the past a new reader gets.
 	scrollBack = 64 << 10
 	// lookAgain is how often readers look where there are no notices of changes.
