@@ -1,0 +1,16 @@
+// Package chtest is a Cloud Hypervisor without virtual machines, for tests of what the real one
+// does seldom or never: a VMM that answers slowly or not at all, that dies at a given call, that
+// loses or cuts events, that is too old; and for machines without KVM.
+//
+// It speaks the VMM's API over HTTP, with its state machine and its words, writes an event file,
+// listens on the serial socket and on the vsock socket, and takes the real one's command line.
+// [Start] runs one within a test; [Program] makes a program of the test binary itself, for who
+// starts VMMs as processes.
+//
+// Its guest is a few lines: it prints [Ready] on the serial port and echoes what is typed there,
+// echoes what is sent to vsock port [EchoPort] and refuses other ports, powers off at the power
+// button, and has the memory that it is told to have at once.
+//
+// The package is for tests alone. It imports the standard library, testify,
+// backends/cloudhypervisor/api and internal/unixsock.
+package chtest
