@@ -7,6 +7,7 @@
 //	ch.sock      the control socket: Cloud Hypervisor's API, HTTP
 //	events.json  what Cloud Hypervisor tells of, record by record
 //	ch.json      what the VM was started with (see record)
+//	restore*     there while a VM is restored
 //	ch.log       its output, where VMConfig.LogPath does not say another place
 //
 // The control socket is bound and listening before Cloud Hypervisor is started, and it

@@ -248,6 +248,12 @@ func (vm *VM) catchUp() {
 	if err != nil {
 		return
 	}
+	if rec := vm.record(); rec != nil && rec.Resume {
+		vm.spawn(vm.recoverSnapshot)
+	}
+	if s.state != hypervisor.StateCreated {
+		vm.settleRestore()
+	}
 	e := hypervisor.Event{Time: time.Now()}
 	switch {
 	case s.state == hypervisor.StateShutdown:

@@ -2,17 +2,138 @@ package cloudhypervisor
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"strconv"
 	"time"
 
+	"vmfs/backends/cloudhypervisor/api"
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/resize"
+	"vmfs/internal/wait"
 )
 
-// ResizeMemory is not there yet, as the capabilities say.
-func (vm *VM) ResizeMemory(context.Context, int64) error {
-	return vm.wrap("memory", hypervisor.ErrNotSupported)
+// memoryStep is the size in which virtio-mem plugs memory.
+const memoryStep = int64(2) << 20
+
+// Cloud Hypervisor has no event for a guest that has given memory or taken it: it is asked,
+// at first often, then less so.
+const (
+	memoryPollFirst = 10 * time.Millisecond
+	memoryPollMost  = time.Second
+	// trackFor bounds how long a guest is tracked to a target for which nobody waits.
+	trackFor = 10 * time.Minute
+)
+
+// ResizeMemory sets the target.
+func (vm *VM) ResizeMemory(ctx context.Context, bytes int64) error {
+	target, err := vm.setTarget(ctx, bytes)
+	if err == nil {
+		vm.track(target)
+	}
+	return vm.wrap("memory", err)
 }
 
-// ResizeMemoryAndWait is not there yet.
-func (vm *VM) ResizeMemoryAndWait(context.Context, int64, time.Duration) error {
-	return vm.wrap("memory", hypervisor.ErrNotSupported)
+// ResizeMemoryAndWait sets the target and waits until the guest has it.
+func (vm *VM) ResizeMemoryAndWait(ctx context.Context, bytes int64, timeout time.Duration) error {
+	var target int64
+	err := vm.resizing(func(ctx context.Context) (_ int64, err error) {
+		target, err = vm.setTarget(ctx, bytes)
+		return target, err
+	}).Wait(ctx, timeout)
+	if late := (*hypervisor.ResizeError)(nil); errors.As(err, &late) {
+		vm.track(target)
+	}
+	return vm.wrap("memory", err)
+}
+
+// resizing is the guest as one whose memory is resized.
+func (vm *VM) resizing(set func(context.Context) (int64, error)) resize.Guest {
+	poll := wait.Backoff{First: memoryPollFirst, Most: memoryPollMost}
+	return resize.Guest{Set: set, Actual: vm.actualMemory, Changed: poll.Wait}
+}
+
+// track tells of the guest's way to a target, for which nobody waits, until it has that
+// or gets another one.
+func (vm *VM) track(target int64) {
+	ctx, cancel := context.WithCancel(vm.ctx)
+	vm.mu.Lock()
+	before := vm.untrack
+	vm.untrack = cancel
+	vm.mu.Unlock()
+	if before != nil {
+		before()
+	}
+	if !vm.spawn(func() {
+		defer cancel()
+		// However it ends, there is nobody to be told.
+		_ = vm.resizing(func(context.Context) (int64, error) { return target, nil }).Wait(ctx, trackFor)
+	}) {
+		cancel()
+	}
+}
+
+// actualMemory asks how much the guest has, and tells if it has changed.
+func (vm *VM) actualMemory(ctx context.Context) (int64, error) {
+	info, err := vm.client.Info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	actual := info.MemoryActualSize
+	vm.mu.Lock()
+	changed := vm.memory != 0 && vm.memory != actual
+	vm.memory = actual
+	vm.mu.Unlock()
+	if changed {
+		vm.events.Put(hypervisor.Event{Kind: hypervisor.EventMemory, Time: time.Now(), Detail: []hypervisor.Detail{
+			{Key: "actual", Value: strconv.FormatInt(actual, 10)},
+		}})
+	}
+	return actual, nil
+}
+
+// setTarget gives Cloud Hypervisor the target, and returns it rounded.
+func (vm *VM) setTarget(ctx context.Context, bytes int64) (int64, error) {
+	if err := vm.gate.Pass(ctx); err != nil {
+		return 0, err
+	}
+	select { // two targets at once must not be mixed
+	case vm.setting <- struct{}{}:
+		defer func() { <-vm.setting }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	info, err := vm.client.Info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	memory, balloon := info.Config.Memory, info.Config.Balloon
+	l := resize.Limits{Base: memory.Size, Plug: memory.HotplugSize, Step: memoryStep}
+	l.Most = l.Base + l.Plug
+	if rec := vm.record(); rec != nil {
+		l.Most = min(l.Most, l.Base+rec.Config.HotplugBytes)
+	}
+	plugged, left, err := l.Split(bytes)
+	if err != nil {
+		return 0, err
+	}
+	if info.State != api.StateRunning && info.State != api.StatePaused {
+		return 0, fmt.Errorf("the guest does not run: %w", hypervisor.ErrBusy)
+	}
+	if balloon == nil && left != l.Base {
+		return 0, fmt.Errorf("%d bytes: the VM was started without a balloon, and has at least %d: %w", bytes, l.Base, hypervisor.ErrNotSupported)
+	}
+	// What it was asked for before it refuses, or would ask of the guest again.
+	var change api.Resize
+	if plugged != memory.HotpluggedSize {
+		ram := l.Base + plugged
+		change.RAM = &ram
+	}
+	if held := l.Base - left; balloon != nil && held != balloon.Size {
+		change.Balloon = &held
+	}
+	if change != (api.Resize{}) {
+		err = vm.client.Resize(ctx, change)
+	}
+	return left + plugged, err
 }

@@ -41,6 +41,8 @@ type plan struct {
 	program program
 	dir     runDir
 	vm      *api.VMConfig // without its networks, which are added one by one: see VM.addNets
+	// mode is how the memory is read of a VM that is restored; "" is one that is not.
+	mode api.MemoryRestoreMode
 }
 
 // CheckConfig says what of a configuration Cloud Hypervisor can never run.

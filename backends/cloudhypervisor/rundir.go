@@ -3,6 +3,8 @@ package cloudhypervisor
 import (
 	"time"
 
+	"vmfs/backends/cloudhypervisor/api"
+	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/rundir"
 	"vmfs/backends/stored"
@@ -22,7 +24,16 @@ func dirOf(socketPath string) (runDir, error) {
 
 func (d runDir) record() string { return d.Path("ch.json") }
 func (d runDir) events() string { return d.Path("events.json") }
-func (d runDir) log() string    { return d.Path("ch.log") } // where VMConfig.LogPath is empty
+func (d runDir) swap() string   { return d.Path("restore.json") }
+func (d runDir) source() string { return d.Path("restore") } // what is restored from
+func (d runDir) log() string    { return d.Path("ch.log") }  // where VMConfig.LogPath is empty
+
+// placeVsock says where the socket of the vsock device is, if nobody has.
+func (d runDir) placeVsock(c *hypervisor.VMConfig) {
+	if c.VsockCID != 0 && c.VsockSocket == "" {
+		c.VsockSocket = d.Path("vsock.sock")
+	}
+}
 
 // left is what a VMM may leave when it is killed.
 func (d runDir) left() []string { return []string{d.Control(), d.events(), d.record()} }
@@ -50,6 +61,8 @@ type record struct {
 	// Resume is set while a running VM is paused for a snapshot, so that a server
 	// that finds it so can let it go on.
 	Resume bool `json:"resume,omitempty"`
+	// Memory is how the memory is read of a VM that is restored; "" is one that was started.
+	Memory api.MemoryRestoreMode `json:"memory,omitempty"`
 }
 
 // recordFormat is the format of records.

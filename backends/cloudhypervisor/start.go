@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"vmfs/backends/cloudhypervisor/api"
+	"vmfs/backends/disk"
 	"vmfs/backends/hostnet"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
@@ -59,12 +60,7 @@ func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socket
 	if err := check(&config); err != nil {
 		return nil, err
 	}
-	if err := s.needs(&config); err != nil {
-		return nil, err
-	}
-	if config.VsockCID != 0 && config.VsockSocket == "" {
-		config.VsockSocket = dir.Path("vsock.sock")
-	}
+	dir.placeVsock(&config)
 	path, err := findProgram(s.binary(p, config))
 	if err != nil {
 		return nil, err
@@ -80,8 +76,16 @@ func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socket
 // launch starts a Cloud Hypervisor that has no VM yet, and returns the handle on it. When it
 // fails nothing is left of it.
 func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
+	if err := s.needs(&pl.config); err != nil {
+		return nil, err
+	}
 	if err := pl.dir.prepare(); err != nil {
 		return nil, err
+	}
+	if pl.mode == "" {
+		if err := disk.TakeBack(pl.dir.swap()); err != nil {
+			return nil, err
+		}
 	}
 	if socket := pl.config.VsockSocket; socket != "" {
 		if err := unixsock.RemoveStale(socket); err != nil {
@@ -102,7 +106,7 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 // beside an error is to be abandoned.
 func (s *Starter) spawn(ctx context.Context, pl *plan) (*VM, *process.Child, error) {
 	rec := &record{
-		Config: stored.Config{VMConfig: pl.config}, Binary: pl.program.path, Version: pl.program.version, Time: time.Now(),
+		Config: stored.Config{VMConfig: pl.config}, Binary: pl.program.path, Version: pl.program.version, Time: time.Now(), Memory: pl.mode,
 		// The descriptors are those of Files below.
 		Args: []string{
 			"--api-socket", "fd=" + strconv.Itoa(process.FirstFile), "--event-monitor", "fd=" + strconv.Itoa(process.FirstFile+1),
@@ -183,6 +187,9 @@ func (vm *VM) finish(ctx context.Context) error {
 	rec := vm.record()
 	if rec == nil {
 		return errors.New("what the VM was to be started with is not known: stop it, and start it again")
+	}
+	if rec.Memory != "" {
+		return errors.New("a server was killed while it restored the VM: stop it, and restore it again")
 	}
 	var has *api.VMConfig
 	switch info, err := vm.client.Info(ctx); {

@@ -29,18 +29,20 @@ type Starter struct {
 	log       *slog.Logger
 	probes    process.Probes[program]
 	pciUsable func() bool // is another in tests
+	canFault  func() bool // is another in tests
 }
 
 var (
-	_ hypervisor.VMStarter     = (*Starter)(nil)
-	_ hypervisor.ExtraChecker  = (*Starter)(nil)
-	_ hypervisor.ConfigChecker = (*Starter)(nil)
-	_ hypervisor.Capable       = (*Starter)(nil)
+	_ hypervisor.VMStarter      = (*Starter)(nil)
+	_ hypervisor.ExtraChecker   = (*Starter)(nil)
+	_ hypervisor.ConfigChecker  = (*Starter)(nil)
+	_ hypervisor.Capable        = (*Starter)(nil)
+	_ hypervisor.ConfigRestorer = (*Starter)(nil)
 )
 
 // New makes a Starter. Nothing is registered by it.
 func New(c Config) *Starter {
-	s := &Starter{config: c, log: c.Log, pciUsable: hostpci.Usable}
+	s := &Starter{config: c, log: c.Log, pciUsable: hostpci.Usable, canFault: canFault}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -102,6 +104,8 @@ func (s *Starter) CheckExtra(key, value string) error {
 // Capabilities is what a VM with this configuration can do on this host.
 func (s *Starter) Capabilities(config hypervisor.VMConfig) hypervisor.Capabilities {
 	return hypervisor.Capabilities{
+		SupportsSnapshot:       unsaveable(&config) == nil,
+		SupportsHotplugMemory:  true,
 		SupportsPause:          true,
 		SupportsVsock:          true,
 		SupportsGPUPassthrough: s.pciUsable(),

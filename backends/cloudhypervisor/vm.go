@@ -39,7 +39,8 @@ type VM struct {
 	gone   chan struct{} // closed when the process has ended; exit is set then
 	exit   string        // how it ended, where that is known
 
-	gate gate.Gate // held while a snapshot is written
+	gate    gate.Gate     // held while a snapshot is written
+	setting chan struct{} // holds a token while a memory target is being set
 
 	writing sync.Mutex // held while the record is changed, until that is on disk; before mu
 
@@ -52,6 +53,8 @@ type VM struct {
 	endReason string  // why the guest ended, once it has
 	told      bool    // GetVMInfo has told of the guest's end, see Shutdown
 	ordered   bool    // Shutdown has been called
+	memory    int64   // the guest's, when it was asked last; 0 is not yet
+	untrack   func()  // ends what tracks the guest's way to a target; nil is nothing
 }
 
 var (
@@ -60,6 +63,7 @@ var (
 	_ hypervisor.Resetter    = (*VM)(nil)
 	_ hypervisor.Identifier  = (*VM)(nil)
 	_ hypervisor.VsockSource = (*VM)(nil)
+	_ hypervisor.Describer   = (*VM)(nil)
 )
 
 // connect makes the handle on the Cloud Hypervisor that serves the control socket in dir. It
@@ -75,17 +79,18 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *proce
 		config = rec.Config.VMConfig
 	}
 	vm := &VM{
-		dir:    dir,
-		name:   cmp.Or(config.Name, dir.VM()),
-		client: api.New(dir.Control()),
-		proc:   proc,
-		child:  c,
-		log:    s.log,
-		caps:   s.Capabilities(config),
-		events: queue.New(maxEvents, hypervisor.LostEvents),
-		kicked: make(chan struct{}, 1),
-		gone:   make(chan struct{}),
-		rec:    rec,
+		dir:     dir,
+		name:    cmp.Or(config.Name, dir.VM()),
+		client:  api.New(dir.Control()),
+		proc:    proc,
+		child:   c,
+		log:     s.log,
+		caps:    s.Capabilities(config),
+		events:  queue.New(maxEvents, hypervisor.LostEvents),
+		kicked:  make(chan struct{}, 1),
+		gone:    make(chan struct{}),
+		setting: make(chan struct{}, 1),
+		rec:     rec,
 	}
 	if rec != nil {
 		vm.ran, vm.held = rec.Ran, rec.Resume

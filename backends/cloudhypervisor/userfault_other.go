@@ -1,0 +1,5 @@
+//go:build !linux
+
+package cloudhypervisor
+
+func canFault() bool { return false }
