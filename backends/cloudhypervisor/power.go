@@ -125,6 +125,15 @@ func (vm *VM) reset(ctx context.Context) error {
 	return nil
 }
 
+// InjectNMI sends the guest a non-maskable interrupt.
+func (vm *VM) InjectNMI(ctx context.Context) error {
+	err := vm.gate.Pass(ctx)
+	if err == nil {
+		err = vm.client.NMI(ctx)
+	}
+	return vm.wrap("nmi", err)
+}
+
 // DeleteVM presses the power button. A paused guest learns of it when it goes on.
 func (vm *VM) DeleteVM(ctx context.Context) error {
 	defer vm.kick()

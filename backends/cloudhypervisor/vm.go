@@ -61,6 +61,7 @@ var (
 	_ hypervisor.Hypervisor  = (*VM)(nil)
 	_ hypervisor.EventSource = (*VM)(nil)
 	_ hypervisor.Resetter    = (*VM)(nil)
+	_ hypervisor.NMIInjector = (*VM)(nil)
 	_ hypervisor.Identifier  = (*VM)(nil)
 	_ hypervisor.VsockSource = (*VM)(nil)
 	_ hypervisor.Describer   = (*VM)(nil)
