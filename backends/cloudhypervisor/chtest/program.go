@@ -103,6 +103,7 @@ func run(args []string, settings []byte) error {
 	eventsArg := fs.String("event-monitor", "", "")
 	noShutdown := fs.Bool("no-shutdown", false, "")
 	fs.String("seccomp", "true", "")
+	fs.String("log-format", "", "")
 	fs.String("log-file", "", "")
 	fs.Bool("v", false, "")
 	if err := fs.Parse(args); err != nil {
