@@ -24,7 +24,8 @@ func (v *VM) Config() config.Config {
 // SetConfig changes the configuration, durably: by replacing it with text or by
 // merging text into it. While the VM has a VMM only keys that can change live may
 // differ, else the error is a hypervisor.ErrBusy that names the key and nothing
-// is changed. A live change of memory sets the guest's target as well.
+// is changed. A live change of memory sets the guest's target as well, and one of a
+// disk's size makes it larger.
 func (v *VM) SetConfig(ctx context.Context, text string, replace bool) error {
 	return v.run(ctx, "set", v.host.opts.Timeouts.Verb, func(ctx context.Context) error {
 		v.mu.Lock()
@@ -43,10 +44,18 @@ func (v *VM) SetConfig(ctx context.Context, text string, replace bool) error {
 			return nil
 		}
 		if s := v.liveSession(); s != nil {
+			sizes, onlySizes := newSizes(old.VMConfig().Disks, cfg.VMConfig().Disks)
 			for _, k := range keys {
-				if !config.Live(k) {
+				switch {
+				case k == "disk" && onlySizes, config.Live(k):
+				case k == "disk":
+					return fmt.Errorf("of a disk only the size can change while %s runs, stop it first: %w", v.name, hypervisor.ErrBusy)
+				default:
 					return fmt.Errorf("%s cannot change while %s runs, stop it first: %w", k, v.name, hypervisor.ErrBusy)
 				}
+			}
+			if err := v.growLive(ctx, s, old, sizes); err != nil {
+				return err
 			}
 			if slices.Contains(keys, "memory") {
 				if err := v.resizeLive(ctx, s, cfg.VMConfig().MemoryBytes, 0); err != nil {

@@ -1,6 +1,9 @@
-// Package disk is disk images as files: copying and summing them with their holes,
-// what a snapshot keeps of them, and giving them other content so that it can be
-// taken back. It knows no hypervisor.
+// Package disk is disk images as files: making and growing them, copying and summing
+// them with their holes, what a snapshot keeps of them, and giving them other content
+// so that it can be taken back. It knows no hypervisor.
+//
+// A raw image is made and grown here. For a qcow2 that is qemu-img's, a program that is
+// looked for in PATH; of such an image nothing but its size is read here.
 //
 // Whoever calls it makes sure that nobody writes the images meanwhile. Every call
 // that reads or writes content ends soon after its context does.

@@ -20,6 +20,7 @@ const (
 	MaxMemory   = int64(1) << 46 // of MemoryBytes and HotplugBytes together
 	MinVsockCID = 3
 	MaxVsockCID = 1<<32 - 2
+	SectorSize  = 512 // what DiskConfig.Size is a multiple of
 	// Of devices of a kind there are at most:
 	MaxDisks, MaxNetworks, MaxPCIDevices = 64, 64, 56
 	// MaxVsockSocket is how long the path VsockSocket can be: a Unix socket's, less
@@ -172,6 +173,10 @@ func (d *DiskConfig) Check() error {
 	switch {
 	case !slices.Contains([]DiskFormat{"", DiskRaw, DiskQCOW2}, d.Format):
 		return invalidf("unknown format %q: there are raw and qcow2", d.Format)
+	case d.Size < 0 || d.Size%SectorSize != 0:
+		return invalidf("a size of %d bytes: want a multiple of %d, a sector", d.Size, SectorSize)
+	case d.Size != 0 && d.Readonly:
+		return invalidf("a readonly disk has the size of its image: leave size out")
 	case d.IOBps < 0 || d.IOBurstBps < 0:
 		return invalidf("a limit below 0 bytes a second")
 	case d.IOBurstBps != 0 && d.IOBps == 0:

@@ -39,6 +39,10 @@ type DiskConfig struct {
 	IOBurstBps int64
 	// Format is raw where it is empty.
 	Format DiskFormat
+	// Size is what the disk has for the guest, in bytes: at a start an image that is
+	// missing is made, and a smaller one grows. None shrinks: a larger one is an
+	// ErrInvalid. 0 takes the image as it is.
+	Size int64
 }
 
 // NetworkConfig is one network device. With TAPDevice set it is that tap; with

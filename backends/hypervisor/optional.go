@@ -35,6 +35,14 @@ type NMIInjector interface {
 	InjectNMI(ctx context.Context) error
 }
 
+// DiskGrower is a Hypervisor that can make a disk larger while the guest runs.
+type DiskGrower interface {
+	// GrowDisk gives the disk that is number index in VMConfig.Disks the size: its image,
+	// and what the guest sees of it. The size that it has is no error; a smaller one is
+	// an ErrInvalid, and nothing is changed.
+	GrowDisk(ctx context.Context, index int, bytes int64) error
+}
+
 // Console is a Hypervisor with a serial console that can be talked to.
 type Console interface {
 	// OpenConsole connects to the console. What the guest prints from now on is

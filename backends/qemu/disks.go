@@ -2,13 +2,16 @@ package qemu
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 
+	"vmfs/backends/disk"
 	"vmfs/backends/hypervisor"
 )
 
@@ -77,6 +80,44 @@ func diskMode(d hypervisor.DiskConfig) (fs.FileMode, error) {
 		return 0, fmt.Errorf("disk: %w", err)
 	}
 	return fi.Mode(), f.Close()
+}
+
+// GrowDisk makes a disk larger. See hypervisor.DiskGrower.
+func (vm *VM) GrowDisk(ctx context.Context, index int, bytes int64) error {
+	return vm.wrap("grow a disk of", vm.growDisk(ctx, index, bytes))
+}
+
+func (vm *VM) growDisk(ctx context.Context, index int, bytes int64) error {
+	if err := vm.conn.Err(); err != nil {
+		return err
+	}
+	if err := vm.gate.Pass(ctx); err != nil {
+		return err
+	}
+	release, err := vm.gate.Hold(busyDisk, true) // a snapshot copies the image
+	if err != nil {
+		return err
+	}
+	defer release()
+	rec := vm.record()
+	if rec == nil || index < 0 || index >= len(rec.Config.Disks) {
+		return fmt.Errorf("it was started without a disk %d: %w", index, hypervisor.ErrInvalid)
+	}
+	grows, err := disk.Grows(rec.Config.Disks[index], bytes)
+	if err != nil {
+		return err
+	}
+	if grows {
+		args := map[string]any{"node-name": "disk" + strconv.Itoa(index), "size": bytes}
+		if err := vm.conn.Execute(ctx, "block_resize", args, nil); err != nil {
+			return err
+		}
+	}
+	vm.changeRecord(func(r *record) {
+		r.Config.Disks = slices.Clone(r.Config.Disks)
+		r.Config.Disks[index].Size = bytes
+	})
+	return nil
 }
 
 // asJSON encodes what is made of strings, numbers and maps; their order is the

@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -24,6 +25,9 @@ func awaitImages(ctx context.Context, disks []hypervisor.DiskConfig) error {
 	for _, d := range disks {
 		if d.Readonly {
 			continue
+		}
+		if fi, err := os.Stat(d.Path); err != nil || !fi.Mode().IsRegular() && fi.Mode()&fs.ModeDevice == 0 {
+			continue // it is made, or refused, later
 		}
 		f, err := os.Open(d.Path)
 		if err != nil {

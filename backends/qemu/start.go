@@ -92,10 +92,6 @@ func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socket
 // launch starts QEMU with its virtual CPUs stopped, and returns when it answers.
 // When it fails nothing is left of it.
 func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
-	args, err := pl.args()
-	if err != nil {
-		return nil, err
-	}
 	if err := pl.dir.prepare(); err != nil {
 		return nil, err
 	}
@@ -108,6 +104,18 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 		if err := disk.TakeBack(pl.dir.swap()); err != nil {
 			return nil, err
 		}
+	}
+	if err := awaitImages(ctx, pl.config.Disks); err != nil {
+		return nil, err
+	}
+	if !pl.incoming { // what is restored has the size that it had
+		if err := disk.Fit(ctx, pl.config.Disks); err != nil {
+			return nil, err
+		}
+	}
+	args, err := pl.args()
+	if err != nil {
+		return nil, err
 	}
 	vm, c, err := s.spawn(ctx, pl, args)
 	if err == nil {
@@ -159,9 +167,6 @@ func (p *plan) run(ctx context.Context, args []string, log string) (c *process.C
 			}
 		}
 	}()
-	if err := awaitImages(ctx, p.config.Disks); err != nil {
-		return nil, err
-	}
 	for _, name := range p.files {
 		f, passt, err := p.open(ctx, name, log)
 		if err != nil {

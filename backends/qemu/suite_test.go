@@ -1,6 +1,7 @@
 package qemu_test
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -69,6 +70,9 @@ func TestSuite(t *testing.T) {
 		},
 		Recall: func(token string) (string, string) {
 			return "echo $T\r", "\n" + token
+		},
+		DiskSize: func(i int, bytes int64) (string, string) {
+			return fmt.Sprintf("echo $(cat /sys/block/vd%c/size) sectors\r", 'a'+i), fmt.Sprintf("\n%d sectors", bytes/512)
 		},
 		NMI:      "NMI received for unknown reason",
 		EchoPort: 7, RefusedError: vsock.ErrRefused, PortError: vsock.ErrPort,

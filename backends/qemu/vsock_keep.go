@@ -25,8 +25,11 @@ const ownEnd = 100 * time.Millisecond
 // reviveTimeout bounds what gets the guest's rings going again.
 const reviveTimeout = 30 * time.Second
 
-// busyDevice is what keeps other commands out, in words for those.
-const busyDevice = "the vsock device is being restarted"
+// What keeps other commands out, in words for those.
+const (
+	busyDevice = "the vsock device is being restarted"
+	busyDisk   = "a disk is being made larger"
+)
 
 // vsockDevice is what the device of the VM of this directory needs to know.
 func (d runDir) vsockDevice(c hypervisor.VMConfig) vsockdev.Config {

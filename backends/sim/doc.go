@@ -18,9 +18,9 @@
 //
 // The guest prints a few lines, is ready after the boot time with the line
 // [ReadyLine], and then has a prompt on the serial console with the commands
-// help, mem, echo, note, dial, poweroff, reboot and panic. `note TEXT` keeps a text
+// help, mem, disk, echo, note, dial, poweroff, reboot and panic. `note TEXT` keeps a text
 // in the guest's memory and `note` prints it: it is in snapshots, and lost by a
-// reset. The guest answers the power button after the power-off time. It follows
+// reset. `disk N` prints the bytes of a disk. The guest answers the power button after the power-off time. It follows
 // memory targets in steps of 2 MiB counted from the base size, at once unless a
 // fault says otherwise, and keeps at least 16 MiB (or all it started with, if
 // that is less). It tells of an NMI by the line [NMILine]. On vsock it serves echo (7), discard (9), daytime (13) and
@@ -62,7 +62,7 @@
 //	slow-start:DURATION  StartVM and RestoreVM take that long
 //
 // The verbs are pause, resume, poweroff (DeleteVM), stop (Shutdown), info,
-// snapshot, memory (both ways of resizing), reset, nmi, kill, console, identify,
+// snapshot, memory (both ways of resizing), reset, nmi, disk (GrowDisk), kill, console, identify,
 // connect (making a handle) and vsock (dialing). N takes K, M, G and T, powers of
 // 1024. Since TEXT ends at a comma, a text with one has to come from Go: see
 // [Fault], [VM.Inject] and [VM.Clear], which change the faults at run time.
@@ -82,5 +82,5 @@
 // boots and powers off within the call that asks for it. An idle VM has no
 // goroutine.
 //
-// The package imports packages hypervisor, stored, and internal, and the standard library.
+// The package imports packages hypervisor, disk, stored, and internal, and the standard library.
 package sim

@@ -26,6 +26,7 @@ const (
 	VerbMemory   Verb = "memory"
 	VerbReset    Verb = "reset"
 	VerbNMI      Verb = "nmi"
+	VerbDisk     Verb = "disk"
 	VerbKill     Verb = "kill"
 	VerbConsole  Verb = "console"
 	VerbIdentify Verb = "identify"
@@ -35,7 +36,7 @@ const (
 
 var verbs = []Verb{
 	VerbPause, VerbResume, VerbPowerOff, VerbStop, VerbInfo, VerbSnapshot, VerbMemory,
-	VerbReset, VerbNMI, VerbKill, VerbConsole, VerbIdentify, VerbConnect, VerbVsock,
+	VerbReset, VerbNMI, VerbDisk, VerbKill, VerbConsole, VerbIdentify, VerbConnect, VerbVsock,
 }
 
 // A FaultKind says how something fails.

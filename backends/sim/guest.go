@@ -13,7 +13,7 @@ const NMILine = "sim guest: NMI received"
 
 const prompt = "sim> "
 
-const help = "commands: help, mem, echo TEXT, note [TEXT], dial PORT TEXT, poweroff, reboot, panic\r\n"
+const help = "commands: help, mem, disk N, echo TEXT, note [TEXT], dial PORT TEXT, poweroff, reboot, panic\r\n"
 
 // All functions here are called with vm.mu held.
 
@@ -113,6 +113,8 @@ func (vm *VM) command(words string) {
 		vm.print(help)
 	case "mem":
 		vm.print(fmt.Sprintf("%d\r\n", vm.actual))
+	case "disk":
+		vm.print(vm.diskSize(arg) + "\r\n")
 	case "echo":
 		vm.print(arg + "\r\n")
 	case "note":

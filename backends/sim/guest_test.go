@@ -29,7 +29,7 @@ func TestConsoleCommands(t *testing.T) {
 	require.ErrorIs(t, err, hypervisor.ErrBusy)
 	in := bufio.NewReader(conn)
 	for _, c := range []struct{ typed, want string }{
-		{"help", "commands: help, mem, echo TEXT, note [TEXT], dial PORT TEXT, poweroff, reboot, panic"},
+		{"help", "commands: help, mem, disk N, echo TEXT, note [TEXT], dial PORT TEXT, poweroff, reboot, panic"},
 		{"mem", "268435456"},
 		{"echo two  words", "two  words"},
 		{"ehco\b\b\bcho back\x7fk", "back"},

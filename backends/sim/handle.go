@@ -24,6 +24,7 @@ var (
 	_ hypervisor.EventSource = (*Handle)(nil)
 	_ hypervisor.Resetter    = (*Handle)(nil)
 	_ hypervisor.NMIInjector = (*Handle)(nil)
+	_ hypervisor.DiskGrower  = (*Handle)(nil)
 	_ hypervisor.Console     = (*Handle)(nil)
 	_ hypervisor.Identifier  = (*Handle)(nil)
 	_ hypervisor.Killer      = (*Handle)(nil)

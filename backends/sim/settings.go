@@ -118,7 +118,7 @@ func (s *settings) without(word string) error {
 	return nil
 }
 
-// checkConfig refuses what a VMM would refuse, and fills in what it would.
+// checkConfig refuses what a VMM would refuse of itself, and fills in what it would.
 func checkConfig(c *hypervisor.VMConfig, caps hypervisor.Capabilities) error {
 	if c.MemoryBytes == 0 {
 		c.MemoryBytes = defaultMemory
@@ -133,11 +133,18 @@ func checkConfig(c *hypervisor.VMConfig, caps hypervisor.Capabilities) error {
 	case !caps.SupportsVsock && (c.VsockCID != 0 || c.VsockSocket != ""):
 		return fmt.Errorf("vsock: %w", hypervisor.ErrNotSupported)
 	}
-	files := map[string]string{"kernel": c.KernelPath, "initrd": c.InitrdPath}
-	for i, d := range c.Disks {
+	for _, d := range c.Disks {
 		if d.IOBps != 0 || d.IOBurstBps != 0 {
 			return fmt.Errorf("throughput limit of disk %s: %w", d.Path, hypervisor.ErrNotSupported)
 		}
+	}
+	return nil
+}
+
+// checkFiles refuses a configuration that names files which are not there.
+func checkFiles(c *hypervisor.VMConfig) error {
+	files := map[string]string{"kernel": c.KernelPath, "initrd": c.InitrdPath}
+	for i, d := range c.Disks {
 		files[fmt.Sprintf("disk %d", i)] = d.Path
 	}
 	for _, what := range slices.Sorted(maps.Keys(files)) {

@@ -39,8 +39,10 @@ type manifest struct {
 
 // manifest describes the VM as it is. vm.mu is held.
 func (vm *VM) manifest() *manifest {
+	config := vm.config
+	config.Disks = vm.disks
 	return &manifest{
-		Format: snapshotFormat, Config: stored.Config{VMConfig: vm.config}, Reason: vm.reason,
+		Format: snapshotFormat, Config: stored.Config{VMConfig: config}, Reason: vm.reason,
 		Target: vm.target, Actual: vm.actual, Booted: vm.booted,
 		Memory: digest([]byte(vm.note)), note: vm.note,
 	}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"vmfs/backends/disk"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/stored"
 	"vmfs/internal/wait"
@@ -150,7 +151,7 @@ func (s *Starter) start(ctx context.Context, version, socketPath string, config 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.begin(ctx, &config, set); err != nil {
+	if err := s.begin(ctx, &config, set, m == nil); err != nil {
 		// As a VMM does, say it in the log too, where that can be written.
 		_ = appendFile(config.LogPath, "sim: "+err.Error()+"\n")
 		return nil, err
@@ -186,9 +187,17 @@ func (s *Starter) start(ctx context.Context, version, socketPath string, config 
 	return h, nil
 }
 
-// begin does what can fail of a start.
-func (s *Starter) begin(ctx context.Context, config *hypervisor.VMConfig, set settings) error {
+// begin does what can fail of a start. A fresh VM is none of a snapshot.
+func (s *Starter) begin(ctx context.Context, config *hypervisor.VMConfig, set settings, fresh bool) error {
 	if err := checkConfig(config, set.caps); err != nil {
+		return err
+	}
+	if fresh {
+		if err := disk.Fit(ctx, config.Disks); err != nil {
+			return err
+		}
+	}
+	if err := checkFiles(config); err != nil {
 		return err
 	}
 	for _, f := range set.faults {

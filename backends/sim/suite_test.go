@@ -1,6 +1,7 @@
 package sim_test
 
 import (
+	"fmt"
 	"io"
 	"testing"
 	"time"
@@ -42,6 +43,9 @@ func suiteBackend(s *sim.Starter) hypervisortest.Backend {
 		},
 		EchoPort: sim.PortEcho,
 		NMI:      sim.NMILine,
+		DiskSize: func(i int, bytes int64) (string, string) {
+			return fmt.Sprintf("disk %d\r", i), fmt.Sprintf("\r\n%d\r\n", bytes)
+		},
 		Stops: []hypervisortest.Stop{
 			{
 				Name: "panic", Provoke: typing("panic\r"),

@@ -38,7 +38,8 @@ type VM struct {
 	boots    int      // counts resets, so that what an earlier boot had begun is dropped
 	deferred []func() // what the guest does when it runs again
 	booted   bool
-	asked    bool // to power off
+	asked    bool                    // to power off
+	disks    []hypervisor.DiskConfig // replaced when one grows
 	target   int64
 	actual   int64
 	moving   bool // memory follows in steps
@@ -55,6 +56,7 @@ func newVM(w *World, socketPath string, c hypervisor.VMConfig, set settings) *VM
 	vm := &VM{
 		world: w, socketPath: socketPath, config: c, set: set,
 		state:  hypervisor.StateCreated,
+		disks:  c.Disks,
 		target: c.MemoryBytes, actual: c.MemoryBytes,
 	}
 	vm.cond.L = &vm.mu

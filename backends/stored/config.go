@@ -56,6 +56,7 @@ type disk struct {
 	IOBps      int64                 `json:"ioBps,omitempty"`
 	IOBurstBps int64                 `json:"ioBurstBps,omitempty"`
 	Format     hypervisor.DiskFormat `json:"format,omitempty"`
+	Size       int64                 `json:"size,omitempty"`
 }
 
 type network struct {
@@ -108,6 +109,17 @@ func (c *Config) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// sameSizes tells whether disks are to have the sizes that they were saved with; 0 is
+// whatever that is. One that grows would do so behind the guest's back.
+func sameSizes(saved, over []hypervisor.DiskConfig) bool {
+	for i := range min(len(saved), len(over)) {
+		if size := over[i].Size; size != 0 && size != saved[i].Size {
+			return false
+		}
+	}
+	return true
+}
+
 // Lay returns the configuration of a VM that is restored on this host: what is the
 // host's (paths, limits, networks, sockets, CID, identity, and the settings named) is as
 // in over, the rest as it was saved. The memory in over does not count, since it may
@@ -134,6 +146,7 @@ func Lay(saved, over hypervisor.VMConfig, settings ...string) (hypervisor.VMConf
 		"number of virtual CPUs, and their topology,": max(saved.VCPUs, 1) == max(over.VCPUs, 1) && *cmp.Or(saved.Topology, &t) == *cmp.Or(over.Topology, &t),
 		"memory for hotplug":                          saved.HotplugBytes == over.HotplugBytes,
 		"disks, by format and readonly":               slices.Equal(kinds(saved), kinds(over)),
+		"size of disks":                               sameSizes(saved.Disks, over.Disks),
 		"number of networks":                          len(saved.Networks) == len(over.Networks),
 		"number of PCI devices":                       len(saved.PCIDevices) == len(over.PCIDevices),
 		"vsock device":                                (saved.VsockCID != 0) == (over.VsockCID != 0) && (saved.VsockSocket == "" || over.VsockSocket != ""),

@@ -63,7 +63,7 @@ func TestEveryField(t *testing.T) {
 // TestNames holds the names on disk, whatever the fields are called.
 func TestNames(t *testing.T) {
 	const text = `{"vcpus":2,"memoryBytes":3,"hotplugBytes":4,"topology":{"threadsPerCore":1,"coresPerDie":2,"diesPerPackage":3,"packages":4},` +
-		`"disks":[{"path":"/d","readonly":true,"ioBps":5,"ioBurstBps":6,"format":"qcow2"}],` +
+		`"disks":[{"path":"/d","readonly":true,"ioBps":5,"ioBurstBps":6,"format":"qcow2","size":512}],` +
 		`"networks":[{"tapDevice":"t","bridge":"b","ip":"i","mac":"m","netmask":"n","user":true,"passt":true,"forwards":["f"]}],` +
 		`"serialLogPath":"/s","vsockCID":7,"vsockSocket":"/v","pciDevices":["p"],"kernelPath":"/k","initrdPath":"/i","kernelArgs":"a",` +
 		`"name":"n","uuid":"u","logPath":"/l","extras":{"e":"x"}}`
@@ -72,7 +72,7 @@ func TestNames(t *testing.T) {
 	assert.Equal(t, hypervisor.VMConfig{
 		VCPUs: 2, MemoryBytes: 3, HotplugBytes: 4,
 		Topology:      &hypervisor.CPUTopology{ThreadsPerCore: 1, CoresPerDie: 2, DiesPerPackage: 3, Packages: 4},
-		Disks:         []hypervisor.DiskConfig{{Path: "/d", Readonly: true, IOBps: 5, IOBurstBps: 6, Format: "qcow2"}},
+		Disks:         []hypervisor.DiskConfig{{Path: "/d", Readonly: true, IOBps: 5, IOBurstBps: 6, Format: "qcow2", Size: 512}},
 		Networks:      []hypervisor.NetworkConfig{{TAPDevice: "t", Bridge: "b", IP: "i", MAC: "m", Netmask: "n", User: true, Passt: true, Forwards: []string{"f"}}},
 		SerialLogPath: "/s", VsockCID: 7, VsockSocket: "/v", PCIDevices: []string{"p"}, KernelPath: "/k", InitrdPath: "/i", KernelArgs: "a",
 		Name: "n", UUID: "u", LogPath: "/l", Extras: map[string]string{"e": "x"},
@@ -115,6 +115,7 @@ func TestLay(t *testing.T) {
 		"disks":                         func(c *hypervisor.VMConfig) { c.Disks = c.Disks[:1] },
 		"disks, by format and readonly": func(c *hypervisor.VMConfig) { c.Disks[0].Format = hypervisor.DiskQCOW2 },
 		"readonly":                      func(c *hypervisor.VMConfig) { c.Disks[0].Readonly = true },
+		"size of disks":                 func(c *hypervisor.VMConfig) { c.Disks[0].Size = 1 << 20 },
 		"networks":                      func(c *hypervisor.VMConfig) { c.Networks = nil },
 		"PCI devices":                   func(c *hypervisor.VMConfig) { c.PCIDevices = []string{"p"} },
 		"vsock":                         func(c *hypervisor.VMConfig) { c.VsockCID = 0 },

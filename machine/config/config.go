@@ -71,6 +71,13 @@ func (c Config) clone() Config {
 	return c
 }
 
+// DiskSized returns c with the size of one disk changed.
+func (c Config) DiskSized(disk int, bytes int64) Config {
+	c = c.clone()
+	c.vm.Disks[disk].Size = bytes
+	return c
+}
+
 // Error is a line that is not right. It is a hypervisor.ErrInvalid.
 type Error struct {
 	Line int    // from 1; 0 where it is not one line but how several go together

@@ -21,7 +21,7 @@ kernel=/boot/vmlinuz
 initrd='/boot/my initrd'
 args='console=ttyS0 root="/dev/vda" x=it''s'
 disk=path:/srv/a,,b.img,format:raw,readonly:yes,bps:10M,burst:20M
-disk=path:/srv/c.qcow2,format:qcow2
+disk=path:/srv/c.qcow2,format:qcow2,size:20G
 net=tap:vm0,mac:52:54:00:12:34:56,ip:192.0.2.7,netmask:255.255.255.0
 net=user,forward:tcp:127.0.0.1:2222:22,forward:udp::5353:53
 net=passt,mac:52:54:00:12:34:57,forward:tcp::8080:80,forward:tcp:[::1]:8080:80
@@ -46,7 +46,7 @@ func TestFull(t *testing.T) {
 		KernelPath: "/boot/vmlinuz", InitrdPath: "/boot/my initrd", KernelArgs: `console=ttyS0 root="/dev/vda" x=it's`,
 		Disks: []hypervisor.DiskConfig{
 			{Path: "/srv/a,b.img", Readonly: true, IOBps: 10 << 20, IOBurstBps: 20 << 20, Format: hypervisor.DiskRaw},
-			{Path: "/srv/c.qcow2", Format: hypervisor.DiskQCOW2},
+			{Path: "/srv/c.qcow2", Format: hypervisor.DiskQCOW2, Size: 20 << 30},
 		},
 		Networks: []hypervisor.NetworkConfig{
 			{TAPDevice: "vm0", MAC: "52:54:00:12:34:56", IP: "192.0.2.7", Netmask: "255.255.255.0"},
@@ -113,6 +113,9 @@ func TestErrors(t *testing.T) {
 		"disk=path:/x,path:/y":                "path: given twice",
 		"disk=path:/x,format:vmdk":            "unknown format",
 		"disk=path:/x,readonly:true":          "yes or no",
+		"disk=path:/x,size:0":                 "leave it out",
+		"disk=path:/x,size:1000":              "multiple of 512",
+		"disk=path:/x,size:1G,readonly:yes":   "leave size out",
 		"disk=path:/x,bps:0":                  "would stop the disk",
 		"disk=path:/x,burst:5M":               "burst needs bps",
 		"disk=path:/x,bps:5M,burst:1":         "less than bps",

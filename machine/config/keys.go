@@ -59,8 +59,8 @@ var table = []Key{
 	one(Key{Name: "args", Value: "WORDS", Help: "the kernel's command line, to the end of the line", words: true},
 		func(c *Config) *string { return &c.vm.KernelArgs }, parseText, str),
 	many(Key{
-		Name: "disk", Value: "path:FILE[,format:raw|qcow2][,readonly:yes|no][,bps:SIZE][,burst:SIZE]",
-		Help: "a disk; the format is what this says, raw unless said, never probed; bps and burst limit its bytes a second",
+		Name: "disk", Value: "path:FILE[,format:raw|qcow2][,size:SIZE][,readonly:yes|no][,bps:SIZE][,burst:SIZE]",
+		Help: "a disk; the format is what this says, raw unless said, never probed; size makes a missing image and lets a smaller one grow; bps and burst limit its bytes a second",
 	}, func(c *Config) *[]hypervisor.DiskConfig { return &c.vm.Disks }, parseDisk,
 		func(d hypervisor.DiskConfig) string { return formatParts(diskParts(&d)) }),
 	many(Key{

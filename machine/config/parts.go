@@ -23,6 +23,7 @@ type part struct {
 func diskParts(d *hypervisor.DiskConfig) []part {
 	return []part{
 		value("path", &d.Path, parseWord, str), value("format", &d.Format, parseWord[hypervisor.DiskFormat], str),
+		value("size", &d.Size, parseDiskSize, FormatSize),
 		boolean("readonly", &d.Readonly, "yes", "no"), value("bps", &d.IOBps, parseRate, FormatSize), value("burst", &d.IOBurstBps, parseRate, FormatSize),
 	}
 }
@@ -98,6 +99,14 @@ func parseMAC(v string) (string, error) {
 		return mac.String(), nil
 	}
 	return parseWord[string](v) // which Check refuses
+}
+
+func parseDiskSize(v string) (int64, error) {
+	n, err := ParseSize(v)
+	if err == nil && n == 0 {
+		return 0, errors.New("a disk of no bytes: leave it out for an image that is there already")
+	}
+	return n, err
 }
 
 func parseRate(v string) (int64, error) {

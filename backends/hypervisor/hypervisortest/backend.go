@@ -72,6 +72,11 @@ type Backend struct {
 	// hypervisor.NMIInjector must have it.
 	NMI string
 
+	// DiskSize says what to type for the console to print the bytes that the guest sees
+	// of its disk number i, and what is read where they are those given. A back end whose
+	// handle is a hypervisor.DiskGrower must have it.
+	DiskSize func(i int, bytes int64) (typed, want string)
+
 	// MemoryStep is the step in which memory moves; 0 is 2 MiB.
 	MemoryStep int64
 
@@ -151,6 +156,7 @@ func Run(t *testing.T, b Backend) {
 	t.Run("concurrency", s.testConcurrency)
 	t.Run("another handle", s.testAnotherHandle)
 	t.Run("vsock", s.testVsock)
+	t.Run("disk size", s.testDiskSize)
 	t.Run("nmi", s.testNMI)
 	t.Run("reset", s.testReset)
 	t.Run("snapshot", s.testSnapshot)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -290,6 +291,27 @@ func (h resetIdle) Reset(ctx context.Context) error { return ask(ctx, h.Handle) 
 type nmiIdle struct{ *sim.Handle }
 
 func (h nmiIdle) InjectNMI(ctx context.Context) error { return ask(ctx, h.Handle) }
+
+type growIdle struct{ *sim.Handle }
+
+func (h growIdle) GrowDisk(ctx context.Context, index int, bytes int64) error {
+	if index == 0 && bytes == 24<<20 {
+		return ask(ctx, h.Handle)
+	}
+	return h.Handle.GrowDisk(ctx, index, bytes)
+}
+
+type diskShrinks struct{ *sim.Handle }
+
+func (h diskShrinks) GrowDisk(ctx context.Context, index int, bytes int64) error {
+	if index == 0 && h.VM().Config().Disks[0].Size >= bytes {
+		if err := ask(ctx, h.Handle); err != nil {
+			return err
+		}
+		return os.Truncate(h.VM().Config().Disks[0].Path, bytes)
+	}
+	return h.Handle.GrowDisk(ctx, index, bytes)
+}
 
 type identityLies struct{ *sim.Handle }
 

@@ -3,9 +3,11 @@ package hypervisortest_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -127,6 +129,24 @@ var breaches = []breach{
 	{
 		name: "InjectNMI does nothing", caught: []string{"nmi"},
 		wrap: func(h *sim.Handle) hypervisor.Hypervisor { return nmiIdle{h} },
+	},
+	{
+		name: "GrowDisk shrinks", caught: []string{"disk_size"},
+		wrap: func(h *sim.Handle) hypervisor.Hypervisor { return diskShrinks{h} },
+	},
+	{
+		name: "GrowDisk leaves the image", caught: []string{"disk_size"},
+		wrap: func(h *sim.Handle) hypervisor.Hypervisor { return growIdle{h} },
+	},
+	{
+		name: "a start with a size leaves the image", caught: []string{"disk_size"},
+		start: func(s *starter, ctx context.Context, socket string, c hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
+			c.Disks = slices.Clone(c.Disks)
+			for i := range c.Disks {
+				c.Disks[i].Size = 0
+			}
+			return s.Starter.StartVM(ctx, nil, "", socket, c)
+		},
 	},
 	{
 		name: "another VM's identity", caught: []string{"identity", "another_handle"},
@@ -339,6 +359,9 @@ func backend(s *starter) hypervisortest.Backend {
 		Recall:   func(token string) (string, string) { return "note\r", "\r\n" + token + "\r\n" },
 		EchoPort: sim.PortEcho,
 		NMI:      sim.NMILine,
+		DiskSize: func(i int, bytes int64) (string, string) {
+			return fmt.Sprintf("disk %d\r", i), fmt.Sprintf("\r\n%d\r\n", bytes)
+		},
 		Stops: []hypervisortest.Stop{{
 			Name: "panic",
 			Provoke: func(t testing.TB, vm *hypervisortest.VM) {

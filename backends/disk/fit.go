@@ -1,0 +1,138 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"vmfs/backends/hypervisor"
+	"vmfs/internal/durable"
+)
+
+// Fit gives disks the sizes that their configuration says, before a VM starts: an
+// image that is missing is made, empty and without using room; one that is smaller
+// grows. A larger one is an ErrInvalid, and stays as it is. It is made as a whole or not
+// at all. Disks without a size are not looked at.
+func Fit(ctx context.Context, disks []hypervisor.DiskConfig) error {
+	for _, d := range disks {
+		if d.Size == 0 {
+			continue
+		}
+		grows, err := Grows(d, d.Size)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			err = wrap(d, create(ctx, d))
+		case err == nil && grows:
+			err = wrap(d, grow(ctx, d))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func wrap(d hypervisor.DiskConfig, err error) error {
+	if err != nil {
+		return fmt.Errorf("disk %s: %w", d.Path, err)
+	}
+	return nil
+}
+
+// Grows tells whether the image of a disk has to grow to have that many bytes. Where
+// it would have to shrink, or cannot grow, the error is an ErrInvalid.
+func Grows(d hypervisor.DiskConfig, bytes int64) (bool, error) {
+	now, err := Size(d.Path, d.Format)
+	if err != nil {
+		return false, wrap(d, err)
+	}
+	fi, err := os.Stat(d.Path)
+	switch {
+	case err != nil:
+		return false, wrap(d, err)
+	case now == bytes:
+		return false, nil
+	case d.Readonly:
+		err = fmt.Errorf("it is readonly, has %d bytes, and cannot have %d: %w", now, bytes, hypervisor.ErrInvalid)
+	case now > bytes:
+		err = fmt.Errorf("it has %d bytes, and size says %d: an image never shrinks, so write size:%d or leave size out: %w", now, bytes, now, hypervisor.ErrInvalid)
+	case isBlockDevice(fi.Mode()):
+		err = fmt.Errorf("it is a block device of %d bytes, which nothing here can make %d: leave size out: %w", now, bytes, hypervisor.ErrInvalid)
+	}
+	return err == nil, wrap(d, err)
+}
+
+// create makes an image under a name aside, and then gives it its own.
+func create(ctx context.Context, d hypervisor.DiskConfig) (err error) {
+	if _, err := os.Lstat(d.Path); err == nil {
+		return fmt.Errorf("it is a link to what is not there: %w", fs.ErrNotExist)
+	}
+	aside := beside(d.Path, "new", 0)
+	if err := remove(aside); err != nil { // what a killed server has left
+		return err
+	}
+	f, err := os.OpenFile(aside, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, f.Close(), remove(aside))
+	}()
+	if d.Format == hypervisor.DiskQCOW2 {
+		err = qemuImg(ctx, "create", "-q", "-f", "qcow2", aside, strconv.FormatInt(d.Size, 10))
+	} else {
+		err = f.Truncate(d.Size)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = os.Link(aside, d.Path) // which fails where somebody else has made it meanwhile
+	}
+	if err == nil {
+		err = durable.SyncDir(filepath.Dir(d.Path))
+	}
+	return err
+}
+
+// grow makes an image larger that nobody uses. What it has stays where it is: whenever
+// this ends, the image is whole.
+func grow(ctx context.Context, d hypervisor.DiskConfig) error {
+	if d.Format == hypervisor.DiskQCOW2 {
+		return qemuImg(ctx, "resize", "-q", "-f", "qcow2", d.Path, strconv.FormatInt(d.Size, 10))
+	}
+	f, err := os.OpenFile(d.Path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err = f.Truncate(d.Size); err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// qemuImg runs qemu-img, which knows qcow2 as nobody else does.
+func qemuImg(ctx context.Context, args ...string) error {
+	path, err := exec.LookPath("qemu-img")
+	if err != nil {
+		return fmt.Errorf("a qcow2 image is made and grown by qemu-img, and it is not in PATH (Debian: apt-get install qemu-utils): %w", hypervisor.ErrNotSupported)
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.WaitDelay = time.Second
+	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		said := strings.TrimSpace(string(out[:min(len(out), 1000)]))
+		return fmt.Errorf("qemu-img %s: %w: %s", args[0], err, strings.TrimPrefix(said, "qemu-img: "))
+	}
+	return nil
+}
