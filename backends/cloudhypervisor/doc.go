@@ -5,6 +5,9 @@
 // socket:
 //
 //	ch.sock      the control socket: Cloud Hypervisor's API, HTTP
+//	serial.sock  Cloud Hypervisor's serial port, for the process that holds it (package serial)
+//	console.sock the serial console, which that process serves
+//	output       the FIFO that Cloud Hypervisor's own words go through to that process
 //	events.json  what Cloud Hypervisor tells of, record by record
 //	ch.json      what the VM was started with (see record)
 //	restore*     there while a VM is restored

@@ -10,6 +10,7 @@ import (
 
 	"vmfs/backends/cloudhypervisor/api"
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/serial"
 	"vmfs/internal/wait"
 )
 
@@ -278,6 +279,7 @@ func (vm *VM) catchUp() {
 
 // lost is the end of the process. One that ended without a word is reported.
 func (vm *VM) lost() {
+	serial.Settle(vm.ctx, vm.dir.console()) // who is told may look what was said last
 	e := hypervisor.Event{Kind: hypervisor.EventShutdown, Time: time.Now(), State: hypervisor.StateShutdown, Reason: hypervisor.ReasonVMMDied}
 	if vm.exit != "" {
 		e.Detail = []hypervisor.Detail{{Key: "exit", Value: vm.exit}}

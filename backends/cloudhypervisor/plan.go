@@ -1,7 +1,6 @@
 package cloudhypervisor
 
 import (
-	"cmp"
 	"fmt"
 	"os"
 	"runtime"
@@ -137,7 +136,7 @@ func vmConfig(dir runDir, c *hypervisor.VMConfig) (*api.VMConfig, error) {
 		CPUs:    api.CPUs{Boot: cpus, Max: cpus},
 		Memory:  api.Memory{Size: c.MemoryBytes},
 		Balloon: &api.Balloon{ID: idBalloon},
-		Serial:  api.Console{Mode: api.ConsoleFile, File: cmp.Or(c.SerialLogPath, os.DevNull)},
+		Serial:  api.Console{Mode: api.ConsoleSocket, Socket: dir.serial(c).VMM},
 		Console: api.Console{Mode: api.ConsoleOff},
 		PVPanic: true,
 	}

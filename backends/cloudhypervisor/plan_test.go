@@ -34,7 +34,7 @@ func TestVMConfig(t *testing.T) {
 		"least": {
 			hypervisor.VMConfig{MemoryBytes: 64 << 20, KernelPath: "/k"},
 			`{"cpus":{"boot_vcpus":1,"max_vcpus":1},"memory":{"size":67108864},"payload":{"kernel":"/k","cmdline":"console=ttyS0"},
-			"balloon":{"id":"balloon0","size":0},"serial":{"mode":"File","file":"/dev/null"},"console":{"mode":"Off"},"pvpanic":true}`,
+			"balloon":{"id":"balloon0","size":0},"serial":{"mode":"Socket","socket":"/run/web/serial.sock"},"console":{"mode":"Off"},"pvpanic":true}`,
 		},
 		"everything": {
 			hypervisor.VMConfig{
@@ -51,14 +51,14 @@ func TestVMConfig(t *testing.T) {
 			"payload":{"kernel":"/k","initramfs":"/i","cmdline":"console=ttyS0 ip=192.0.2.7:::255.255.255.0::eth0:off quiet"},
 			"disks":[{"id":"disk0","path":"/a.img","image_type":"Raw","backing_files":false,"serial":"disk0"},
 			{"id":"disk1","path":"/b.qcow2","readonly":true,"image_type":"Qcow2","backing_files":false,"serial":"disk1"}],
-			"balloon":{"id":"balloon0","size":0},"serial":{"mode":"File","file":"/srv/console.log"},"console":{"mode":"Off"},
+			"balloon":{"id":"balloon0","size":0},"serial":{"mode":"Socket","socket":"/run/web/serial.sock"},"console":{"mode":"Off"},
 			"devices":[{"id":"pci0","path":"/sys/bus/pci/devices/0000:01:00.0"},{"id":"pci1","path":"/sys/bus/mdev/devices/83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"}],
 			"vsock":{"id":"vsock0","cid":4294967294,"socket":"/run/web/vsock.sock"},"pvpanic":true,"platform":{"system_uuid":"5a0e6d3c-1111-4222-8333-444455556666"}}`,
 		},
 		"firmware": {
 			hypervisor.VMConfig{MemoryBytes: 64 << 20, Extras: map[string]string{keyFirmware: "/fw", "qemu.accel": "kvm"}},
 			`{"cpus":{"boot_vcpus":1,"max_vcpus":1},"memory":{"size":67108864},"payload":{"firmware":"/fw"},
-			"balloon":{"id":"balloon0","size":0},"serial":{"mode":"File","file":"/dev/null"},"console":{"mode":"Off"},"pvpanic":true}`,
+			"balloon":{"id":"balloon0","size":0},"serial":{"mode":"Socket","socket":"/run/web/serial.sock"},"console":{"mode":"Off"},"pvpanic":true}`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -36,13 +36,17 @@ func (d runDir) placeVsock(c *hypervisor.VMConfig) {
 }
 
 // left is what a VMM may leave when it is killed.
-func (d runDir) left() []string { return []string{d.Control(), d.events(), d.record()} }
+func (d runDir) left() []string {
+	return append([]string{d.Control(), d.events(), d.record()}, d.serial(&hypervisor.VMConfig{}).Files()...)
+}
 
 // clear removes what an earlier VMM left. No VMM of this directory must run.
 func (d runDir) clear() error { return rundir.Clear(d.left()) }
 
 // prepare makes the directory ready for a start.
-func (d runDir) prepare() error { return d.Prepare(nil, d.left()) }
+func (d runDir) prepare() error {
+	return d.Prepare(d.serial(&hypervisor.VMConfig{}).Sockets(), d.left())
+}
 
 // A record is what a server that was started anew needs to know of a VM and Cloud
 // Hypervisor does not tell. It is written before that is started, and again when its

@@ -16,6 +16,7 @@ import (
 	"vmfs/backends/hostnet"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/backends/serial"
 	"vmfs/backends/stored"
 	"vmfs/internal/unixsock"
 )
@@ -79,6 +80,9 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 	if err := s.needs(&pl.config); err != nil {
 		return nil, err
 	}
+	if err := serial.End(ctx, pl.dir.console()); err != nil {
+		return nil, fmt.Errorf("what an earlier VMM has left: %w", err)
+	}
 	if err := pl.dir.prepare(); err != nil {
 		return nil, err
 	}
@@ -127,17 +131,27 @@ func (s *Starter) spawn(ctx context.Context, pl *plan) (*VM, *process.Child, err
 		return nil, nil, err
 	}
 	defer events.Close()
-	c, err := process.Start(ctx, process.Command{
-		Path: pl.program.path, Args: rec.Args, Files: []*os.File{control, events}, Log: cmp.Or(pl.config.LogPath, pl.dir.log()),
-	})
+	set := pl.dir.serial(&pl.config)
+	output, beside, err := serial.Begin(ctx, set)
 	if err != nil {
 		return nil, nil, err
 	}
+	c, err := process.Start(ctx, process.Command{
+		Path: pl.program.path, Args: rec.Args, Files: []*os.File{control, events}, Log: set.Log, Output: output,
+	})
+	_ = output.Close() // the VMM has its own by now, or never will
+	if err != nil {
+		return nil, nil, errors.Join(err, beside.End(context.WithoutCancel(ctx)))
+	}
+	c.Writer = beside.Process
 	rec.Process = &c.Process
 	if err := rec.write(pl.dir); err != nil {
 		return nil, c, err
 	}
 	vm, err := s.connect(ctx, pl.dir, rec, c)
+	if err == nil {
+		vm.spawn(func() { vm.keepSerial(beside) })
+	}
 	return vm, c, err
 }
 

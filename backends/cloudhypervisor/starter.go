@@ -87,6 +87,9 @@ func (s *Starter) Open(socketPath string) (*VM, error) {
 	if err != nil {
 		return fail(err)
 	}
+	if rec != nil {
+		vm.spawn(func() { vm.keepSerial(nil) })
+	}
 	return vm, nil
 }
 

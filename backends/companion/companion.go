@@ -13,6 +13,7 @@ package companion
 import (
 	"context"
 	"errors"
+	"os"
 	"time"
 
 	"vmfs/backends/process"
@@ -30,6 +31,8 @@ type Spec struct {
 	// Name is the first argument of its process, Args are the others.
 	Name string
 	Args []string
+	// Files are inherited by a process that is started.
+	Files []*os.File
 	// Log is the file that its words are appended to.
 	Log string
 	// Holder returns the pid of the process that has the companion's lock, 0 if none
@@ -42,7 +45,7 @@ type Spec struct {
 
 // Start starts a companion. It does not wait until that is ready.
 func (s Spec) Start(ctx context.Context) (*Companion, error) {
-	child, err := process.Start(ctx, process.Command{Name: s.Name, Args: s.Args, Log: s.Log})
+	child, err := process.Start(ctx, process.Command{Name: s.Name, Args: s.Args, Files: s.Files, Log: s.Log})
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/qemu/qmp"
 	"vmfs/backends/qemu/vsockdev"
+	"vmfs/internal/wait"
 )
 
 // EventVsock is a kind of event beside those of package hypervisor: the vsock
@@ -66,17 +67,7 @@ func (vm *VM) keepVsock(device *companion.Companion) {
 
 // connected returns a context that ends with the connection to QEMU and the handle.
 func (vm *VM) connected() (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(vm.ctx)
-	over := make(chan struct{})
-	go func() { // ends with the context
-		defer close(over)
-		select {
-		case <-vm.conn.Done():
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, func() { cancel(); <-over }
+	return wait.While(vm.ctx, vm.conn.Done())
 }
 
 // qemuGone tells whether QEMU, not only the connection to it, has ended.

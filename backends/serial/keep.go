@@ -26,7 +26,14 @@ func Begin(ctx context.Context, c Config) (output *os.File, p *companion.Compani
 	if output, err = MakeOutput(c.Output); err != nil {
 		return nil, nil, err
 	}
-	if p, err = Start(ctx, c); err != nil {
+	// What a VMM says that ends before the process has opened the FIFO is there only
+	// while somebody has it open.
+	held, err := openOutput(c.Output)
+	if err == nil {
+		p, err = start(ctx, c, []*os.File{held})
+		_ = held.Close() // nothing was read
+	}
+	if err != nil {
 		_ = output.Close() // nothing was written
 		return nil, nil, err
 	}

@@ -181,21 +181,21 @@ func (p *port) take(ctx context.Context, typed []byte) error {
 		p.mu.Lock()
 		conn, changed := p.conn, p.changed
 		p.mu.Unlock()
-		if conn == nil {
-			select {
-			case <-changed:
-				continue
-			case <-ctx.Done():
-				return context.Cause(ctx)
+		if conn != nil {
+			if sent, err := p.send(ctx, conn, typed); sent || err != nil {
+				return err
 			}
 		}
-		if sent, err := p.send(ctx, conn, typed); sent || err != nil {
-			return err
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 }
 
-// send is take with a connection. It is false where that was replaced by another.
+// send is take with a connection. It is false where that has ended, or was replaced by
+// another.
 func (p *port) send(ctx context.Context, conn *net.UnixConn, typed []byte) (sent bool, err error) {
 	p.typing.Lock()
 	defer p.typing.Unlock()
@@ -206,9 +206,12 @@ func (p *port) send(ctx context.Context, conn *net.UnixConn, typed []byte) (sent
 		return false, nil
 	}
 	stop := wait.Interrupt(ctx, func() { _ = conn.SetWriteDeadline(time.Unix(1, 0)) })
-	_, err = conn.Write(typed)
+	n, err := conn.Write(typed)
 	if stop() {
 		return false, context.Cause(ctx)
+	}
+	if err != nil && n == 0 {
+		return false, nil
 	}
 	retry := wait.Backoff{First: drainFirst, Most: drainMost}
 	for err == nil {

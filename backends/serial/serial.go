@@ -5,18 +5,19 @@
 // The process outlives the server as the VM does, and ends by itself with the VMM. Its
 // handle keeps it (package companion), and starts another where it has died. So
 // nothing that a guest says depends on a server, and no reader of the console can make
-// the guest wait.
+// the guest wait (docs/decisions/011).
 //
 // The process is this very program, started again: an init function of this package
 // takes over there, so that every program that links the package can start it, tests
 // included.
 //
 // The package imports the standard library, golang.org/x/sys, backends/companion,
-// backends/hypervisor, backends/process, and durable, flock, unixsock and wait of
+// backends/hypervisor, backends/process, backends/rundir, and durable, flock, unixsock and wait of
 // internal.
 package serial
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -27,6 +28,7 @@ import (
 	"vmfs/backends/companion"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/backends/rundir"
 	"vmfs/internal/flock"
 	"vmfs/internal/unixsock"
 )
@@ -64,11 +66,27 @@ type Config struct {
 	LogMax int64
 }
 
+// LogMax is the bound of a VMM's log.
+const LogMax = 1 << 20
+
+// In returns what the process beside the VMM of a run-time directory needs to know, in
+// which its sockets and the FIFO are, and the VMM's socket is to be. The log is where
+// the VM's configuration says no other.
+func In(dir rundir.Dir, c *hypervisor.VMConfig, log string) Config {
+	return Config{
+		VMM: dir.Path("serial.sock"), Console: dir.Path("console.sock"), Output: dir.Path("output"),
+		SerialLog: c.SerialLogPath, SerialLogMax: c.SerialLogMax, Log: cmp.Or(c.LogPath, log), LogMax: LogMax,
+	}
+}
+
+// Sockets are the sockets that the process and the VMM make.
+func (c Config) Sockets() []string { return []string{c.VMM, c.Console} }
+
+// Files are what the two may leave when they are killed, beside the logs.
+func (c Config) Files() []string { return []string{c.VMM, c.Console, lockPath(c.Console), c.Output} }
+
 // lockPath is the file whose lock the process has that serves a console.
 func lockPath(console string) string { return console + ".lock" }
-
-// Files are what a process that was killed leaves beside its logs.
-func Files(console string) []string { return []string{console, lockPath(console)} }
 
 // lockPatience bounds the wait for a predecessor that is dying.
 const lockPatience = 2 * time.Second
@@ -103,7 +121,10 @@ func (c Config) spec() companion.Spec {
 }
 
 // Start starts the process. It does not wait until that has connected to the VMM.
-func Start(ctx context.Context, c Config) (*companion.Companion, error) {
+func Start(ctx context.Context, c Config) (*companion.Companion, error) { return start(ctx, c, nil) }
+
+// start is Start, with files that the process holds open.
+func start(ctx context.Context, c Config, held []*os.File) (*companion.Companion, error) {
 	if !Supported {
 		return nil, fmt.Errorf("serial console: its process runs on Linux, this is %s: %w", runtime.GOOS, hypervisor.ErrNotSupported)
 	}
@@ -117,7 +138,9 @@ func Start(ctx context.Context, c Config) (*companion.Companion, error) {
 			return nil, fmt.Errorf("serial log: %w", err)
 		}
 	}
-	p, err := c.spec().Start(ctx)
+	spec := c.spec()
+	spec.Files = held
+	p, err := spec.Start(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("serial console: %w", err)
 	}

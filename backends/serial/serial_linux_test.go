@@ -181,8 +181,10 @@ func TestOutput(t *testing.T) {
 	b, err = os.ReadFile(r.config.Log)
 	require.NoError(t, err)
 	assert.True(t, strings.HasSuffix(string(b), "killed\n"), "%q", b)
-	for _, path := range serial.Files(r.config.Console) {
-		assert.NoFileExists(t, path)
+	for _, path := range r.config.Files() {
+		if path != r.config.Output {
+			assert.NoFileExists(t, path)
+		}
 	}
 	ctx, cancel := context.WithTimeout(testContext(t), 20*time.Millisecond)
 	defer cancel()

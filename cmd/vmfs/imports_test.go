@@ -121,7 +121,7 @@ var layers = []layer{
 	},
 	{
 		part:    "vmfs/backends/serial",
-		vmfs:    []string{"vmfs/internal", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/companion"},
+		vmfs:    []string{"vmfs/internal", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/rundir", "vmfs/backends/companion"},
 		foreign: []string{"golang.org/x/sys"},
 		reason: "a serial port behind a socket and words in a pipe are what any VMM has: with a back end in it, " +
 			"the next one would have to do it again",

@@ -51,6 +51,21 @@ func Interrupt(ctx context.Context, f func()) (stop func() (ran bool)) {
 	}
 }
 
+// While returns a context that ends with ctx, and when done is closed.
+func While(ctx context.Context, done <-chan struct{}) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	over := make(chan struct{})
+	go func() { // ends with the context
+		defer close(over)
+		select {
+		case <-done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(); <-over }
+}
+
 // A Backoff says how long to wait before the next attempt: First, and twice as long
 // after each one, up to Most. It is for one goroutine.
 type Backoff struct {
