@@ -77,6 +77,12 @@ func (g *guest) echo(c net.Conn) {
 	for {
 		ch, err := r.ReadByte()
 		if err != nil {
+			g.mu.Lock()
+			if g.conn == c {
+				g.conn = nil // what is printed from here on waits for the next
+			}
+			g.mu.Unlock()
+			_ = c.Close()
 			return
 		}
 		if ch == '\r' {
