@@ -89,11 +89,6 @@ func check(c *hypervisor.VMConfig) error {
 			return refuse("%q is not UTF-8, which is all that Cloud Hypervisor can be told", text)
 		}
 	}
-	for i, d := range c.Disks {
-		if _, err := apiDisk(i, d); err != nil {
-			return fmt.Errorf("disk %s: %w", d.Path, err)
-		}
-	}
 	for _, d := range c.PCIDevices {
 		if _, err := hostpci.Sysfs(d); err != nil {
 			return err
@@ -157,11 +152,7 @@ func vmConfig(dir runDir, c *hypervisor.VMConfig) (*api.VMConfig, error) {
 		vm.Platform = &api.Platform{UUID: c.UUID}
 	}
 	for i, d := range c.Disks {
-		disk, err := apiDisk(i, d)
-		if err != nil {
-			return nil, err
-		}
-		vm.Disks = append(vm.Disks, disk)
+		vm.Disks = append(vm.Disks, apiDisk(i, d))
 	}
 	for i, d := range c.PCIDevices {
 		path, err := hostpci.Sysfs(d)

@@ -77,19 +77,22 @@ func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socket
 // launch starts a Cloud Hypervisor that has no VM yet, and returns the handle on it. When it
 // fails nothing is left of it.
 func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
-	if err := s.needs(&pl.config); err != nil {
-		return nil, err
-	}
 	if err := serial.End(ctx, pl.dir.console()); err != nil {
 		return nil, fmt.Errorf("what an earlier VMM has left: %w", err)
 	}
 	if err := pl.dir.prepare(); err != nil {
 		return nil, err
 	}
-	if pl.mode == "" {
+	if pl.mode == "" { // what is restored has the size that it had
 		if err := disk.TakeBack(pl.dir.swap()); err != nil {
 			return nil, err
 		}
+		if err := disk.Fit(ctx, pl.config.Disks); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.needs(&pl.config); err != nil {
+		return nil, err
 	}
 	if socket := pl.config.VsockSocket; socket != "" {
 		if err := unixsock.RemoveStale(socket); err != nil {

@@ -112,7 +112,7 @@ func (s *Starter) Capabilities(config hypervisor.VMConfig) hypervisor.Capabiliti
 		SupportsPause:          true,
 		SupportsVsock:          true,
 		SupportsGPUPassthrough: s.pciUsable(),
-		SupportsDiskIOLimit:    false,
+		SupportsDiskIOLimit:    true,
 	}
 }
 

@@ -62,6 +62,7 @@ var (
 	_ hypervisor.EventSource = (*VM)(nil)
 	_ hypervisor.Resetter    = (*VM)(nil)
 	_ hypervisor.NMIInjector = (*VM)(nil)
+	_ hypervisor.DiskGrower  = (*VM)(nil)
 	_ hypervisor.Console     = (*VM)(nil)
 	_ hypervisor.Identifier  = (*VM)(nil)
 	_ hypervisor.VsockSource = (*VM)(nil)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,11 +26,11 @@ func Fit(ctx context.Context, disks []hypervisor.DiskConfig) error {
 		if d.Size == 0 {
 			continue
 		}
-		grows, err := Grows(d, d.Size)
+		larger, err := grows(d, d.Size)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			err = wrap(d, create(ctx, d))
-		case err == nil && grows:
+		case err == nil && larger:
 			err = wrap(d, grow(ctx, d))
 		}
 		if err != nil {
@@ -46,9 +47,27 @@ func wrap(d hypervisor.DiskConfig, err error) error {
 	return nil
 }
 
-// Grows tells whether the image of a disk has to grow to have that many bytes. Where
+// Grow lets a VMM that runs make one of its disks larger: by resize, which is called if
+// the image is smaller than it is to be. It returns the disks with the size.
+func Grow(disks []hypervisor.DiskConfig, index int, bytes int64, resize func() error) ([]hypervisor.DiskConfig, error) {
+	if index < 0 || index >= len(disks) {
+		return nil, fmt.Errorf("there is no disk %d: %w", index, hypervisor.ErrInvalid)
+	}
+	disks = slices.Clone(disks)
+	disks[index].Size = bytes
+	if err := disks[index].Check(); err != nil {
+		return nil, wrap(disks[index], err)
+	}
+	larger, err := grows(disks[index], bytes)
+	if err == nil && larger {
+		err = wrap(disks[index], resize())
+	}
+	return disks, err
+}
+
+// grows tells whether the image of a disk has to grow to have that many bytes. Where
 // it would have to shrink, or cannot grow, the error is an ErrInvalid.
-func Grows(d hypervisor.DiskConfig, bytes int64) (bool, error) {
+func grows(d hypervisor.DiskConfig, bytes int64) (bool, error) {
 	now, err := Size(d.Path, d.Format)
 	if err != nil {
 		return false, wrap(d, err)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"slices"
 	"strconv"
 
 	"vmfs/backends/disk"
@@ -100,24 +99,17 @@ func (vm *VM) growDisk(ctx context.Context, index int, bytes int64) error {
 	}
 	defer release()
 	rec := vm.record()
-	if rec == nil || index < 0 || index >= len(rec.Config.Disks) {
-		return fmt.Errorf("it was started without a disk %d: %w", index, hypervisor.ErrInvalid)
+	if rec == nil {
+		return fmt.Errorf("which disks it was started with is not known: %w", hypervisor.ErrNotSupported)
 	}
-	grows, err := disk.Grows(rec.Config.Disks[index], bytes)
-	if err != nil {
-		return err
-	}
-	if grows {
+	disks, err := disk.Grow(rec.Config.Disks, index, bytes, func() error {
 		args := map[string]any{"node-name": "disk" + strconv.Itoa(index), "size": bytes}
-		if err := vm.conn.Execute(ctx, "block_resize", args, nil); err != nil {
-			return err
-		}
-	}
-	vm.changeRecord(func(r *record) {
-		r.Config.Disks = slices.Clone(r.Config.Disks)
-		r.Config.Disks[index].Size = bytes
+		return vm.conn.Execute(ctx, "block_resize", args, nil)
 	})
-	return nil
+	if err == nil {
+		vm.changeRecord(func(r *record) { r.Config.Disks = disks })
+	}
+	return err
 }
 
 // asJSON encodes what is made of strings, numbers and maps; their order is the

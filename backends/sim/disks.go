@@ -2,8 +2,6 @@ package sim
 
 import (
 	"context"
-	"fmt"
-	"slices"
 	"strconv"
 
 	"vmfs/backends/disk"
@@ -17,16 +15,15 @@ func (h *Handle) GrowDisk(ctx context.Context, index int, bytes int64) error {
 		if err := vm.alive(); err != nil {
 			return err
 		}
-		if index < 0 || index >= len(vm.disks) {
-			return fmt.Errorf("there is no disk %d: %w", index, hypervisor.ErrInvalid)
+		disks, err := disk.Grow(vm.disks, index, bytes, func() error {
+			d := vm.disks[index]
+			d.Size = bytes
+			return disk.Fit(ctx, []hypervisor.DiskConfig{d})
+		})
+		if err == nil {
+			vm.disks = disks
 		}
-		disks := slices.Clone(vm.disks)
-		disks[index].Size = bytes
-		if err := disk.Fit(ctx, disks[index:index+1]); err != nil {
-			return err
-		}
-		vm.disks = disks
-		return nil
+		return err
 	})
 }
 
