@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -37,6 +38,11 @@ func TestDiskSizes(t *testing.T) {
 		{Path: filepath.Join(disks, "q,cow"), Size: 8 * mib, Format: hypervisor.DiskQCOW2},
 		{Path: filepath.Join(disks, "limited"), Size: 8 * mib, Format: hypervisor.DiskQCOW2, IOBps: 64 * mib},
 	}
+	// What a raw image begins with makes it no other.
+	header, err := os.OpenFile(config.Disks[none].Path, os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = header.WriteString("QFI\xfb\x00\x00\x00\x03")
+	require.NoError(t, errors.Join(err, header.Close()))
 	v := startTest(t, s, dir, config)
 	v.ready(0)
 	sh := v.shell(t)
@@ -60,6 +66,7 @@ func TestDiskSizes(t *testing.T) {
 		}
 	}
 	sees(8, 8, 8, 8)
+	assert.Equal(t, "QFI", sh.run("head -c 3 /dev/vda"))
 	sh.run("echo kept | dd of=/dev/vdc conv=notrunc 2>/dev/null && sync")
 
 	grow := func(i int, bytes int64) error { return v.GrowDisk(testContext(t), i, bytes) }
@@ -96,7 +103,7 @@ func TestDiskSizes(t *testing.T) {
 		_, hv, err := s.RestoreVMWith(testContext(t), nil, "", filepath.Join(dir, SocketName), snap, c)
 		return hv, err
 	}
-	_, err := restore(sizes(12, 32, 1024*1024, 24))
+	_, err = restore(sizes(12, 32, 1024*1024, 24))
 	require.ErrorIs(t, err, hypervisor.ErrInvalid, "a disk of another size than in the snapshot")
 	assert.ErrorContains(t, err, "size of disks")
 	assert.EqualValues(t, 32*mib, mustSize(t, config.Disks[raw].Path), "a restore that is refused changes no disk")
