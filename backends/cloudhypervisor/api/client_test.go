@@ -246,13 +246,24 @@ func TestRefusals(t *testing.T) {
 		{
 			"a chain of words", withBody(500, `["Error from API","The VM could not be paused","Cannot pause VM","Failed to pause migratable component","Invalid transition: InvalidStateTransition(Paused, Paused)"]`), 500,
 			[]string{"Error from API", "The VM could not be paused", "Cannot pause VM", "Failed to pause migratable component", "Invalid transition: InvalidStateTransition(Paused, Paused)"},
-			"Cloud Hypervisor refuses vm.pause: the VM could not be paused: cannot pause VM: failed to pause migratable component: invalid transition",
+			"Cloud Hypervisor refuses vm.pause: failed to pause migratable component: invalid transition",
+		},
+		{
+			"a sentence within a value", withBody(500, `["Error from API","The VM could not be resized","Memory manager error","Failed to virtio-mem resize","Resize invalid argument","Failed to update virtio configuration: ResizeError(new size 0x0 and requested_size are identical)"]`), 500,
+			[]string{"Error from API", "The VM could not be resized", "Memory manager error", "Failed to virtio-mem resize", "Resize invalid argument", "Failed to update virtio configuration: ResizeError(new size 0x0 and requested_size are identical)"},
+			"Cloud Hypervisor refuses vm.pause: resize invalid argument: failed to update virtio configuration: new size 0x0 and requested_size are identical",
 		},
 		{
 			"the same word twice", withBody(500, `["Error from API","Disk is locked.","Disk is locked","Disk is locked by\n process 7"]`), 500,
 			[]string{"Error from API", "Disk is locked.", "Disk is locked", "Disk is locked by\n process 7"},
 			"Cloud Hypervisor refuses vm.pause: disk is locked by process 7",
 		},
+		{
+			"an error of the system", withBody(500, `["Error from API","The VM could not boot","Cannot open kernel file","No such file or directory (os error 2)"]`), 500,
+			[]string{"Error from API", "The VM could not boot", "Cannot open kernel file", "No such file or directory (os error 2)"},
+			"Cloud Hypervisor refuses vm.pause: cannot open kernel file: no such file or directory",
+		},
+		{"two words", withBody(500, `["Error from API","The VM is not booted"]`), 500, []string{"Error from API", "The VM is not booted"}, "Cloud Hypervisor refuses vm.pause: the VM is not booted"},
 		{"one word", withBody(404, `["Not Found"]`), 404, []string{"Not Found"}, "Cloud Hypervisor refuses vm.pause: not Found"},
 		{"text", withBody(500, "VM is not running\n"), 500, []string{"VM is not running"}, "Cloud Hypervisor refuses vm.pause: VM is not running"},
 		{"the server's own", withBody(400, `{ "error": "Invalid header." }`), 400, []string{"Invalid header."}, "Cloud Hypervisor refuses vm.pause: invalid header"},

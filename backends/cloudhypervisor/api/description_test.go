@@ -95,6 +95,47 @@ func TestDescription(t *testing.T) {
 	assert.Equal(t, d, readDigest(t), "make it again: see digestFile")
 }
 
+// TestTypes holds what the client sends, with every field, to the description's types.
+func TestTypes(t *testing.T) {
+	file := os.Getenv(specVariable)
+	if file == "" {
+		t.Skipf("$%s does not name Cloud Hypervisor's API description", specVariable)
+	}
+	doc, err := openapi3.NewLoader().LoadFromFile(file)
+	require.NoError(t, err)
+	net := Net{ID: "n", MAC: "02:00:00:00:00:01", NumQueues: 2}
+	for schema, body := range map[string]any{
+		"VmConfig": VMConfig{
+			CPUs:    CPUs{Boot: 1, Max: 2, Topology: &Topology{ThreadsPerCore: 1, CoresPerDie: 2, DiesPerPackage: 1, Packages: 1}},
+			Memory:  Memory{Size: 1 << 28, HotplugSize: 1 << 28, HotplugMethod: HotplugVirtioMem, HotpluggedSize: 1 << 20},
+			Payload: Payload{Firmware: "/f", Kernel: "/k", Cmdline: "c", Initramfs: "/i"},
+			Disks: []Disk{{
+				ID: "d", Path: "/d", ReadOnly: true, ImageType: ImageQcow2, BackingFiles: true, Serial: "s",
+				RateLimiter: &RateLimiter{Bandwidth: &TokenBucket{Size: 1, OneTimeBurst: 2, RefillTime: 3}},
+			}},
+			Nets:     []Net{net},
+			Balloon:  &Balloon{ID: "b", Size: 1, DeflateOnOOM: true},
+			Serial:   Console{Mode: ConsoleSocket, Socket: "/s"},
+			Console:  Console{Mode: ConsoleFile, File: "/c"},
+			Devices:  []Device{{ID: "p", Path: "/p"}},
+			Vsock:    &Vsock{ID: "v", CID: 3, Socket: "/v"},
+			PVPanic:  true,
+			Platform: &Platform{UUID: "u"},
+		},
+		"NetConfig":        net,
+		"VmResize":         Resize{VCPUs: new(1), RAM: new(int64(1)), Balloon: new(int64(0))},
+		"VmResizeDisk":     diskSize{"d", 1},
+		"VmSnapshotConfig": snapshotTo{"file:///s"},
+		"RestoreConfig":    restoreFrom{"file:///s", Restore{Memory: RestoreOnDemand, Resume: true, Nets: []RestoredNet{{"n", 1}}}},
+	} {
+		b, err := json.Marshal(body)
+		require.NoError(t, err)
+		var v any
+		require.NoError(t, json.Unmarshal(b, &v))
+		assert.NoError(t, doc.Components.Schemas[schema].Value.VisitJSON(v), schema)
+	}
+}
+
 // uses are the calls that the client makes, with the types of bodies and answers.
 var uses = map[string]struct{ body, answer any }{
 	"vmm.ping":        {nil, Pong{}},

@@ -26,12 +26,12 @@ type Error struct {
 	Words  []string // the VMM's own, from the most general to the most special
 }
 
-// Error tells what the VMM refuses and why, in one line: its words without the first, which says
-// no more than that there was an error, and without what is Rust's way of printing a value.
+// Error tells what the VMM refuses and why, in one line: the last two of its words, which are
+// the special ones. Those before say which call it was and which parts of the VMM it went through.
 func (e *Error) Error() string {
-	words := e.Words
-	if len(words) > 1 {
-		words = words[1:]
+	words := e.Words[max(0, len(e.Words)-2):]
+	if len(e.Words) == 2 {
+		words = words[1:] // the first says no more than that there was an error
 	}
 	var said []string
 	for _, w := range words {
@@ -49,12 +49,20 @@ func (e *Error) Error() string {
 }
 
 // plain makes of one of the VMM's texts what fits into a sentence: on one line, without a full stop,
-// and with a small letter first where that is no name. What Rust has printed of a value stays
-// only where there is nothing else.
+// with a small letter first where that is no name, and without what Rust adds: the number of a
+// system's error, and a value that was printed behind the text, but for a sentence within that.
 func plain(s string) string {
 	s = strings.TrimRight(strings.Join(strings.Fields(s), " "), ".")
-	if before, value, ok := strings.Cut(s, ": "); ok && debugged(value) {
+	if before, number, ok := strings.Cut(s, " (os error "); ok && strings.TrimLeft(number, "0123456789") == ")" {
 		s = before
+	}
+	if before, value, ok := strings.Cut(s, ": "); ok {
+		if held, ok := debugged(value); ok {
+			s = before
+			if strings.Count(held, " ") > 2 { // a sentence, and not what an enum holds
+				s += ": " + held
+			}
+		}
 	}
 	first, n := utf8.DecodeRuneInString(s)
 	if second, _ := utf8.DecodeRuneInString(s[n:]); unicode.IsUpper(first) && (unicode.IsLower(second) || second == ' ') {
@@ -63,15 +71,16 @@ func plain(s string) string {
 	return s
 }
 
-// debugged tells whether s is a value as Rust's {:?} prints an enum: a name in camel case and
-// what it holds, as in "InvalidStateTransition(Paused, Paused)".
-func debugged(s string) bool {
-	name, _, ok := strings.Cut(s, "(")
-	if !ok || !strings.HasSuffix(s, ")") || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
-		return false
+// debugged returns what a value holds that Rust's {:?} has printed of an enum: a name in camel case
+// and a pair of brackets, as in "InvalidStateTransition(Paused, Paused)".
+func debugged(s string) (held string, ok bool) {
+	name, rest, ok := strings.Cut(s, "(")
+	held, closed := strings.CutSuffix(rest, ")")
+	if !ok || !closed || name == "" || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) }) {
+		return "", false
 	}
-	first, _ := utf8.DecodeRuneInString(name)
-	return unicode.IsUpper(first) && strings.ContainsFunc(name[1:], unicode.IsUpper)
+	first, n := utf8.DecodeRuneInString(name)
+	return held, unicode.IsUpper(first) && strings.ContainsFunc(name[n:], unicode.IsUpper)
 }
 
 // refusal makes an error of an answer whose status is none of success. The body is a JSON array

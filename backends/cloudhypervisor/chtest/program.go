@@ -146,7 +146,9 @@ func run(args []string, settings []byte) error {
 		select {}
 	}
 	s.serve(l)
-	_ = os.Remove(path) // as the real one at its end
+	if strings.HasPrefix(*socketArg, "path=") {
+		_ = os.Remove(path) // as the real one
+	}
 	return nil
 }
 

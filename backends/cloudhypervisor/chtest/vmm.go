@@ -39,6 +39,8 @@ const (
 	notCreated = "VM is not created"
 	notRunning = "VM is not running"
 	isCreated  = "VM is already created"
+	devices    = "Error from device manager"
+	invalid    = "Failed to validate config"
 )
 
 // A vmm is the state machine of Cloud Hypervisor's one VM.
@@ -226,10 +228,10 @@ func (v *vmm) begin(failed string) answer {
 		return answer{}
 	}
 	if c.Payload.Kernel == "" && c.Payload.Firmware == "" {
-		return refused(failed, "Failed to validate config", "No bootitem provided: neither firmware nor kernel")
+		return refused(failed, invalid, "Payload configuration is not bootable", "No bootitem provided: neither firmware nor kernel")
 	}
 	if c.CPUs.Max < c.CPUs.Boot {
-		return refused(failed, "Failed to validate config", fmt.Sprintf("Max CPUs %d lower than boot CPUs %d", c.CPUs.Max, c.CPUs.Boot))
+		return refused(failed, invalid, fmt.Sprintf("Max CPUs (%d) lower than boot CPUs (%d)", c.CPUs.Max, c.CPUs.Boot))
 	}
 	v.disks = make(map[string]int64)
 	for i := range c.Disks {
@@ -239,20 +241,20 @@ func (v *vmm) begin(failed string) answer {
 		}
 		fi, err := os.Stat(d.Path)
 		if err != nil {
-			return refused(failed, "Error from device manager", "Failed to open disk", rust(err))
+			return refused(failed, devices, "Cannot open disk path", rust(err))
 		}
 		v.disks[d.ID] = fi.Size()
 	}
 	if c.Payload.Kernel != "" {
 		if _, err := os.Stat(c.Payload.Kernel); err != nil {
-			return refused(failed, "Cannot open the kernel file", rust(err))
+			return refused(failed, "Cannot open kernel file", rust(err))
 		}
 	}
 	if err := v.openSerial(); err != nil {
 		return refused(failed, "Error creating console devices", "Error creating console device", rust(err))
 	}
 	if err := v.guest.boot(c.Vsock); err != nil {
-		return refused(failed, "Error from device manager", rust(err))
+		return refused(failed, devices, rust(err))
 	}
 	v.state = api.StateRunning
 	return answer{}
@@ -406,19 +408,22 @@ func (v *vmm) resize(r api.Resize, _ []*os.File) answer {
 		c.CPUs.Boot = *r.VCPUs
 	}
 	if r.RAM != nil {
-		switch most := c.Memory.Size + c.Memory.HotplugSize; {
+		const manager = "Memory manager error"
+		switch {
 		case c.Memory.HotplugMethod != api.HotplugVirtioMem:
 			return refused(failed, "the fake knows virtio-mem alone")
 		case *r.RAM < c.Memory.Size:
-			return refused(failed, "Memory manager error", fmt.Sprintf("Invalid resize request: desired_size = %d below boot size = %d", *r.RAM, c.Memory.Size))
-		case *r.RAM == c.Memory.Size+c.Memory.HotpluggedSize, *r.RAM > most, *r.RAM%(2<<20) != 0:
-			return refused(failed, "Memory manager error", "Failed to virtio-mem resize", resizeWords(*r.RAM-c.Memory.Size, c.Memory))
+			return refused(failed, manager, fmt.Sprintf("Invalid resize request: desired_size = %d below boot size = %d", *r.RAM, c.Memory.Size))
+		}
+		if why := misfit(*r.RAM-c.Memory.Size, c.Memory); why != "" {
+			return refused(failed, manager, "Failed to virtio-mem resize", "Resize invalid argument",
+				"Failed to update virtio configuration: ResizeError("+why+")")
 		}
 		c.Memory.HotpluggedSize = *r.RAM - c.Memory.Size
 	}
 	if r.Balloon != nil {
 		if c.Balloon == nil {
-			return refused(failed, "Error from device manager", "Missing virtio-balloon, can't proceed as expected")
+			return refused(failed, devices, "Missing virtio-balloon, can't proceed as expected")
 		}
 		c.Balloon.Size = *r.Balloon
 	}
@@ -426,14 +431,18 @@ func (v *vmm) resize(r api.Resize, _ []*os.File) answer {
 	return done()
 }
 
-// resizeWords are virtio-mem's for a size that is not to be had.
-func resizeWords(size int64, m api.Memory) string {
-	why := ""
+// misfit is why virtio-mem does not take a size, "" if it does.
+func misfit(size int64, m api.Memory) string {
+	const block = 2 << 20
 	switch {
 	case size == m.HotpluggedSize:
-		why = "Virtio-mem resize error"
+		return fmt.Sprintf("new size 0x%x and requested_size are identical", size)
+	case size > m.HotplugSize:
+		return fmt.Sprintf("new size 0x%x is bigger than region_size 0x%x", size, m.HotplugSize)
+	case size%block != 0:
+		return fmt.Sprintf("new size 0x%x is not aligned on block_size 0x%x", size, block)
 	}
-	return why
+	return ""
 }
 
 func (v *vmm) resizeDisk(r diskSize, _ []*os.File) answer {
@@ -445,12 +454,12 @@ func (v *vmm) resizeDisk(r diskSize, _ []*os.File) answer {
 		return refused(failed, "Failed resizing a disk image")
 	}
 	if _, ok := v.disks[r.ID]; !ok {
-		return refused(failed, "Error from device manager", fmt.Sprintf("Unknown device id: %s", r.ID))
+		return refused(failed, devices, "Failed to find device corresponding to the given identifier: "+r.ID)
 	}
 	for _, d := range v.config.Disks {
 		if d.ID == r.ID {
 			if err := os.Truncate(d.Path, r.Size); err != nil {
-				return refused(failed, "Error from device manager", rust(err))
+				return refused(failed, devices, rust(err))
 			}
 		}
 	}
@@ -470,7 +479,7 @@ func (v *vmm) addNet(n api.Net, files []*os.File) answer {
 		n.NumQueues = 2
 	}
 	if len(files) > 0 && n.NumQueues != 2*len(files) {
-		return refused(failed, "Failed to validate config", "Number of queues to virtio_net does not match the number of input FDs")
+		return refused(failed, invalid, fmt.Sprintf("Number of queues (%d) to virtio_net does not match the number of FDs (%d)", n.NumQueues, len(files)))
 	}
 	v.config.Nets = append(v.config.Nets, n)
 	v.taps = append(v.taps, files...)
@@ -514,17 +523,33 @@ func (v *vmm) snapshot(d destination, _ []*os.File) answer {
 		return refused(failed, "Cannot send VM snapshot", "Failed to send migratable component snapshot", why)
 	}
 	config, err := json.Marshal(v.config)
-	if err == nil {
-		err = errors.Join(
-			os.WriteFile(filepath.Join(dir, configFile), config, 0o600),
-			os.WriteFile(filepath.Join(dir, stateFile), []byte("{}"), 0o600),
-			os.WriteFile(filepath.Join(dir, memoryFile), make([]byte, 4096), 0o600),
-		)
-	}
 	if err != nil {
-		return refused(failed, "Cannot send VM snapshot", "Failed to send migratable component snapshot", err.Error())
+		panic(err)
+	}
+	for _, f := range []struct {
+		name, what string
+		content    []byte
+	}{
+		{configFile, "VM config", config},
+		{stateFile, "VM state", []byte("{}")},
+		{memoryFile, "memory", make([]byte, 4096)},
+	} {
+		if err := create(filepath.Join(dir, f.name), f.content); err != nil {
+			return refused(failed, "Cannot send VM snapshot", "Failed to send migratable component snapshot",
+				"Error creating "+f.what+" snapshot file", rust(err))
+		}
 	}
 	return done()
+}
+
+// create writes a file that is not there yet.
+func create(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	return errors.Join(err, f.Close())
 }
 
 func (v *vmm) restore(s source, files []*os.File) answer {
@@ -555,7 +580,7 @@ func (v *vmm) restore(s source, files []*os.File) answer {
 		return receive("Failed to receive migratable component snapshot", "Error deserialising VM config snapshot", err.Error())
 	}
 	if s.Prefault && s.Memory == api.RestoreOnDemand {
-		return refused(failed, "Failed to validate config", "prefault cannot be used with on-demand restore")
+		return refused(failed, invalid, "'prefault' cannot be combined with 'memory_restore_mode=ondemand'")
 	}
 	for _, name := range []string{stateFile, memoryFile} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
