@@ -76,6 +76,9 @@ func (vm *VM) resume(ctx context.Context) error {
 	panicked := vm.panicked
 	vm.mu.Unlock()
 	if panicked {
+		if _, _, err := vm.status(ctx); err != nil {
+			return err
+		}
 		return fmt.Errorf("the guest has panicked: reset it first: %w", hypervisor.ErrBusy)
 	}
 	err := vm.client.Resume(ctx)

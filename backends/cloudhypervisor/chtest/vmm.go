@@ -52,6 +52,7 @@ type vmm struct {
 	mu     sync.Mutex // guards all below; held by the call that is carried out
 	config *api.VMConfig
 	state  api.State // of a booted VM; "" is one that is not
+	actual int64     // the guest's memory, which follows while it runs
 	ignore bool      // the guest does not listen to the power button
 	asked  bool      // to power off, and it has not yet
 	disks  map[string]int64
@@ -168,10 +169,10 @@ func (v *vmm) info() answer {
 		i.State = api.StateCreated
 		return answer{http.StatusOK, i}
 	}
-	i.MemoryActualSize += v.config.Memory.HotpluggedSize
-	if b := v.config.Balloon; b != nil {
-		i.MemoryActualSize -= b.Size
+	if v.state == api.StateRunning {
+		v.actual = target(v.config)
 	}
+	i.MemoryActualSize = v.actual
 	return answer{http.StatusOK, i}
 }
 
@@ -256,8 +257,17 @@ func (v *vmm) begin(failed string) answer {
 	if err := v.guest.boot(c.Vsock); err != nil {
 		return refused(failed, devices, rust(err))
 	}
-	v.state = api.StateRunning
+	v.state, v.actual = api.StateRunning, target(c)
 	return answer{}
+}
+
+// target is the memory that a guest which runs gets to.
+func target(c *api.VMConfig) int64 {
+	t := c.Memory.Size + c.Memory.HotpluggedSize
+	if c.Balloon != nil {
+		t -= c.Balloon.Size
+	}
+	return t
 }
 
 func (v *vmm) openSerial() error { return v.guest.openSerial(v.config.Serial) }

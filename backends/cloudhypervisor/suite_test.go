@@ -1,0 +1,136 @@
+package cloudhypervisor_test
+
+import (
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"vmfs/backends/cloudhypervisor"
+	"vmfs/backends/cloudhypervisor/chtest"
+	"vmfs/backends/hypervisor"
+	"vmfs/backends/hypervisor/hypervisortest"
+	"vmfs/guest"
+	"vmfs/guest/guesttest"
+	"vmfs/vsock"
+)
+
+// newStarter makes a Starter of a program and registers it; "" is the one of this machine.
+func newStarter(t testing.TB, program string) *cloudhypervisor.Starter {
+	t.Helper()
+	s := cloudhypervisor.New(cloudhypervisor.Config{Binary: program, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	s.Register()
+	return s
+}
+
+// realStarter is newStarter of the real program, where that can run VMs. Where
+// $VMFS_CLOUD_HYPERVISOR names one, it has to.
+func realStarter(t testing.TB) *cloudhypervisor.Starter {
+	t.Helper()
+	s := newStarter(t, "")
+	if _, err := s.GetVersion(nil); err != nil {
+		if os.Getenv("VMFS_CLOUD_HYPERVISOR") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("not tried on the real Cloud Hypervisor: ", err)
+	}
+	cpu, err := os.ReadFile("/proc/cpuinfo")
+	kvm, kerr := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil || kerr != nil || !strings.Contains(string(cpu), "svm") && !strings.Contains(string(cpu), "vmx") {
+		t.Skip("not tried on the real Cloud Hypervisor: this machine's KVM runs no guests: go test -exec build/testhost/testhost")
+	}
+	_ = kvm.Close() // nothing was written
+	return s
+}
+
+// TestSuite is the contract on the real one.
+func TestSuite(t *testing.T) {
+	s := realStarter(t)
+	kernel, initrd := guesttest.Fast(t, guest.Options{})
+	hypervisortest.Run(t, hypervisortest.Backend{
+		Type:    hypervisor.TypeCloudHypervisor,
+		Starter: s,
+		Config: func(t testing.TB, dir string) hypervisor.VMConfig {
+			return hypervisor.VMConfig{
+				VsockCID: 3, VsockSocket: filepath.Join(dir, "vsock.sock"), MemoryBytes: 256 << 20, HotplugBytes: 256 << 20,
+				KernelPath: kernel, InitrdPath: initrd, KernelArgs: "quiet no_timer_check",
+			}
+		},
+		Ready:    hypervisortest.ReadyLine("vmfs guest ready"),
+		Timeout:  180 * time.Second,
+		Deadline: time.Second,
+		Prompt:   10 * time.Second,
+		Echo: func(token string) (string, string) {
+			return "echo " + token + "\r", "\n" + token
+		},
+		Remember: func(token string) (string, string) {
+			return "T=" + token + "; echo kept$T\r", "\nkept" + token
+		},
+		Recall: func(token string) (string, string) {
+			return "echo $T\r", "\n" + token
+		},
+		NMI:      "NMI received for unknown reason",
+		EchoPort: 7, RefusedError: vsock.ErrRefused, PortError: vsock.ErrPort,
+		Stops: []hypervisortest.Stop{
+			{
+				Name: "guest powers off", Provoke: typing("poweroff\r"),
+				Kind: hypervisor.EventShutdown, State: hypervisor.StateShutdown, Reason: "guest-shutdown",
+			},
+			{
+				Name: "guest panics", Provoke: typing("echo c > /proc/sysrq-trigger\r"),
+				Kind: hypervisor.EventPanicked, State: hypervisor.StatePaused, Reason: "guest-panicked",
+			},
+		},
+	})
+}
+
+// TestSuiteOnFake is the contract on machines without KVM.
+func TestSuiteOnFake(t *testing.T) {
+	kernel := filepath.Join(t.TempDir(), "vmlinuz")
+	require.NoError(t, os.WriteFile(kernel, nil, 0o600))
+	hypervisortest.Run(t, hypervisortest.Backend{
+		Type:    hypervisor.TypeCloudHypervisor,
+		Starter: newStarter(t, chtest.Program(t, chtest.Config{})),
+		Config: func(t testing.TB, dir string) hypervisor.VMConfig {
+			return hypervisor.VMConfig{
+				VsockCID: 3, VsockSocket: filepath.Join(dir, "vsock.sock"), MemoryBytes: 256 << 20, HotplugBytes: 256 << 20, KernelPath: kernel,
+			}
+		},
+		Ready:    hypervisortest.ReadyLine(chtest.Ready),
+		NMI:      "NMI received",
+		EchoPort: chtest.EchoPort, RefusedError: vsock.ErrRefused, PortError: vsock.ErrPort,
+		Stops: []hypervisortest.Stop{
+			{
+				Name: "guest powers off", Provoke: provoking(chtest.PowersOff),
+				Kind: hypervisor.EventShutdown, State: hypervisor.StateShutdown, Reason: "guest-shutdown",
+			},
+			{
+				Name: "guest panics", Provoke: provoking(chtest.Panics),
+				Kind: hypervisor.EventPanicked, State: hypervisor.StatePaused, Reason: "guest-panicked",
+			},
+		},
+	})
+}
+
+func provoking(a chtest.Action) func(testing.TB, *hypervisortest.VM) {
+	return func(t testing.TB, vm *hypervisortest.VM) {
+		require.NoError(t, chtest.Provoke(t.Context(), vm.SocketPath, a))
+	}
+}
+
+// typing types text at the console.
+func typing(text string) func(testing.TB, *hypervisortest.VM) {
+	return func(t testing.TB, vm *hypervisortest.VM) {
+		conn, err := vm.Handle.(hypervisor.Console).OpenConsole(t.Context())
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close() })           // not at once: the VMM may not have read it yet
+		go func() { _, _ = io.Copy(io.Discard, conn) }() // ends with the connection
+		_, err = io.WriteString(conn, text)
+		require.NoError(t, err)
+	}
+}
