@@ -16,7 +16,7 @@
 // The control socket is bound and listening before Cloud Hypervisor is started, and it
 // inherits it and the open file of events: whenever the server dies in a start, either
 // connecting is refused and there is no VMM, or one answers there. What it has not yet
-// been told then, Resume tells it (see VM.bring).
+// been told then, Resume tells it (see VM.make).
 //
 // # Whose it is
 //

@@ -50,21 +50,33 @@ const (
 // Events returns the channel of the VM's events.
 func (vm *VM) Events() <-chan hypervisor.Event { return vm.events.Chan() }
 
-// follow takes what Cloud Hypervisor writes into its file of events until it is gone. It never
-// waits for the consumer of the handle's own.
-func (vm *VM) follow() {
-	defer vm.events.End(net.ErrClosed)
+// openEvents opens the file of events, and says how large it is now. Without one the file is
+// nil, of which reading fails.
+func (vm *VM) openEvents() (file *os.File, size int64) {
 	file, err := os.Open(vm.dir.events())
-	if err != nil {
-		vm.log.Error("what happens to a VM is not known", "vm", vm.name, "err", err)
-		file = nil
+	if err == nil {
+		var fi os.FileInfo
+		if fi, err = file.Stat(); err == nil {
+			return file, fi.Size()
+		}
+		_ = file.Close() // it was read alone
 	}
-	defer file.Close() // of nil it is an error that says nothing
-	events := api.NewDecoder(file)
+	vm.log.Error("what happens to a VM is not known", "vm", vm.name, "err", err)
+	return nil, 0
+}
+
+// follow takes what Cloud Hypervisor writes into its file of events until it is gone. What is
+// within past is not reported. It never waits for the consumer of the handle's own.
+func (vm *VM) follow(file *os.File, past int64) {
+	defer vm.events.End(net.ErrClosed)
+	defer file.Close() // where it is nil that is an error, which says nothing
 	if vm.child == nil {
-		vm.read(events, func(ev api.Event) { vm.note(ev) })
+		before := api.NewDecoder(io.NewSectionReader(file, 0, past))
+		vm.read(before, func(ev api.Event) { vm.note(ev) })
+		_, _ = file.Seek(before.Offset(), io.SeekStart) // never fails for a file
 		vm.catchUp()
 	}
+	events := api.NewDecoder(file)
 	for next := (&wait.Backoff{First: readFirst, Most: readMost}); ; {
 		gone := false
 		select {
@@ -81,7 +93,7 @@ func (vm *VM) follow() {
 			return
 		case events.Offset() > maxEventFile:
 			if os.Truncate(file.Name(), 0) == nil {
-				_, _ = file.Seek(0, io.SeekStart) // never fails for a file
+				_, _ = file.Seek(0, io.SeekStart)
 				events = api.NewDecoder(file)
 				vm.lostSome() // one may have come between
 			}

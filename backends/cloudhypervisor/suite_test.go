@@ -91,6 +91,7 @@ func TestSuite(t *testing.T) {
 
 // TestSuiteOnFake is the contract on machines without KVM.
 func TestSuiteOnFake(t *testing.T) {
+	t.Parallel() // with the other fakes, behind the real one
 	kernel := filepath.Join(t.TempDir(), "vmlinuz")
 	require.NoError(t, os.WriteFile(kernel, nil, 0o600))
 	hypervisortest.Run(t, hypervisortest.Backend{

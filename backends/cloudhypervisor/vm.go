@@ -100,7 +100,9 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *proce
 	}
 	vm.ctx, vm.cancel = context.WithCancel(context.Background())
 	vm.wg.Go(vm.watch)
-	vm.wg.Go(vm.follow)
+	// What is in the file by now was before the handle.
+	file, past := vm.openEvents()
+	vm.wg.Go(func() { vm.follow(file, past) })
 	return vm, nil
 }
 

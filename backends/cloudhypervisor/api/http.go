@@ -63,6 +63,9 @@ func newConn(nc *net.UnixConn) *conn {
 // roundTrip sends a request and reads its answer. When ctx ends it returns at once, and the
 // connection is of no more use; so it is after any other error.
 func (c *conn) roundTrip(ctx context.Context, r request) (answer, error) {
+	if err := ctx.Err(); err != nil {
+		return answer{}, err // else the VMM could be faster than what tells of the end
+	}
 	stop := context.AfterFunc(ctx, func() { _ = c.nc.SetDeadline(time.Unix(1, 0)) })
 	a, err := func() (answer, error) {
 		if err := c.send(r); err != nil {

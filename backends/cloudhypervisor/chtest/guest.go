@@ -31,6 +31,30 @@ type guest struct {
 	printed []byte   // what nobody has read
 	vsock   net.Listener
 	streams map[net.Conn]struct{}
+	goes    chan struct{} // closed when a guest that stands still goes on; nil while it goes
+}
+
+// stand has the guest stand still, or go on.
+func (g *guest) stand(still bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case still && g.goes == nil:
+		g.goes = make(chan struct{})
+	case !still && g.goes != nil:
+		close(g.goes)
+		g.goes = nil
+	}
+}
+
+// awaitGoing waits while the guest stands still.
+func (g *guest) awaitGoing() {
+	g.mu.Lock()
+	goes := g.goes
+	g.mu.Unlock()
+	if goes != nil {
+		<-goes
+	}
 }
 
 // openSerial makes what the serial port is connected to. It does nothing where that is there.
@@ -85,6 +109,7 @@ func (g *guest) echo(c net.Conn) {
 			_ = c.Close()
 			return
 		}
+		g.awaitGoing()
 		if ch == '\r' {
 			ch = '\n'
 		}
@@ -172,6 +197,7 @@ func (g *guest) later(do func()) { g.wg.Go(do) }
 
 // end ends all that there is of the guest. Its sockets go with it.
 func (g *guest) end() {
+	g.stand(false)
 	g.closeSerial()
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -296,6 +296,7 @@ func (v *vmm) pause() answer {
 		return refused(failed, "Cannot pause VM", "Failed to pause migratable component", why)
 	}
 	v.state = api.StatePaused
+	v.guest.stand(true)
 	v.events.write("vm", "paused", nil)
 	return done()
 }
@@ -310,6 +311,7 @@ func (v *vmm) resume() answer {
 		return refused(failed, "Cannot resume VM", "Failed to resume migratable component", why)
 	}
 	v.state = api.StateRunning
+	v.guest.stand(false)
 	v.events.write("vm", "resumed", nil)
 	if v.asked {
 		v.guest.later(v.powerOff)
@@ -606,6 +608,7 @@ func (v *vmm) restore(s source, files []*os.File) answer {
 	}
 	v.taps = append(v.taps, files...)
 	v.state = api.StatePaused
+	v.guest.stand(true)
 	v.events.write("vm", "restored", nil)
 	if s.Resume {
 		return v.resume()

@@ -1,10 +1,12 @@
 package hypervisortest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -303,7 +305,19 @@ func (vm *VM) hang(t testing.TB) (goOn func()) {
 	}
 	require.NotZero(t, vm.PID, "a back end without processes needs Backend.Hang")
 	require.NoError(t, syscall.Kill(vm.PID, syscall.SIGSTOP))
+	// Its threads run on until one of them has taken the signal.
+	require.True(t, eventually(vm.suite.b.Timeout, func() bool { return stopped(vm.PID) }), "process %d does not stop", vm.PID)
 	return func() { assert.NoError(t, syscall.Kill(vm.PID, syscall.SIGCONT)) }
+}
+
+// stopped tells whether a process is stopped, as far as that can be seen.
+func stopped(pid int) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return true
+	}
+	// The state is behind the program's name in brackets.
+	return bytes.HasPrefix(b[bytes.LastIndexByte(b, ')')+1:], []byte(" T"))
 }
 
 func (s *suite) testHang(t *testing.T) {
