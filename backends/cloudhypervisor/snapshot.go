@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -166,7 +167,12 @@ func (s *saving) save(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.write(ctx); err != nil {
+	telling, stop := context.WithCancel(ctx)
+	told := make(chan struct{})
+	go func() { defer close(told); s.tellProgress(telling) }()
+	err = s.write(ctx)
+	stop()
+	if <-told; err != nil {
 		return err
 	}
 	return s.CopyDisks(ctx, &s.m.Manifest)
@@ -188,6 +194,29 @@ func (s *saving) write(ctx context.Context) error {
 		if ended := again.Wait(ctx); ended != nil {
 			return fmt.Errorf("%w (%w)", err, ended)
 		}
+	}
+}
+
+// tellProgress reports every second, until ctx ends, how much of the memory is written. Cloud
+// Hypervisor says nothing of it: its file has its whole length from the beginning, and gets its
+// blocks as they are written.
+func (s *saving) tellProgress(ctx context.Context) {
+	var last int64
+	for wait.For(ctx, time.Second) == nil {
+		var st unix.Stat_t
+		if unix.Stat(filepath.Join(s.Dir, memoryFile), &st) != nil {
+			continue // it is not there yet
+		}
+		done := min(st.Blocks*512, st.Size)
+		var detail []hypervisor.Detail
+		for _, d := range []struct {
+			key   string
+			value int64
+		}{{"done", done}, {"total", st.Size}, {"rate", done - last}} {
+			detail = append(detail, hypervisor.Detail{Key: d.key, Value: strconv.FormatInt(d.value, 10)})
+		}
+		s.vm.events.Put(hypervisor.Event{Kind: hypervisor.EventSnapshot, Time: time.Now(), Detail: detail})
+		last = done
 	}
 }
 

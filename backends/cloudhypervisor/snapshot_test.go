@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"net/http"
 	"os"
@@ -148,6 +149,22 @@ func TestFailedSnapshots(t *testing.T) {
 		f := startFake(t, chtest.Config{Faults: []chtest.Fault{refused}})
 		f.changeRecord(func(r *record) { r.Memory = api.RestoreOnDemand })
 		require.NoError(t, f.Snapshot(t.Context(), t.TempDir()), "it is tried again")
+	})
+	t.Run("a slow one", func(t *testing.T) {
+		f, dir := startFake(t, chtest.Config{}), t.TempDir()
+		file, err := os.Create(filepath.Join(dir, memoryFile))
+		require.NoError(t, err)
+		require.NoError(t, errors.Join(file.Truncate(4<<20), file.Close()))
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			(&saving{Taking: f.saver().Begin(dir), vm: f.VM}).tellProgress(ctx)
+		}()
+		e := f.expect(hypervisor.EventSnapshot)
+		cancel()
+		<-over
+		assert.Equal(t, []hypervisor.Detail{{Key: "done", Value: "0"}, {Key: "total", Value: "4194304"}, {Key: "rate", Value: "0"}}, e.Detail)
 	})
 	t.Run("a half-written file", func(t *testing.T) {
 		f, dir := startFake(t, chtest.Config{}), t.TempDir()
