@@ -36,5 +36,5 @@
 // The package imports the standard library, the packages beside it that back ends
 // have in common, internal, vsock, and its own api.
 //
-// Lock order: VM.writing, then VM.mu. VM.mu is a leaf but for the queue of events.
+// VM.mu is a leaf but for the queue of events.
 package cloudhypervisor

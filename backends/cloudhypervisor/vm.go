@@ -16,6 +16,7 @@ import (
 	"vmfs/backends/gate"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/backends/rundir"
 	"vmfs/internal/queue"
 	"vmfs/internal/unixsock"
 	"vmfs/internal/wait"
@@ -30,6 +31,7 @@ type VM struct {
 	child  *process.Child // nil where another server started it
 	log    *slog.Logger
 	caps   hypervisor.Capabilities
+	rec    *rundir.Kept[record]
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -42,19 +44,16 @@ type VM struct {
 	gate    gate.Gate     // held while a snapshot is written
 	setting chan struct{} // holds a token while a memory target is being set
 
-	writing sync.Mutex // held while the record is changed, until that is on disk; before mu
-
 	mu        sync.Mutex // guards the fields below
 	closed    bool
-	rec       *record // nil where there is none; replaced, never changed
-	ran       bool    // the guest was let run
-	held      bool    // a snapshot has stopped it, and will let it go on
-	panicked  bool    // the guest said that it crashed, and stands still for that
-	endReason string  // why the guest ended, once it has
-	told      bool    // GetVMInfo has told of the guest's end, see Shutdown
-	ordered   bool    // Shutdown has been called
-	memory    int64   // the guest's, when it was asked last; 0 is not yet
-	untrack   func()  // ends what tracks the guest's way to a target; nil is nothing
+	ran       bool   // the guest was let run
+	held      bool   // a snapshot has stopped it, and will let it go on
+	panicked  bool   // the guest said that it crashed, and stands still for that
+	endReason string // why the guest ended, once it has
+	told      bool   // GetVMInfo has told of the guest's end, see Shutdown
+	ordered   bool   // Shutdown has been called
+	memory    int64  // the guest's, when it was asked last; 0 is not yet
+	untrack   func() // ends what tracks the guest's way to a target; nil is nothing
 }
 
 var (
@@ -93,7 +92,7 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *proce
 		kicked:  make(chan struct{}, 1),
 		gone:    make(chan struct{}),
 		setting: make(chan struct{}, 1),
-		rec:     rec,
+		rec:     rundir.Keep(rec, func(r record) error { return r.write(dir) }),
 	}
 	if rec != nil {
 		vm.ran, vm.held = rec.Ran, rec.Resume
@@ -221,27 +220,13 @@ const askTimeout = 5 * time.Second
 // changeRecord replaces the record, if there is one. That it could not be written
 // is logged: the VM runs on, and only what a restarted server knows of it suffers.
 func (vm *VM) changeRecord(change func(*record)) {
-	vm.writing.Lock() // else an older one could be written last
-	defer vm.writing.Unlock()
-	vm.mu.Lock()
-	if vm.rec == nil {
-		vm.mu.Unlock()
-		return
-	}
-	rec := *vm.rec
-	change(&rec)
-	vm.rec = &rec
-	vm.mu.Unlock()
-	if err := rec.write(vm.dir); err != nil {
+	if err := vm.rec.Change(change); err != nil {
 		vm.log.Warn("record not written", "vm", vm.name, "err", err)
 	}
 }
 
-func (vm *VM) record() *record {
-	vm.mu.Lock()
-	defer vm.mu.Unlock()
-	return vm.rec
-}
+// record returns what the VM was started with, nil where that is not known.
+func (vm *VM) record() *record { return vm.rec.Get() }
 
 // setRan notes that the guest was let run.
 func (vm *VM) setRan() {

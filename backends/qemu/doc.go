@@ -39,5 +39,5 @@
 // The package imports the standard library, the packages beside it that back ends
 // have in common, internal, vsock, its own qmp and vsockdev, go-qemu for the types, renameio, and golang.org/x/sys.
 //
-// Lock order: VM.writing, then VM.mu. VM.mu is a leaf but for the queue of events.
+// VM.mu is a leaf but for the queue of events.
 package qemu

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -134,22 +133,6 @@ func TestPausedForASnapshot(t *testing.T) {
 	require.NoError(t, v.Pause(ctx))
 	v = v.reopen()
 	assert.Equal(t, hypervisor.VMState("paused"), v.info().State)
-}
-
-// TestRecordOnDisk changes a VM's record by several goroutines at once. What is on
-// disk is what the last of them made.
-func TestRecordOnDisk(t *testing.T) {
-	vm := &VM{dir: testDir(shortDir(t)), rec: &record{Format: recordFormat}}
-	for range 20 {
-		var changes sync.WaitGroup
-		for range 8 {
-			changes.Go(func() { vm.changeRecord(func(r *record) { r.Version += "x" }) })
-		}
-		changes.Wait()
-		rec, err := readRecord(vm.dir)
-		require.NoError(t, err)
-		require.Equal(t, vm.record().Version, rec.Version)
-	}
 }
 
 // TestHungWhileClosed closes the handle on a QEMU that hangs, and takes it up

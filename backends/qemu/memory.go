@@ -41,7 +41,7 @@ func (vm *VM) actualMemory(ctx context.Context) (int64, error) {
 // memoryLimits returns the VM's limits, from QEMU at the first time.
 func (vm *VM) memoryLimits(ctx context.Context) (resize.Limits, error) {
 	vm.mu.Lock()
-	known, rec := vm.limits, vm.rec
+	known, rec := vm.limits, vm.record()
 	vm.mu.Unlock()
 	if known != nil {
 		return *known, nil

@@ -19,6 +19,7 @@ import (
 	"vmfs/backends/qemu/qmp"
 	"vmfs/backends/qemu/vsockdev"
 	"vmfs/backends/resize"
+	"vmfs/backends/rundir"
 	"vmfs/internal/queue"
 )
 
@@ -33,6 +34,7 @@ type VM struct {
 	log   *slog.Logger
 	start func(ctx context.Context, c vsockdev.Config, find bool) (*companion.Companion, error)
 	caps  hypervisor.Capabilities
+	rec   *rundir.Kept[record]
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -43,11 +45,8 @@ type VM struct {
 
 	resizing chan struct{} // holds a token while a memory target is being set
 
-	writing sync.Mutex // held while the record is changed, until that is on disk; before mu
-
 	mu        sync.Mutex // guards the fields below
 	closed    bool
-	rec       *record         // nil where there is none; replaced, never changed
 	ran       bool            // the guest was let run
 	held      bool            // a snapshot has stopped it, and will let it go on
 	endReason string          // why the guest ended, once it has
@@ -89,7 +88,7 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *proce
 		start:    s.startDevice,
 		caps:     s.Capabilities(recorded(rec)),
 		resizing: make(chan struct{}, 1),
-		rec:      rec,
+		rec:      rundir.Keep(rec, func(r record) error { return r.write(dir) }),
 		waiters:  make(map[chan struct{}]struct{}),
 		events:   queue.New(maxEvents, hypervisor.LostEvents),
 	}
@@ -180,27 +179,13 @@ func (vm *VM) wrap(op string, err error) error {
 // changeRecord replaces the record, if there is one. That it could not be written
 // is logged: the VM runs on, and only what a restarted server knows of it suffers.
 func (vm *VM) changeRecord(change func(*record)) {
-	vm.writing.Lock() // else an older one could be written last
-	defer vm.writing.Unlock()
-	vm.mu.Lock()
-	if vm.rec == nil {
-		vm.mu.Unlock()
-		return
-	}
-	rec := *vm.rec
-	change(&rec)
-	vm.rec = &rec
-	vm.mu.Unlock()
-	if err := rec.write(vm.dir); err != nil {
+	if err := vm.rec.Change(change); err != nil {
 		vm.log.Warn("record not written", "vm", vm.name, "err", err)
 	}
 }
 
-func (vm *VM) record() *record {
-	vm.mu.Lock()
-	defer vm.mu.Unlock()
-	return vm.rec
-}
+// record returns what the VM was started with, nil where that is not known.
+func (vm *VM) record() *record { return vm.rec.Get() }
 
 // setRan notes that the guest was let run.
 func (vm *VM) setRan() {
