@@ -1,6 +1,7 @@
 package cloudhypervisor_test
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -74,6 +75,9 @@ func TestSuite(t *testing.T) {
 		Recall: func(token string) (string, string) {
 			return "echo $T\r", "\n" + token
 		},
+		DiskSize: func(i int, bytes int64) (string, string) {
+			return fmt.Sprintf("echo $(cat /sys/block/vd%c/size) sectors\r", 'a'+i), fmt.Sprintf("\n%d sectors", bytes/512)
+		},
 		NMI:      "NMI received for unknown reason",
 		EchoPort: 7, RefusedError: vsock.ErrRefused, PortError: vsock.ErrPort,
 		Stops: []hypervisortest.Stop{
@@ -102,7 +106,10 @@ func TestSuiteOnFake(t *testing.T) {
 				VsockCID: 3, VsockSocket: filepath.Join(dir, "vsock.sock"), MemoryBytes: 256 << 20, HotplugBytes: 256 << 20, KernelPath: kernel,
 			}
 		},
-		Ready:    hypervisortest.ReadyLine(chtest.Ready),
+		Ready: hypervisortest.ReadyLine(chtest.Ready),
+		DiskSize: func(i int, bytes int64) (string, string) {
+			return fmt.Sprintf("size disk%d\r", i), fmt.Sprintf("%d bytes", bytes)
+		},
 		NMI:      "NMI received",
 		EchoPort: chtest.EchoPort, RefusedError: vsock.ErrRefused, PortError: vsock.ErrPort,
 		Stops: []hypervisortest.Stop{

@@ -7,7 +7,8 @@
 // [Start] runs one within a test; [Program] makes a program of the test binary itself, for who
 // starts VMMs as processes.
 //
-// Its guest is a few lines: it prints [Ready] on the serial port and echoes what is typed there,
+// Its guest is a few lines: it prints [Ready] on the serial port and echoes what is typed there, tells a disk's size
+// when "size ID" is,
 // echoes what is sent to vsock port [EchoPort] and refuses other ports, powers off at the power
 // button, and has the memory that it is told to have at once, unless it stands still.
 //

@@ -22,7 +22,8 @@ const (
 
 // A guest is what there is of a guest: its serial port and its vsock device.
 type guest struct {
-	wg sync.WaitGroup // of its goroutines
+	wg   sync.WaitGroup        // of its goroutines
+	size func(id string) int64 // of a disk
 
 	mu      sync.Mutex // guards all below
 	serial  net.Listener
@@ -97,6 +98,7 @@ func (g *guest) serve(l net.Listener) {
 
 // echo is the guest's terminal.
 func (g *guest) echo(c net.Conn) {
+	var line []byte
 	r := bufio.NewReader(c)
 	for {
 		ch, err := r.ReadByte()
@@ -114,6 +116,17 @@ func (g *guest) echo(c net.Conn) {
 			ch = '\n'
 		}
 		g.write([]byte{ch})
+		if line = append(line, ch); ch == '\n' {
+			g.obey(strings.TrimSpace(string(line)))
+			line = nil
+		}
+	}
+}
+
+// obey does what a line says that was typed, if it is a command.
+func (g *guest) obey(line string) {
+	if id, ok := strings.CutPrefix(line, "size "); ok {
+		g.print(fmt.Sprintf("%d bytes", g.size(id)))
 	}
 }
 

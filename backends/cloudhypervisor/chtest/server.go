@@ -49,6 +49,7 @@ func newServer(c Config, events *os.File) *server {
 	if s.vmm.version == "" {
 		s.vmm.version = "v53.0"
 	}
+	s.vmm.guest.size = s.vmm.sizeOf
 	s.http = &http.Server{
 		Handler:     s,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },

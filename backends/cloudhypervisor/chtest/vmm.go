@@ -479,6 +479,13 @@ func (v *vmm) resizeDisk(r diskSize, _ []*os.File) answer {
 	return done()
 }
 
+// sizeOf is a disk's size as the guest sees it.
+func (v *vmm) sizeOf(id string) int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.disks[id]
+}
+
 func (v *vmm) addNet(n api.Net, files []*os.File) answer {
 	const failed = "The network device could not be added to the VM"
 	if v.config == nil {
