@@ -77,8 +77,9 @@ type VMConfig struct {
 	Topology     *CPUTopology
 	Disks        []DiskConfig
 	Networks     []NetworkConfig
-	// SerialLogPath is the file that the VMM appends the serial console's output
-	// to, whether or not anybody is connected to the console.
+	// SerialLogPath is the file that the serial console's output is appended to,
+	// whether or not anybody is connected to the console, and whether or not a server
+	// runs.
 	SerialLogPath string
 	// SerialLogMax bounds the bytes of that file on disk, for the time when nobody else
 	// does: beyond it a back end may cut off the file's head. 0 is no bound.

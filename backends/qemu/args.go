@@ -20,6 +20,8 @@ type plan struct {
 	program program
 	host    host
 	dir     runDir
+	// aside is whether a process beside QEMU holds the console.
+	aside bool
 	// incoming makes a VM that waits for the state of another.
 	incoming bool
 
@@ -112,8 +114,11 @@ func (p *plan) args() ([]string, error) {
 			a.opt("mon", opt("").set("chardev", m.id).set("mode", "control").on("pretty", pretty)) // deprecated since
 		}
 	}
-	a.opt("chardev", opt("socket").set("id", idConsole).num("fd", int64(p.file(fileConsole))).on("server", true).on("wait", false).
-		setIf("logfile", c.SerialLogPath).on("logappend", true))
+	console := opt("socket").set("id", idConsole).num("fd", int64(p.file(fileConsole))).on("server", true).on("wait", false)
+	if !p.aside {
+		console.setIf("logfile", c.SerialLogPath).on("logappend", true)
+	}
+	a.opt("chardev", console)
 	a.text("serial", "chardev:"+idConsole)
 
 	a.opt("device", p.place(opt("virtio-rng-pci").set("id", "rng0"), slotRNG))

@@ -164,6 +164,11 @@ func TestArgs(t *testing.T) {
 			config: func(c *hypervisor.VMConfig) { c.SerialLogPath = "/log, of it" },
 			want:   []string{"-chardev socket,id=console,fd=5,server=on,wait=off,logfile=/log,, of it,logappend=on"},
 		},
+		"console aside": {
+			config: func(c *hypervisor.VMConfig) { c.SerialLogPath = "/log" },
+			plan:   func(p *plan) { p.aside = true },
+			want:   []string{"-chardev socket,id=console,fd=5,server=on,wait=off"},
+		},
 		"kernel": {
 			config: func(c *hypervisor.VMConfig) {
 				c.KernelPath, c.InitrdPath = "/my kernel,1", "/my initrd"

@@ -7,18 +7,75 @@ import (
 	"net"
 	"sync"
 
+	"vmfs/backends/companion"
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/serial"
 	"vmfs/internal/unixsock"
+	"vmfs/internal/wait"
 )
 
-// OpenConsole connects to the serial console. It returns when QEMU has taken the
-// connection, so that nothing that is printed afterwards is missed. A second
-// connection is ErrBusy.
+// serial is what the process needs to know that holds what a VM and its QEMU say.
+func (d runDir) serial(c *hypervisor.VMConfig) serial.Config { return serial.In(d.Dir, c, d.log()) }
+
+// console is where that serves the console; where there is none QEMU does.
+func (d runDir) console() string { return d.serial(&hypervisor.VMConfig{}).Console }
+
+// keepSerial sees to it that QEMU has that process, for as long as the handle is there.
+// A nil p is to be found. It runs beside the handle's callers.
+func (vm *VM) keepSerial(p *companion.Companion) {
+	ctx, cancel := vm.connected()
+	defer cancel()
+	serial.Keep(ctx, vm.dir.serial(&vm.record().Config.VMConfig), p, vm.qemuGone, vm.log.With("vm", vm.name))
+}
+
+// adoptSerial keeps the process of a VM that another server started.
+func (vm *VM) adoptSerial() {
+	if vm.aside() && vm.record() != nil {
+		vm.spawn(func() { vm.keepSerial(nil) })
+	}
+}
+
+// aside tells whether a process beside QEMU holds the console.
+func (vm *VM) aside() bool {
+	rec := vm.record()
+	return serial.Supported && (rec == nil || rec.Serial)
+}
+
+// awaitSerial waits until the process has the serial port: what the guest prints while
+// nobody is connected QEMU drops.
+func (vm *VM) awaitSerial(ctx context.Context) error { return vm.awaitChardev(ctx, idConsole, true) }
+
+// OpenConsole connects to the serial console. It returns when the connection has been
+// taken, so that nothing that is printed afterwards is missed. A second connection is
+// ErrBusy.
 func (vm *VM) OpenConsole(ctx context.Context) (io.ReadWriteCloser, error) {
-	c, err := vm.openConsole(ctx)
+	open := vm.openConsole
+	if vm.aside() {
+		open = vm.openAside
+	}
+	c, err := open(ctx)
 	return c, vm.wrap("console", err)
 }
 
+// openAside connects to the process beside QEMU.
+func (vm *VM) openAside(ctx context.Context) (io.ReadWriteCloser, error) {
+	if err := vm.conn.Err(); err != nil {
+		return nil, err
+	}
+	alive, cancel := wait.While(ctx, vm.conn.Done())
+	defer cancel()
+	c, err := serial.Open(alive, vm.dir.console())
+	if err == nil {
+		return c, nil
+	}
+	if gone := vm.conn.Err(); gone != nil && ctx.Err() == nil {
+		err = gone
+	}
+	return nil, err
+}
+
+// openConsole connects to QEMU itself, as it was with earlier versions, of which a VM may
+// run still, and is where there is no such process.
 func (vm *VM) openConsole(ctx context.Context) (_ io.ReadWriteCloser, err error) {
 	if err := vm.conn.Err(); err != nil {
 		return nil, err

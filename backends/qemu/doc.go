@@ -6,7 +6,9 @@
 //
 //	qmp.sock      the control socket, for this package alone: one client at a time
 //	monitor.sock  a second QMP monitor, for people and tools
-//	console.sock  the serial console; what the guest prints is logged besides
+//	console.sock  the serial console, which a process beside QEMU serves (package serial)
+//	serial.sock   QEMU's end of the serial port, for that process
+//	output        the FIFO that QEMU's own words go through to it
 //	vhost.sock    where QEMU listens for a vsock device in user space, if there is one
 //	qemu.pid      QEMU's process
 //	qemu.json     what the VM was started with (see record)

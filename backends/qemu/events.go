@@ -13,6 +13,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/qemu/qmp"
+	"vmfs/backends/serial"
 	"vmfs/internal/unixsock"
 )
 
@@ -296,6 +297,7 @@ func (vm *VM) lost(err error) {
 		e.Detail = []hypervisor.Detail{{Key: "exit", Value: exit}}
 	}
 	e.Time = time.Now()
+	serial.Settle(vm.ctx, vm.dir.console()) // who is told may look what was said last
 	vm.mu.Lock()
 	told := vm.endReason != ""
 	if !told {

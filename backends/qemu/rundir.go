@@ -3,6 +3,7 @@ package qemu
 import (
 	"time"
 
+	"vmfs/backends/hypervisor"
 	"vmfs/backends/rundir"
 	"vmfs/backends/stored"
 )
@@ -21,7 +22,6 @@ func dirOf(socketPath string) (runDir, error) {
 
 func (d runDir) control() string { return d.Control() }
 func (d runDir) monitor() string { return d.Path("monitor.sock") }
-func (d runDir) console() string { return d.Path("console.sock") }
 func (d runDir) vhost() string   { return d.Path("vhost.sock") }
 func (d runDir) pidFile() string { return d.Path("qemu.pid") }
 func (d runDir) record() string  { return d.Path("qemu.json") }
@@ -30,7 +30,7 @@ func (d runDir) log() string     { return d.Path("qemu.log") } // where VMConfig
 
 // left is what a QEMU may leave when it is killed.
 func (d runDir) left() []string {
-	return []string{d.control(), d.monitor(), d.console(), d.vhost(), d.pidFile(), d.record()}
+	return append([]string{d.control(), d.monitor(), d.vhost(), d.pidFile(), d.record()}, d.serial(&hypervisor.VMConfig{}).Files()...)
 }
 
 // clear removes what an earlier QEMU left. No QEMU of this directory must run.
@@ -38,7 +38,7 @@ func (d runDir) clear() error { return rundir.Clear(d.left()) }
 
 // prepare makes the directory ready for a start.
 func (d runDir) prepare() error {
-	return d.Prepare([]string{d.monitor(), d.console(), d.vhost()}, d.left())
+	return d.Prepare(append(d.serial(&hypervisor.VMConfig{}).Sockets(), d.monitor(), d.vhost()), d.left())
 }
 
 // A record is what a server that was started anew needs to know of a VM and QEMU
@@ -58,6 +58,9 @@ type record struct {
 	Ran bool `json:"ran"`
 	// Vsock is whether the guest has a vsock device of another process.
 	Vsock bool `json:"vsock,omitempty"`
+	// Serial is whether a process beside QEMU holds the console, as earlier versions had
+	// none: what there is of it QEMU has itself then.
+	Serial bool `json:"serial,omitempty"`
 	// Ejects is whether that can be taken out without the guest.
 	Ejects bool `json:"ejects,omitempty"`
 	// Resume is set while a running VM is paused for a snapshot, so that a server

@@ -11,12 +11,14 @@ import (
 	"strings"
 	"time"
 
+	"vmfs/backends/companion"
 	"vmfs/backends/disk"
 	"vmfs/backends/hostnet"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/qemu/qmp"
 	"vmfs/backends/qemu/vsockdev"
+	"vmfs/backends/serial"
 	"vmfs/backends/stored"
 	"vmfs/internal/unixsock"
 )
@@ -69,7 +71,7 @@ func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socket
 	if err != nil {
 		return nil, err
 	}
-	pl := &plan{config: config, set: set, host: s.host, dir: dir}
+	pl := &plan{config: config, set: set, host: s.host, dir: dir, aside: s.aside}
 	if pl.program, err = s.probes.Ask(ctx, path, probe); err != nil {
 		return nil, err
 	}
@@ -92,6 +94,9 @@ func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socket
 // launch starts QEMU with its virtual CPUs stopped, and returns when it answers.
 // When it fails nothing is left of it.
 func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
+	if err := serial.End(ctx, pl.dir.console()); err != nil {
+		return nil, fmt.Errorf("what an earlier QEMU has left: %w", err)
+	}
 	if err := pl.dir.prepare(); err != nil {
 		return nil, err
 	}
@@ -119,8 +124,11 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 	}
 	vm, c, err := s.spawn(ctx, pl, args)
 	if err == nil {
+		if err = vm.conn.Ready(ctx); err == nil && pl.aside {
+			err = vm.awaitSerial(ctx)
+		}
 		// A vsock device in place would keep QEMU from reading a state.
-		if err = vm.conn.Ready(ctx); err == nil && !pl.incoming {
+		if err == nil && !pl.incoming {
 			err = vm.plugVsock(ctx)
 		}
 	}
@@ -136,25 +144,26 @@ func (s *Starter) spawn(ctx context.Context, pl *plan, args []string) (*VM, *pro
 	rec := &record{
 		Config: stored.Config{VMConfig: pl.config}, Layout: pl.layout, Binary: pl.program.path, Version: pl.program.version,
 		Accel: pl.accel, Machine: pl.machine, Args: args, Time: time.Now(),
-		Ran: pl.incoming, Vsock: pl.config.VsockSocket != "", Ejects: pl.config.VsockSocket != "" && pl.ejects(),
+		Ran: pl.incoming, Serial: pl.aside, Vsock: pl.config.VsockSocket != "", Ejects: pl.config.VsockSocket != "" && pl.ejects(),
 	}
 	if err := rec.write(pl.dir); err != nil {
 		return nil, nil, err
 	}
-	log := pl.config.LogPath
-	if log == "" {
-		log = pl.dir.log()
-	}
-	c, err := pl.run(ctx, args, log)
+	c, holder, err := pl.run(ctx, args)
 	if err != nil {
 		return nil, nil, err
 	}
 	vm, err := s.connect(ctx, pl.dir, rec, c)
+	if err == nil && holder != nil {
+		vm.spawn(func() { vm.keepSerial(holder) })
+	}
 	return vm, c, err
 }
 
-// run starts QEMU with what it inherits, and what is beside it before it.
-func (p *plan) run(ctx context.Context, args []string, log string) (c *process.Child, err error) {
+// run starts QEMU with what it inherits, and what is beside it before it. The holder is
+// that of the console, nil where there is none.
+func (p *plan) run(ctx context.Context, args []string) (c *process.Child, holder *companion.Companion, err error) {
+	set := p.dir.serial(&p.config)
 	var files []*os.File
 	var beside []*process.Child
 	defer func() {
@@ -165,23 +174,36 @@ func (p *plan) run(ctx context.Context, args []string, log string) (c *process.C
 			for _, b := range beside {
 				err = errors.Join(err, b.Kill())
 			}
+			if holder != nil {
+				err = errors.Join(err, holder.End(context.WithoutCancel(ctx)))
+			}
 		}
 	}()
 	for _, name := range p.files {
-		f, passt, err := p.open(ctx, name, log)
+		f, passt, err := p.open(ctx, name, set.Log)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		files = append(files, f)
 		if passt != nil {
 			beside = append(beside, passt)
 		}
 	}
-	if c, err = process.Start(ctx, process.Command{Path: p.program.path, Args: args, Files: files, Log: log}); err != nil {
-		return nil, err
+	command := process.Command{Path: p.program.path, Args: args, Files: files, Log: set.Log}
+	if p.aside {
+		if command.Output, holder, err = serial.Begin(ctx, set); err != nil {
+			return nil, nil, err
+		}
+		defer command.Output.Close() // QEMU has its own by now, or never will
+	}
+	if c, err = process.Start(ctx, command); err != nil {
+		return nil, holder, err
 	}
 	c.Beside = beside
-	return c, nil
+	if holder != nil {
+		c.Writer = holder.Process
+	}
+	return c, holder, nil
 }
 
 // open opens one of the files that QEMU inherits, and starts the passt behind it.
@@ -189,8 +211,12 @@ func (p *plan) open(ctx context.Context, name, log string) (*os.File, *process.C
 	if i, err := strconv.Atoi(strings.TrimPrefix(name, fileNetwork)); err == nil {
 		return hostnet.Open(ctx, &p.config, i, log)
 	}
+	console := p.dir.console()
+	if p.aside {
+		console = p.dir.serial(&p.config).VMM
+	}
 	f, err := unixsock.Bind(ctx, map[string]string{
-		fileControl: p.dir.control(), fileMonitor: p.dir.monitor(), fileConsole: p.dir.console(), fileVsock: p.dir.vhost(),
+		fileControl: p.dir.control(), fileMonitor: p.dir.monitor(), fileConsole: console, fileVsock: p.dir.vhost(),
 	}[name])
 	return f, nil, err
 }

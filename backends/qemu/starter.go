@@ -11,6 +11,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/qemu/vsockdev"
+	"vmfs/backends/serial"
 )
 
 // Config says how a Starter works. Its zero value is good.
@@ -28,6 +29,9 @@ type Starter struct {
 	log    *slog.Logger
 	host   host
 	probes process.Probes[program]
+	// aside is whether the console is held by a process beside QEMU (package serial); it
+	// is another in tests.
+	aside bool
 	// startDevice starts the vsock device of a VM, or finds it; it is another in tests.
 	startDevice func(ctx context.Context, c vsockdev.Config, find bool) (*companion.Companion, error)
 }
@@ -41,7 +45,7 @@ var (
 
 // New makes a Starter. Nothing is registered by it.
 func New(c Config) *Starter {
-	s := &Starter{config: c, log: c.Log, host: thisHost, startDevice: startDevice}
+	s := &Starter{config: c, log: c.Log, host: thisHost, aside: serial.Supported, startDevice: startDevice}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -84,6 +88,7 @@ func (s *Starter) Open(socketPath string) (*VM, error) {
 		return nil, fmt.Errorf("qemu: open %s: %w", socketPath, err)
 	}
 	vm.adoptVsock()
+	vm.adoptSerial()
 	return vm, nil
 }
 

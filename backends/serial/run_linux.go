@@ -78,8 +78,19 @@ func run(ctx context.Context, c Config, log *slog.Logger) error {
 	_ = l.Close() // what was ours is gone, or somebody else's
 	p.console.close()
 	wg.Wait()
-	_ = os.Remove(lockPath(c.Console)) // nobody has it but this process
+	removeOwn(lock)
 	return err
+}
+
+// removeOwn removes a file, unless somebody else has put their own in its place.
+func removeOwn(f *os.File) {
+	mine, err := f.Stat()
+	if err != nil {
+		return
+	}
+	if there, err := os.Stat(f.Name()); err == nil && os.SameFile(mine, there) {
+		_ = os.Remove(f.Name()) // it is of no use to anybody
+	}
 }
 
 // copy appends what it reads to the file until that ends.
