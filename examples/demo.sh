@@ -1,8 +1,9 @@
 #!/bin/sh
 # demo.sh: the whole life of a virtual machine as a directory, told as it happens.
 #
-#   examples/demo.sh                 a real guest under QEMU (build it first: make guest)
-#   BACKEND=sim examples/demo.sh     the same with the simulated hypervisor
+#   examples/demo.sh                              a real guest under QEMU (build it first: make guest)
+#   BACKEND=cloud-hypervisor examples/demo.sh     the same under Cloud Hypervisor, on a host with KVM
+#   BACKEND=sim examples/demo.sh                  the same with the simulated hypervisor
 #
 # Everything happens in a directory of its own below /tmp, with a server of its
 # own; at the end nothing of it is left, on an error neither. `make demo` installs
@@ -18,9 +19,9 @@ fail() { echo "demo: $*" >&2; exit 1; }
 
 [ -x "$VMFS" ] || fail "$VMFS is not there: run make build"
 case $BACKEND in
-qemu) [ -f "$GUEST/vmlinuz" ] && [ -f "$GUEST/initrd" ] || fail "$GUEST has no guest: run make guest" ;;
+qemu|cloud-hypervisor) [ -f "$GUEST/vmlinuz" ] && [ -f "$GUEST/initrd" ] || fail "$GUEST has no guest: run make guest" ;;
 sim) ;;
-*) fail "BACKEND is qemu or sim, not $BACKEND" ;;
+*) fail "BACKEND is qemu, cloud-hypervisor or sim, not $BACKEND" ;;
 esac
 
 dir=$(mktemp -d /tmp/vmfs-demo.XXXXXX)
@@ -49,10 +50,8 @@ cleanup() {
 		echo "demo: failed; the server's log and the console end with:" >&2
 		tail -n 20 "$dir/server.log" "$dir/console" >&2 2>/dev/null || :
 	fi
-	for file in "$dir"/state/vms/*/run/qemu.pid; do # a VM that no server has ended
-		[ -f "$file" ] || continue
-		pid=$(cat "$file")
-		! grep -aqs -- "$dir" "/proc/$pid/cmdline" || kill -KILL "$pid"
+	for process in /proc/[0-9]*; do # those of a VM that no server has ended
+		! grep -aqs -- "$dir/state" "$process/cmdline" || kill -KILL "${process#/proc/}" 2>/dev/null || :
 	done
 	rm -rf "$dir"
 	exit "$status"
@@ -122,8 +121,8 @@ run 'vmfs cat web/state'
 
 say "Its configuration is a file of lines; what is wrong is refused, with the reason."
 case $BACKEND in
-qemu)
-	run "printf 'vcpus=1\nmemory=256M\nhotplug=512M\nvsock.cid=3\nkernel=$GUEST/vmlinuz\ninitrd=$GUEST/initrd\nargs=console=ttyS0 quiet\n' | vmfs write web/config"
+qemu|cloud-hypervisor)
+	run "printf 'hypervisor=$BACKEND\nvcpus=1\nmemory=256M\nhotplug=512M\nvsock.cid=3\nkernel=$GUEST/vmlinuz\ninitrd=$GUEST/initrd\nargs=console=ttyS0 quiet\n' | vmfs write web/config"
 	;;
 sim)
 	run "printf 'hypervisor=sim\nmemory=256M\nhotplug=512M\nvsock.cid=3\n' | vmfs write web/config"
@@ -134,8 +133,8 @@ run 'vmfs write web/config memory=lots || echo "exit status $?"'
 
 say "Start it, and see it boot on its console: what it said so far, and then what it says."
 case $BACKEND in
-qemu) ready='vmfs guest ready' lines=5 ;;
 sim) ready='sim guest ready' lines=3 ;;
+*) ready='vmfs guest ready' lines=5 ;;
 esac
 run 'vmfs write web/ctl start'
 run 'vmfs cat web/state'
@@ -168,7 +167,7 @@ run 'vmfs write web/memory 256M'
 
 say "Streams into the guest, without a network: a file for each port."
 case $BACKEND in
-qemu)
+qemu|cloud-hypervisor)
 	run "echo 'uname -sm' | vmfs rdwr web/vsock/1024"
 	run "vmfs exec web sh -c 'exit 7' || echo \"exit status \$?\""
 	run 'vmfs exec web tar -C /etc -cf - . | tar -tf - | head -n 3'
@@ -177,7 +176,7 @@ sim) run "echo hello | vmfs rdwr web/vsock/7    # the guest's echo" ;;
 esac
 run 'vmfs cat web/vsock/4242 || echo "exit status $?"'
 
-if [ "$BACKEND" = qemu ]; then
+if [ "$BACKEND" != sim ]; then
 	say "The server is killed. The VM does not notice, and the next server finds it again."
 	run 'vmfs cat web/pid'
 	pid=$(vmfs cat web/pid)

@@ -2,10 +2,10 @@
 # with-guest.sh COMMAND [ARG…]: run a command beside a guest of its own.
 #
 # It starts a server in a directory of its own below /tmp and a real guest under
-# QEMU (build it first: make guest), runs the command with VMFS_ADDR set and vmfs
-# in PATH, and leaves nothing behind, on an error neither. The guest's VM is $VM,
-# and $WORK a directory for files. The other examples run themselves by it when no
-# guest is given to them:
+# QEMU, or under the hypervisor that BACKEND names (build the guest first: make
+# guest), runs the command with VMFS_ADDR set and vmfs in PATH, and leaves nothing
+# behind, on an error neither. The guest's VM is $VM, and $WORK a directory for
+# files. The other examples run themselves by it when no guest is given to them:
 #
 #   examples/tar.sh                            with a guest of its own
 #   VMFS_ADDR=… VM=db examples/tar.sh          with a VM of a server that runs
@@ -53,7 +53,7 @@ server=$!
 grep -q listening "$WORK/ready" || fail "the server does not start"
 
 vmfs mkdir $VM
-printf 'memory=256M\nvsock.cid=3\nkernel=%s\ninitrd=%s\nargs=console=ttyS0 quiet\n' "$GUEST/vmlinuz" "$GUEST/initrd" |
+printf 'hypervisor=%s\nmemory=256M\nvsock.cid=3\nkernel=%s\ninitrd=%s\nargs=console=ttyS0 quiet\n' "${BACKEND:-qemu}" "$GUEST/vmlinuz" "$GUEST/initrd" |
 	vmfs write $VM/config
 vmfs write $VM/ctl start
 vmfs cat $VM/console | grep -q 'vmfs guest ready' || fail "the guest does not come up"
