@@ -26,7 +26,7 @@ func TestDemoInterrupted(t *testing.T) {
 	require.NoError(t, os.Symlink(kernel, filepath.Join(dir, "vmlinuz")))
 	require.NoError(t, os.Symlink(initrd, filepath.Join(dir, "initrd")))
 	cmd := exec.Command("../../examples/demo.sh")
-	cmd.Env = append(os.Environ(), "VMFS="+vmfs, "GUEST="+dir)
+	cmd.Env = append(os.Environ(), "BACKEND="+string(storiesOn()), "VMFS="+vmfs, "GUEST="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out := &logBuffer{}
 	cmd.Stdout, cmd.Stderr = out, out
@@ -50,7 +50,7 @@ func TestDemoInterrupted(t *testing.T) {
 
 // TestDemo runs the demo with each of its back ends and looks for what it leaves.
 func TestDemo(t *testing.T) {
-	for _, backend := range []string{"sim", "qemu"} {
+	for _, backend := range []string{"sim", string(storiesOn())} {
 		t.Run(backend, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 			defer cancel()
@@ -58,7 +58,7 @@ func TestDemo(t *testing.T) {
 			require.NoError(t, err)
 			cmd := exec.CommandContext(ctx, "../../examples/demo.sh")
 			cmd.Env = append(os.Environ(), "BACKEND="+backend, "VMFS="+vmfs)
-			if backend == "qemu" {
+			if backend != "sim" {
 				kernel, initrd := guesttest.Image(t)
 				dir := t.TempDir()
 				require.NoError(t, os.Symlink(kernel, filepath.Join(dir, "vmlinuz")))
@@ -76,7 +76,7 @@ func TestDemo(t *testing.T) {
 			for _, part := range []string{" starting ", " started ", " paused ", " resize ", " exited ", "nothing is left running"} {
 				assert.Contains(t, string(out), part)
 			}
-			if backend == "qemu" {
+			if backend != "sim" {
 				assert.Contains(t, string(out), "BusyBox", "lines of the console")
 				assert.GreaterOrEqual(t, strings.Count(string(out), "MemTotal: "), 4, "the guest's view of its memory")
 			}

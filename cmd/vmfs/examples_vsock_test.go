@@ -40,7 +40,7 @@ func TestExamples(t *testing.T) {
 		defer cancel()
 		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 		cmd.Dir = "../../examples"
-		cmd.Env = append(os.Environ(), "VMFS="+vmfs, "GUEST="+guest, "VM=", "VMFS_ADDR=")
+		cmd.Env = append(os.Environ(), "BACKEND="+string(storiesOn()), "VMFS="+vmfs, "GUEST="+guest, "VM=", "VMFS_ADDR=")
 		// The script cleans up by itself when it is asked to end.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }

@@ -14,9 +14,11 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"vmfs/backends/hypervisor"
 )
 
-// TestKilledVMM kills QEMU under a VM: the VM is reported as ended, with how, and
+// TestKilledVMM kills the VMM under a VM: the VM is reported as ended, with how, and
 // can be started again.
 func TestKilledVMM(t *testing.T) {
 	s := newServer(t)
@@ -35,7 +37,7 @@ func TestKilledVMM(t *testing.T) {
 	s.must("write", "web/ctl", "kill")
 }
 
-// TestHungVMM stops QEMU with SIGSTOP: its own commands time out, everything
+// TestHungVMM stops the VMM with SIGSTOP: its own commands time out, everything
 // else goes on as if nothing were, and it recovers.
 func TestHungVMM(t *testing.T) {
 	s := newServer(t)
@@ -163,7 +165,7 @@ func TestRestart(t *testing.T) {
 	assert.Empty(t, s.vmms())
 }
 
-// TestFailingStarts has starts that cannot succeed: each says so in QEMU's own
+// TestFailingStarts has starts that cannot succeed: each says so in the VMM's own
 // words and leaves neither process nor socket.
 func TestFailingStarts(t *testing.T) {
 	s := newServer(t)
@@ -173,14 +175,18 @@ func TestFailingStarts(t *testing.T) {
 	require.NoError(t, err)
 	defer taken.Close()
 	port := taken.Addr().(*net.TCPAddr).Port
-	for name, c := range map[string]struct{ config, want string }{
-		"port":    {config + fmt.Sprintf("net=user,forward:tcp:127.0.0.1:%d:22\n", port), "Could not set up host forwarding rule"},
-		"kernel":  {config + "kernel=/nonexistent/vmlinuz\n", "/nonexistent/vmlinuz"},
-		"machine": {config + "qemu.machine=pdp11\n", "unsupported machine type"},
-		"binary":  {config + "qemu.binary=/nonexistent/qemu\n", "/nonexistent/qemu"},
-		"disk":    {config + "disk=path:/nonexistent/x.img\n", "/nonexistent/x.img"},
-		"tap":     {config + "net=tap:vmfsnone0\n", "vmfsnone0"},
-	} {
+	type failing struct{ config, want string }
+	starts := map[string]failing{
+		"kernel": {config + "kernel=/nonexistent/vmlinuz\n", "/nonexistent/vmlinuz"},
+		"disk":   {config + "disk=path:/nonexistent/x.img\n", "/nonexistent/x.img"},
+		"tap":    {config + "net=tap:vmfsnone0\n", "vmfsnone0"},
+	}
+	if storiesOn() == hypervisor.TypeQEMU {
+		starts["port"] = failing{config + fmt.Sprintf("net=user,forward:tcp:127.0.0.1:%d:22\n", port), "Could not set up host forwarding rule"}
+		starts["machine"] = failing{config + "qemu.machine=pdp11\n", "unsupported machine type"}
+		starts["binary"] = failing{config + "qemu.binary=/nonexistent/qemu\n", "/nonexistent/qemu"}
+	}
+	for name, c := range starts {
 		s.makeVM(name, c.config)
 		text := s.refused("write", name+"/ctl", "start")
 		assert.Contains(t, text, c.want)

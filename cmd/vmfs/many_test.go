@@ -49,7 +49,7 @@ func runMany(s *server) manyResult {
 	defer root.Close()
 	for _, name := range names {
 		require.NoError(t, root.mkdir(name))
-		require.NoError(t, root.send(name+"/config", "memory=32M\nkernel="+kernel+"\nqemu.accel=tcg\n"))
+		require.NoError(t, root.send(name+"/config", "memory=32M\nkernel="+kernel+"\n"+hypervisorKey()))
 	}
 
 	begin = time.Now()

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/hypervisor"
 	"vmfs/guest"
 	"vmfs/guest/guesttest"
 )
@@ -146,8 +148,25 @@ func (s *server) makeVM(name, config string) {
 func guestConfig(t *testing.T) string {
 	t.Helper()
 	kernel, initrd := guesttest.Fast(t, guest.Options{})
-	return fmt.Sprintf("memory=256M\nhotplug=256M\nkernel=%s\ninitrd=%s\nargs=console=ttyS0 quiet no_timer_check\nqemu.accel=tcg\n", kernel, initrd)
+	return fmt.Sprintf("memory=256M\nhotplug=256M\nkernel=%s\ninitrd=%s\nargs=console=ttyS0 quiet no_timer_check\n%s", kernel, initrd, hypervisorKey())
 }
+
+// storiesOn is the back end whose VMs the stories have.
+func storiesOn() hypervisor.Type {
+	return hypervisor.Type(cmp.Or(os.Getenv("VMFS_STORIES_ON"), string(hypervisor.TypeQEMU)))
+}
+
+// hypervisorKey is the one line of a story's configuration that differs between back ends.
+// QEMU emulates, so that the stories run everywhere.
+func hypervisorKey() string {
+	if storiesOn() == hypervisor.TypeQEMU {
+		return "qemu.accel=tcg\n"
+	}
+	return fmt.Sprintf("hypervisor=%s\n", storiesOn())
+}
+
+// programs is what the name of each back end's VMM has in it.
+var programs = map[hypervisor.Type]string{hypervisor.TypeQEMU: "qemu-system", hypervisor.TypeCloudHypervisor: "cloud-hypervisor"}
 
 // pid returns the process of a VM, 0 if it has none.
 func (s *server) pid(name string) int {
@@ -171,7 +190,7 @@ func (s *server) vmms() []int {
 		if err != nil || pid == os.Getpid() || s.cmd != nil && pid == s.cmd.Process.Pid {
 			continue
 		}
-		if argv0, _, _ := bytes.Cut(line, []byte{0}); bytes.Contains(argv0, []byte("qemu-system")) && bytes.Contains(line, []byte(s.dir)) {
+		if argv0, _, _ := bytes.Cut(line, []byte{0}); bytes.Contains(argv0, []byte(programs[storiesOn()])) && bytes.Contains(line, []byte(s.dir)) {
 			pids = append(pids, pid)
 		}
 	}

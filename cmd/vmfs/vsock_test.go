@@ -496,7 +496,7 @@ func TestVsockFailedStart(t *testing.T) {
 		"kernel": "vsock.cid=3\nkernel=/nonexistent/vmlinuz\n",
 		"path":   "vsock.cid=3\nvsock.socket=/nonexistent/sock\n",
 	} {
-		s.makeVM(name, config+"qemu.accel=tcg\n")
+		s.makeVM(name, config+hypervisorKey())
 		s.refused("write", name+"/ctl", "start")
 		assert.Empty(t, s.devices(), name)
 	}
