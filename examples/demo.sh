@@ -157,10 +157,10 @@ run 'vmfs write web/ctl resume'
 say "Memory: up by hot-plug, down by the balloon, and the guest's own view of it on its console."
 [ "$BACKEND" = sim ] || echo "# (Its kernel keeps a part for itself before it counts: look at how much it changes.)"
 guest_memory
-run 'vmfs write web/ctl memory 512M wait 60s'
+run 'vmfs write web/ctl memory 512M wait 120s'
 run 'vmfs cat web/memory'
 guest_memory
-run 'vmfs write web/ctl memory 192M wait 60s'
+run 'vmfs write web/ctl memory 192M wait 120s'
 run 'vmfs cat web/memory'
 guest_memory
 run 'vmfs write web/memory 256M'
