@@ -23,7 +23,7 @@ DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
 TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt iproute2 cpio diod socat gcc libc6-dev debootstrap lz4 xz-utils zstd
 
 .DEFAULT_GOAL := build
-.PHONY: build install guest demo test test-all host testhost host-ring test-host lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
+.PHONY: build install guest demo test test-all host testhost host-ring test-host test-cloud-hypervisor lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
 
 ## build: bin/vmfs, a static binary
 build:
@@ -45,7 +45,7 @@ install: build
 guest: build
 	bin/vmfs guest build -o build/guest
 
-## demo: the whole life of a VM, told as it happens (BACKEND=sim needs Go only)
+## demo: the whole life of a VM, told as it happens (BACKEND=cloud-hypervisor; BACKEND=sim needs Go only)
 ifeq ($(BACKEND),sim)
 demo: build
 else
@@ -62,7 +62,7 @@ test: deps
 
 ## test-all: everything there is, in about an hour; the result goes to docs/testing.md
 test-all: deps
-	@+MAKE='$(MAKE)' test/rings -o docs/testing.md $(RINGS) test-host test-qemu 'test-qemu SUITE=trixie' 'test-qemu SUITE=sid' 'soak SOAK=2m' soak-vsock
+	@+MAKE='$(MAKE)' test/rings -o docs/testing.md $(RINGS) test-host test-cloud-hypervisor test-qemu 'test-qemu SUITE=trixie' 'test-qemu SUITE=sid' 'soak SOAK=2m' soak-vsock
 
 ## unit: the tests alone
 unit:
@@ -93,15 +93,35 @@ HOST_TEST := $(GO) test -count=1 -timeout 20m -v -exec '$(CURDIR)/$(TESTHOST) -g
 
 ## host-ring: vmfs on a KVM host: users on the mount, a bridge, vhost, snapshot and restore, a killed server
 host-ring: testhost build
-	$(HOST_TEST) -run '^TestHost$$' ./guest/testhost/ring
+	$(HOST_TEST) -run '^TestHost$$/^qemu$$' ./guest/testhost/ring
+
+# Each of the tests on a KVM host of its own, and none skipped: 'NAMES PACKAGE'…
+define on_hosts
+@for t in $(1); do \
+	set -f -- $$t; $(HOST_TEST) -run "$$1" "$$2" | tee build/testhost/test.log || exit 1; \
+	! grep -e '--- SKIP' build/testhost/test.log || { echo "a host with KVM has all that was skipped" >&2; exit 1; }; \
+done
+endef
 
 ## test-host: all of hypervisortest on QEMU with KVM, passthrough of a PCI device, and the demo, on a KVM host
 test-host: SHELL := /bin/bash -o pipefail
 test-host: testhost build
-	@for t in '^TestSuite$$ ./backends/qemu' '^Test(PCI|Demo)$$ ./guest/testhost/ring'; do \
-		set -f -- $$t; $(HOST_TEST) -run "$$1" "$$2" | tee build/testhost/test.log || exit 1; \
-		! grep -e '--- SKIP' build/testhost/test.log || { echo "a host with KVM has all that was skipped" >&2; exit 1; }; \
-	done
+	$(call on_hosts,'^TestSuite$$ ./backends/qemu' '^Test(PCI|Demo)$$/^qemu$$ ./guest/testhost/ring')
+
+## test-cloud-hypervisor: hypervisortest, the stories, taps, pci, snapshots and the demo on Cloud Hypervisor, on a KVM host
+CH_STORIES := TestDemoInterrupted|TestExamples|TestKilledVMM|TestHungVMM|TestKilledServer|TestRestart|TestFailingStarts|TestFullDisk|TestStoppedServer
+CH_HOSTS   := Test(Host|PCI|Demo)
+test-cloud-hypervisor: SHELL := /bin/bash -o pipefail
+ifneq ($(VMFS_CLOUD_HYPERVISOR)$(shell command -v cloud-hypervisor),)
+test-cloud-hypervisor: export VMFS_STORIES_ON := cloud-hypervisor
+test-cloud-hypervisor: testhost build
+	$(call on_hosts,'^TestSuite$$ ./backends/cloudhypervisor' '^$(CH_HOSTS)$$/^cloud-hypervisor$$ ./guest/testhost/ring' '^($(CH_STORIES))$$ ./cmd/vmfs')
+else
+test-cloud-hypervisor:
+	@n=$$(for t in '^TestSuite$$ ./backends/cloudhypervisor' '^$(CH_HOSTS)$$ ./guest/testhost/ring' '^($(CH_STORIES))$$ ./cmd/vmfs'; do \
+		set -f -- $$t; $(GO) test -list "$$1" "$$2" || exit 1; done | grep -c ^Test) || exit 1; \
+	echo "$$n tests on Cloud Hypervisor are skipped: no cloud-hypervisor in PATH and none named by \$$VMFS_CLOUD_HYPERVISOR"
+endif
 
 testhost: deps
 	@$(GO) build -o $(TESTHOST) ./guest/testhost/run

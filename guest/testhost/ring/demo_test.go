@@ -8,10 +8,11 @@ import (
 )
 
 // TestDemo runs the demo as everybody sees it.
-func TestDemo(t *testing.T) {
-	needHost(t)
+func TestDemo(t *testing.T) { each(t, testDemo) }
+
+func testDemo(t *testing.T, b backend) {
 	image := path(t)
-	out, err := as(t, "root", "cd ../../.. && VMFS=/usr/local/bin/vmfs GUEST="+image+" examples/demo.sh")
+	out, err := as(t, "root", "cd ../../.. && BACKEND="+b.name+" VMFS=/usr/local/bin/vmfs GUEST="+image+" examples/demo.sh")
 	require.NoError(t, err, out)
 	assert.Contains(t, out, "nothing is left running")
 }

@@ -11,8 +11,9 @@ import (
 )
 
 // TestPCI passes a device of the host to a guest.
-func TestPCI(t *testing.T) {
-	needHost(t)
+func TestPCI(t *testing.T) { each(t, testPCI) }
+
+func testPCI(t *testing.T, b backend) {
 	path(t)
 	full := os.Getenv("VMFS_GUEST_IMAGE_FULL")
 	require.FileExists(t, full+"/initrd", "the test host is to be run with -guests")
@@ -25,10 +26,10 @@ func TestPCI(t *testing.T) {
 	t.Setenv("VMFS_ADDR", "unix!"+socket)
 	run(t, "root", "mkdir /n/web")
 	assert.Contains(t, run(t, "root", "cat /n/web/capabilities"), "snapshot")
-	run(t, "root", fmt.Sprintf(`printf '%%s\n' memory=256M vsock.cid=3 kernel=%s/vmlinuz initrd=%s/initrd 'args=quiet no_timer_check' pci=%s >/n/web/config`, full, full, device))
+	run(t, "root", fmt.Sprintf(`printf '%%s\n' hypervisor=%s memory=256M vsock.cid=3 kernel=%s/vmlinuz initrd=%s/initrd 'args=quiet no_timer_check' pci=%s >/n/web/config`, b.name, full, full, device))
 	assert.NotContains(t, run(t, "root", "cat /n/web/capabilities"), "snapshot")
 	run(t, "root", "echo start >/n/web/ctl")
-	assert.Contains(t, cmdline(t, "web"), "-accel kvm")
+	b.started(t, "web")
 	awaitGuest(t, "web")
 	assert.Equal(t, "0x8086 0x10d3\n", run(t, "root", "vmfs exec web sh -c 'cd /sys/class/net/eth0/device && echo $(cat vendor) $(cat device)'"), "the guest's own driver has it")
 	refused(t, "root", "echo snapshot one >/n/web/ctl", "")
