@@ -23,7 +23,7 @@ DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
 TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt iproute2 cpio diod socat gcc libc6-dev debootstrap lz4 xz-utils zstd
 
 .DEFAULT_GOAL := build
-.PHONY: build install guest demo test test-all host testhost host-ring test-host test-cloud-hypervisor lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
+.PHONY: build install guest demo test test-all host testhost host-ring test-host test-cloud-hypervisor record-cloud-hypervisor lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
 
 ## build: bin/vmfs, a static binary
 build:
@@ -108,17 +108,17 @@ test-host: SHELL := /bin/bash -o pipefail
 test-host: testhost build
 	$(call on_hosts,'^TestSuite$$ ./backends/qemu' '^Test(PCI|Demo)$$/^qemu$$ ./guest/testhost/ring')
 
-## test-cloud-hypervisor: hypervisortest, the stories, taps, pci, snapshots and the demo on Cloud Hypervisor, on a KVM host
+## test-cloud-hypervisor: hypervisortest, the recorded exchanges, the stories, taps, pci, snapshots and the demo on Cloud Hypervisor, on a KVM host
 CH_STORIES := TestDemoInterrupted|TestExamples|TestKilledVMM|TestHungVMM|TestKilledServer|TestRestart|TestFailingStarts|TestFullDisk|TestStoppedServer
 CH_HOSTS   := Test(Host|PCI|Demo)
 test-cloud-hypervisor: SHELL := /bin/bash -o pipefail
 ifneq ($(VMFS_CLOUD_HYPERVISOR)$(shell command -v cloud-hypervisor),)
 test-cloud-hypervisor: export VMFS_STORIES_ON := cloud-hypervisor
 test-cloud-hypervisor: testhost build
-	$(call on_hosts,'^TestSuite$$ ./backends/cloudhypervisor' '^$(CH_HOSTS)$$/^cloud-hypervisor$$ ./guest/testhost/ring' '^($(CH_STORIES))$$ ./cmd/vmfs')
+	$(call on_hosts,'^TestRealExchanges$$ ./backends/cloudhypervisor/chtest' '^TestSuite$$ ./backends/cloudhypervisor' '^$(CH_HOSTS)$$/^cloud-hypervisor$$ ./guest/testhost/ring' '^($(CH_STORIES))$$ ./cmd/vmfs')
 else
 test-cloud-hypervisor:
-	@n=$$(for t in '^TestSuite$$ ./backends/cloudhypervisor' '^$(CH_HOSTS)$$ ./guest/testhost/ring' '^($(CH_STORIES))$$ ./cmd/vmfs'; do \
+	@n=$$(for t in '^TestRealExchanges$$ ./backends/cloudhypervisor/chtest' '^TestSuite$$ ./backends/cloudhypervisor' '^$(CH_HOSTS)$$ ./guest/testhost/ring' '^($(CH_STORIES))$$ ./cmd/vmfs'; do \
 		set -f -- $$t; $(GO) test -list "$$1" "$$2" || exit 1; done | grep -c ^Test) || exit 1; \
 	echo "$$n tests on Cloud Hypervisor are skipped: no cloud-hypervisor in PATH and none named by \$$VMFS_CLOUD_HYPERVISOR"
 endif
@@ -129,6 +129,13 @@ testhost: deps
 ## host: a shell on an emulated KVM host with this machine's files (CMD='…': one line there)
 host: testhost
 	@$(TESTHOST) -q $(if $(value CMD),-c '$(subst ','\'',$(value CMD))')
+
+# The script is backends/cloudhypervisor/chtest/script_test.go.
+RECORDING := backends/cloudhypervisor/chtest/testdata/exchanges.json
+## record-cloud-hypervisor: what $VMFS_CLOUD_HYPERVISOR says to a script, on a KVM host; the fake is held to that
+record-cloud-hypervisor: testhost build
+	$(HOST_TEST) -run '^TestRealExchanges$$' ./backends/cloudhypervisor/chtest -record /out/exchanges.json
+	cp build/testhost/out/exchanges.json $(RECORDING)
 
 ## fuzz: decoders, parsers and whole sessions, a bounded number of inputs each (FUZZTIME=1m: so long each)
 # Go before 1.27 now and then takes the end of a -fuzztime that is a duration for a

@@ -7,8 +7,13 @@
 // [Start] runs one within a test; [Program] makes a program of the test binary itself, for who
 // starts VMMs as processes.
 //
-// Its guest is a few lines: it prints [Ready] on the serial port and echoes what is typed there, tells a disk's size
-// when "size ID" is,
+// What it says is held to exchanges with the real v53.0 (testdata/exchanges.json), which
+// `make record-cloud-hypervisor` makes anew: a test plays the same calls to it and compares, and
+// another plays them to the real one wherever that is, so that the record is true. Both are also
+// held to the published description where $VMFS_CLOUD_HYPERVISOR_SPEC names it.
+//
+// Its guest is a few lines: it prints [Ready] on the serial port and echoes what is typed there,
+// tells a disk's size when "size ID" is,
 // echoes what is sent to vsock port [EchoPort] and refuses other ports, powers off at the power
 // button, and has the memory that it is told to have at once, unless it stands still.
 //

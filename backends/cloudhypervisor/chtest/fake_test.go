@@ -240,7 +240,7 @@ func TestProgram(t *testing.T) {
 	ctx := testContext(t)
 	out, err := exec.CommandContext(ctx, Program(t, Config{Version: "v52.0"}), "--version").Output()
 	require.NoError(t, err)
-	assert.Equal(t, "cloud-hypervisor v52.0\n", string(out))
+	assert.Equal(t, "cloud-hypervisor v52.0\nMigration Protocol Versions: 0\n", string(out))
 
 	dir, err := os.MkdirTemp("/tmp", "vmfs")
 	require.NoError(t, err)

@@ -111,7 +111,7 @@ func run(args []string, settings []byte) error {
 	}
 	switch {
 	case *version:
-		_, err := fmt.Println(programName, c.Version)
+		_, err := fmt.Printf("%s %s\nMigration Protocol Versions: 0\n", programName, c.Version)
 		return err
 	case !*noShutdown:
 		return errors.New("the fake ends with its guest in no other way than --no-shutdown")

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -51,11 +52,12 @@ type vmm struct {
 
 	mu     sync.Mutex // guards all below; held by the call that is carried out
 	config *api.VMConfig
-	state  api.State // of a booted VM; "" is one that is not
-	actual int64     // the guest's memory, which follows while it runs
-	ignore bool      // the guest does not listen to the power button
-	asked  bool      // to power off, and it has not yet
-	disks  map[string]int64
+	state  api.State        // of a booted VM; "" is one that is not
+	actual int64            // the guest's memory, which follows while it runs
+	ignore bool             // the guest does not listen to the power button
+	asked  bool             // to power off, and it has not yet
+	lazy   bool             // its memory is still in the snapshot that it came from
+	disks  map[string]int64 // sizes in bytes by id, of a booted VM
 	taps   []*os.File
 }
 
@@ -67,6 +69,8 @@ func (v *vmm) call(method, name string, body []byte, files []*os.File) (a answer
 	switch {
 	case !ok:
 		return answer{http.StatusNotFound, []string{"Not Found"}}, false
+	case c.method == method && c.takes && len(body) == 0 && name == "vm.create":
+		return answer{status: http.StatusBadRequest}, false
 	case c.method != method, c.takes != (len(body) > 0):
 		return answer{http.StatusBadRequest, []string{"Bad Request"}}, false
 	}
@@ -228,36 +232,101 @@ func (v *vmm) begin(failed string) answer {
 	if c == nil {
 		return answer{}
 	}
-	if c.Payload.Kernel == "" && c.Payload.Firmware == "" {
-		return refused(failed, invalid, "Payload configuration is not bootable", "No bootitem provided: neither firmware nor kernel")
-	}
-	if c.CPUs.Max < c.CPUs.Boot {
-		return refused(failed, invalid, fmt.Sprintf("Max CPUs (%d) lower than boot CPUs (%d)", c.CPUs.Max, c.CPUs.Boot))
+	if a := v.validate(failed); a.status != 0 {
+		return a
 	}
 	v.disks = make(map[string]int64)
-	for i := range c.Disks {
-		d := &c.Disks[i]
+	disks, hostDevices := c.Disks, c.Devices
+	c.Disks, c.Devices = nil, nil // a boot that fails at one of them leaves a configuration without any
+	for i := range disks {
+		d := &disks[i]
 		if d.ID == "" {
 			d.ID = fmt.Sprintf("_disk%d", i)
 		}
-		fi, err := os.Stat(d.Path)
+		f, err := os.Open(d.Path)
 		if err != nil {
-			return refused(failed, devices, "Cannot open disk path", rust(err))
+			return refused(failed, devices, "Cannot open disk path", fmt.Sprintf("I/O error (path=%s op=open)", d.Path), rust(err))
 		}
-		v.disks[d.ID] = fi.Size()
-	}
-	if c.Payload.Kernel != "" {
-		if _, err := os.Stat(c.Payload.Kernel); err != nil {
-			return refused(failed, "Cannot open kernel file", rust(err))
+		if fi, err := f.Stat(); err == nil {
+			v.disks[d.ID] = fi.Size()
+		}
+		magic := make([]byte, 4)
+		_, _ = f.ReadAt(magic, 0) // a shorter image is raw
+		_ = f.Close()             // nothing was written
+		if d.ImageType == api.ImageRaw && string(magic) == "QFI\xfb" {
+			return refused(failed, devices, "Disk image type does not match expected type: specified = raw, detected = qcow2")
 		}
 	}
+	c.Disks = disks
+	for _, d := range hostDevices {
+		if _, err := os.Stat(d.Path); err != nil {
+			return refused(failed, devices, "Cannot create a VFIO device", "invalid file path")
+		}
+	}
+	c.Devices = hostDevices
 	if err := v.openSerial(); err != nil {
 		return refused(failed, "Error creating console devices", "Error creating console device", rust(err))
 	}
 	if err := v.guest.boot(c.Vsock); err != nil {
 		return refused(failed, devices, rust(err))
 	}
-	v.state, v.actual = api.StateRunning, target(c)
+	// The kernel is read beside all this, and where that fails there is a VM that never ran.
+	v.state, v.actual = api.StateCreated, target(c)
+	if c.Payload.Kernel != "" {
+		b, err := os.ReadFile(c.Payload.Kernel)
+		if err != nil {
+			return refused(failed, "Cannot open kernel file", rust(err))
+		}
+		if string(b) == NoKernel {
+			return refused(failed, "Cannot load the kernel into memory",
+				"Kernel Loader: failed to load bzImage kernel image: Kernel Loader: Invalid bzImage", "Kernel Loader: Invalid bzImage")
+		}
+	}
+	v.guest.print(Ready)
+	v.state = api.StateRunning
+	return answer{}
+}
+
+// validate is what is looked at before anything is made. Its zero answer is success.
+func (v *vmm) validate(failed string) answer {
+	c := v.config
+	wrong := func(words ...string) answer { return refused(append([]string{failed, invalid}, words...)...) }
+	const payload = "Payload configuration is not bootable"
+	switch {
+	case c.Payload.Kernel == "" && c.Payload.Firmware == "":
+		return wrong(payload, "No bootitem provided: neither firmware nor kernel")
+	case c.Payload.Kernel != "" && c.Payload.Firmware != "":
+		return wrong(payload, "Specifying a kernel is not supported when a firmware is provided")
+	case c.CPUs.Max < c.CPUs.Boot:
+		return wrong(fmt.Sprintf("Max CPUs (%d) lower than boot CPUs (%d)", c.CPUs.Max, c.CPUs.Boot))
+	}
+	if t := c.CPUs.Topology; t != nil && t.ThreadsPerCore*t.CoresPerDie*t.DiesPerPackage*t.Packages != c.CPUs.Max {
+		return wrong("Product of CPU topology parts does not match maximum vCPU")
+	}
+	var ids []string
+	for _, d := range c.Disks {
+		ids = append(ids, d.ID)
+	}
+	for _, n := range c.Nets {
+		ids = append(ids, n.ID)
+	}
+	if c.Balloon != nil {
+		ids = append(ids, c.Balloon.ID)
+	}
+	for _, d := range c.Devices {
+		ids = append(ids, d.ID)
+	}
+	if c.Vsock != nil {
+		ids = append(ids, c.Vsock.ID)
+		if c.Vsock.CID < 3 {
+			return wrong(fmt.Sprintf("%d is a special VSOCK CID", c.Vsock.CID))
+		}
+	}
+	for i, id := range ids {
+		if id != "" && slices.Contains(ids[:i], id) {
+			return wrong("Identifier " + id + " is not unique")
+		}
+	}
 	return answer{}
 }
 
@@ -275,7 +344,7 @@ func (v *vmm) openSerial() error { return v.guest.openSerial(v.config.Serial) }
 // end ends the guest, and forgets what was of its run.
 func (v *vmm) end() {
 	v.guest.end()
-	v.state, v.asked = "", false
+	v.state, v.asked, v.lazy = "", false, false
 }
 
 // transition is why the VM does not get from its state to another, "" if it does.
@@ -532,6 +601,10 @@ func (v *vmm) snapshot(d destination, _ []*os.File) answer {
 	if v.state == "" {
 		return refused(failed, notRunning)
 	}
+	if v.lazy {
+		v.lazy = false // it reads on by itself, and is done when one asks again
+		return refused(failed, "VM on-demand memory restore is still in progress")
+	}
 	v.events.write("vm", "snapshotting", nil)
 	if v.state != api.StatePaused {
 		return refused(failed, "Cannot snapshot VM", "Failed to snapshot migratable component", "Trying to snapshot while VM is running")
@@ -614,7 +687,7 @@ func (v *vmm) restore(s source, files []*os.File) answer {
 		return a
 	}
 	v.taps = append(v.taps, files...)
-	v.state = api.StatePaused
+	v.state, v.lazy = api.StatePaused, s.Memory == api.RestoreOnDemand
 	v.guest.stand(true)
 	v.events.write("vm", "restored", nil)
 	if s.Resume {
