@@ -254,6 +254,11 @@ func TestRefusals(t *testing.T) {
 			"Cloud Hypervisor refuses vm.pause: resize invalid argument: failed to update virtio configuration: new size 0x0 and requested_size are identical",
 		},
 		{
+			"a trace of the stack", withBody(500, `["Error from API","Resize invalid argument","Failed to update virtio configuration: ResizeError(new size 0x0 and requested_size are identical\n\nStack backtrace:\n   0: <unknown>\n  10: start_thread)"]`), 500,
+			[]string{"Error from API", "Resize invalid argument", "Failed to update virtio configuration: ResizeError(new size 0x0 and requested_size are identical\n\nStack backtrace:\n   0: <unknown>\n  10: start_thread)"},
+			"Cloud Hypervisor refuses vm.pause: resize invalid argument: failed to update virtio configuration: new size 0x0 and requested_size are identical",
+		},
+		{
 			"the same word twice", withBody(500, `["Error from API","Disk is locked.","Disk is locked","Disk is locked by\n process 7"]`), 500,
 			[]string{"Error from API", "Disk is locked.", "Disk is locked", "Disk is locked by\n process 7"},
 			"Cloud Hypervisor refuses vm.pause: disk is locked by process 7",

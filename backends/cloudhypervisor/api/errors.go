@@ -52,7 +52,11 @@ func (e *Error) Error() string {
 // with a small letter first where that is no name, and without what Rust adds: the number of a
 // system's error, and a value that was printed behind the text, but for a sentence within that.
 func plain(s string) string {
+	s, trace, _ := strings.Cut(s, "\n\n") // what Rust adds of its stack
 	s = strings.TrimRight(strings.Join(strings.Fields(s), " "), ".")
+	if strings.HasSuffix(trace, ")") && strings.Count(s, "(") > strings.Count(s, ")") {
+		s += ")"
+	}
 	if before, number, ok := strings.Cut(s, " (os error "); ok && strings.TrimLeft(number, "0123456789") == ")" {
 		s = before
 	}
