@@ -147,7 +147,7 @@ func (s *Starter) spawn(ctx context.Context, pl *plan) (*VM, *process.Child, err
 		return nil, nil, errors.Join(err, beside.End(context.WithoutCancel(ctx)))
 	}
 	c.Writer = beside.Process
-	rec.Process = &c.Process
+	rec.Process, rec.Time = &c.Process, time.Now() // its program has begun just now
 	if err := rec.write(pl.dir); err != nil {
 		return nil, c, err
 	}
