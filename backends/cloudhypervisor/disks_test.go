@@ -125,3 +125,14 @@ func TestGrowDisk(t *testing.T) {
 	assert.Equal(t, 32*mib, rec.Config.Disks[0].Size, "a snapshot has what the disk got")
 	assert.Equal(t, 16*mib, rec.Config.Disks[1].Size)
 }
+
+// TestResetFails has the disk of a guest be gone when it is to begin again: Cloud Hypervisor
+// has ended it by then, and tells of that in no event.
+func TestResetFails(t *testing.T) {
+	f := newFake(t, chtest.Config{})
+	f.config.Disks = []hypervisor.DiskConfig{{Path: filepath.Join(t.TempDir(), "a"), Size: 8 * mib}}
+	require.NoError(t, f.start())
+	require.NoError(t, os.Remove(f.config.Disks[0].Path))
+	require.Error(t, f.Reset(testContext(t)))
+	assert.Equal(t, hypervisor.StateShutdown, f.expect(hypervisor.EventShutdown).State)
+}

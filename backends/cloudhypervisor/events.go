@@ -130,7 +130,7 @@ func (vm *VM) note(ev api.Event) eventRule {
 // translate reports one of Cloud Hypervisor's events.
 func (vm *VM) translate(ev api.Event) {
 	rule := vm.note(ev)
-	if rule.kind == "" {
+	if rule.kind == "" || vm.isUnsaid(ev) {
 		return
 	}
 	e := hypervisor.Event{Kind: rule.kind, Time: vm.timeOf(ev), State: rule.state}
@@ -201,6 +201,9 @@ func (vm *VM) tellState(e *hypervisor.Event) {
 
 // lostSome tells that events were lost, and the state that they may have told.
 func (vm *VM) lostSome() {
+	vm.mu.Lock()
+	vm.unsaid = 0 // they may be among those
+	vm.mu.Unlock()
 	e := hypervisor.LostEvents(1, hypervisor.Event{Time: time.Now()})
 	vm.tellState(&e)
 	if e.State == hypervisor.StateShutdown {

@@ -119,6 +119,9 @@ func (vm *VM) reset(ctx context.Context) error {
 		return fmt.Errorf("the VM is %s: %w", before.state, hypervisor.ErrBusy)
 	}
 	if err := vm.client.Reboot(ctx); err != nil {
+		if s, _, serr := vm.status(ctx); serr == nil && s.state == hypervisor.StateShutdown {
+			vm.lostSome() // the guest was ended, and could not begin again: no event tells of that
+		}
 		return err
 	}
 	vm.noteRuns(api.Event{})
@@ -126,15 +129,6 @@ func (vm *VM) reset(ctx context.Context) error {
 		return vm.pause(ctx)
 	}
 	return nil
-}
-
-// InjectNMI sends the guest a non-maskable interrupt.
-func (vm *VM) InjectNMI(ctx context.Context) error {
-	err := vm.gate.Pass(ctx)
-	if err == nil {
-		err = vm.client.NMI(ctx)
-	}
-	return vm.wrap("nmi", err)
 }
 
 // DeleteVM presses the power button. A paused guest learns of it when it goes on.

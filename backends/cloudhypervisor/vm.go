@@ -48,6 +48,7 @@ type VM struct {
 	closed    bool
 	ran       bool   // the guest was let run
 	held      bool   // a snapshot has stopped it, and will let it go on
+	unsaid    int    // the pauses and resumptions to come of which no event is to tell
 	panicked  bool   // the guest said that it crashed, and stands still for that
 	endReason string // why the guest ended, once it has
 	told      bool   // GetVMInfo has told of the guest's end, see Shutdown

@@ -55,6 +55,7 @@ type vmm struct {
 	state  api.State        // of a booted VM; "" is one that is not
 	actual int64            // the guest's memory, which follows while it runs
 	ignore bool             // the guest does not listen to the power button
+	marked bool             // the virtual CPUs have heard of an NMI since they were paused: the next is lost
 	asked  bool             // to power off, and it has not yet
 	lazy   bool             // its memory is still in the snapshot that it came from
 	disks  map[string]int64 // sizes in bytes by id, of a booted VM
@@ -232,6 +233,7 @@ func (v *vmm) begin(failed string) answer {
 	if c == nil {
 		return answer{}
 	}
+	v.marked = false
 	if a := v.validate(failed); a.status != 0 {
 		return a
 	}
@@ -364,7 +366,7 @@ func (v *vmm) pause() answer {
 	if why := v.transition(api.StatePaused); why != "" {
 		return refused(failed, "Cannot pause VM", "Failed to pause migratable component", why)
 	}
-	v.state = api.StatePaused
+	v.state, v.marked = api.StatePaused, false
 	v.guest.stand(true)
 	v.events.write("vm", "paused", nil)
 	return done()
@@ -438,7 +440,10 @@ func (v *vmm) nmi() answer {
 	if v.state == "" {
 		return refused("Error triggering NMI", notRunning)
 	}
-	v.guest.print("Uhhuh. NMI received")
+	if v.state == api.StateRunning && !v.marked {
+		v.guest.print("Uhhuh. NMI received")
+	}
+	v.marked = true
 	return done()
 }
 
