@@ -13,9 +13,9 @@
 // held to the published description where $VMFS_CLOUD_HYPERVISOR_SPEC names it.
 //
 // Its guest is a few lines: it prints [Ready] on the serial port and echoes what is typed there,
-// tells a disk's size when "size ID" is,
-// echoes what is sent to vsock port [EchoPort] and refuses other ports, powers off at the power
-// button, and has the memory that it is told to have at once, unless it stands still.
+// tells a disk's size when "size ID" is, echoes what is sent to vsock port [EchoPort] and refuses
+// other ports, powers off at the power button, and has the memory that it is told to have at
+// once, unless it stands still.
 //
 // The package is for tests alone. It imports the standard library, testify,
 // backends/cloudhypervisor/api and internal/unixsock.
