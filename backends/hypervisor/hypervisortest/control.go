@@ -294,6 +294,14 @@ func (s *suite) testNMI(t *testing.T) {
 		require.NoError(t, awaitFile(s.ctx(t), vm.Config.SerialLogPath, from, s.b.NMI), "the guest is to tell of the NMI")
 		vm.expectState(t, hypervisor.StateRunning)
 	}
+	// A serial port may keep what is typed while the kernel prints until more is typed.
+	size, since := vm.serialSize(), time.Now()
+	require.True(t, eventually(s.b.Timeout, func() bool {
+		if now := vm.serialSize(); now != size {
+			size, since = now, time.Now()
+		}
+		return time.Since(since) > s.b.Deadline
+	}), "the guest goes on to print")
 	vm.expectAlive(t)
 }
 
