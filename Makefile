@@ -141,7 +141,7 @@ record-cloud-hypervisor: testhost build
 # Go before 1.27 now and then takes the end of a -fuzztime that is a duration for a
 # failure, so it is a count unless told otherwise.
 FUZZ := ninep/wire:FuzzDecoders:100000 ninep:FuzzSession:5000 ninep:FuzzModel:3000 ninep/dial:FuzzParse:80000 \
-	ctl:FuzzParse:80000 machine/config:FuzzParse:80000 machine/config:FuzzChecks:20000 backends/qemu:FuzzArgs:20000 machine/rc:FuzzSplit:80000 backends/qemu/qmp:FuzzRead:80000 \
+	ctl:FuzzParse:80000 machine/config:FuzzParse:80000 machine/config:FuzzChecks:20000 backends/qemu:FuzzArgs:20000 backends/cloudhypervisor:FuzzConfigs:20000 machine/rc:FuzzSplit:80000 backends/qemu/qmp:FuzzRead:80000 \
 	backends/cloudhypervisor/api:FuzzEvents:40000 backends/cloudhypervisor/api:FuzzAnswer:80000
 fuzz:
 	@for f in $(FUZZ); do \
