@@ -23,7 +23,7 @@ DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
 TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt iproute2 cpio diod socat gcc libc6-dev debootstrap lz4 xz-utils zstd
 
 .DEFAULT_GOAL := build
-.PHONY: build install guest demo test test-all host testhost host-ring test-host test-cloud-hypervisor record-cloud-hypervisor lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
+.PHONY: build install guest demo test test-all host testhost host-ring test-host test-cloud-hypervisor record-cloud-hypervisor bench-cloud-hypervisor lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
 
 ## build: bin/vmfs, a static binary
 build:
@@ -187,6 +187,10 @@ bench: deps-bench build
 bench-vm: deps-bench deps-demo
 	VMFS_BENCH=pause,start,snapshot,many $(GO) test -count=1 -timeout 30m -run '^TestBenchVM$$' -v ./cmd/vmfs
 
+## bench-cloud-hypervisor: pause, start and snapshot beside ch-remote and curl on a KVM host (ten minutes)
+bench-cloud-hypervisor: deps-bench testhost build
+	VMFS_BENCH=cloud-hypervisor $(HOST_TEST) -run '^TestBenchCloudHypervisor$$' ./cmd/vmfs
+
 ## bench-vsock: streams through 9P and v9fs beside the device's socket, socat and slirp (ten minutes)
 bench-vsock: deps
 	VMFS_BENCH=vsock $(GO) test -count=1 -timeout 60m -run '^TestBenchVsock$$' -v ./cmd/vmfs
@@ -206,7 +210,7 @@ gobench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 deps-bench:
-	@$(call install,diod libvirt-daemon libvirt-clients)
+	@$(call install,diod curl libvirt-daemon libvirt-clients)
 
 ## deps: install the Debian packages that the tests need (as root; else say which)
 deps:
