@@ -45,7 +45,7 @@ func (vm *VM) Pause(ctx context.Context) error {
 }
 
 func (vm *VM) pause(ctx context.Context) error {
-	defer vm.kick()
+	defer vm.kick(readFirst) // nobody waits for the event, and the answer goes first
 	err := vm.client.Pause(ctx)
 	if !refused(err) {
 		return err
@@ -71,7 +71,7 @@ func (vm *VM) Resume(ctx context.Context) error {
 }
 
 func (vm *VM) resume(ctx context.Context) error {
-	defer vm.kick()
+	defer vm.kick(0)
 	vm.mu.Lock()
 	panicked := vm.panicked
 	vm.mu.Unlock()
@@ -110,7 +110,7 @@ func (vm *VM) Reset(ctx context.Context) error {
 }
 
 func (vm *VM) reset(ctx context.Context) error {
-	defer vm.kick()
+	defer vm.kick(0)
 	before, _, err := vm.status(ctx)
 	if err != nil {
 		return err
@@ -133,7 +133,7 @@ func (vm *VM) reset(ctx context.Context) error {
 
 // DeleteVM presses the power button. A paused guest learns of it when it goes on.
 func (vm *VM) DeleteVM(ctx context.Context) error {
-	defer vm.kick()
+	defer vm.kick(0)
 	err := vm.client.PowerButton(ctx)
 	if err == nil {
 		vm.events.Put(hypervisor.Event{Kind: hypervisor.EventPowerdown, Time: time.Now()}) // of which the VMM tells nothing
@@ -148,7 +148,7 @@ func (vm *VM) DeleteVM(ctx context.Context) error {
 // has told of that end, and who orders it too, is not refused for being late:
 // the first call returns nil then though the VMM be gone already.
 func (vm *VM) Shutdown(ctx context.Context) error {
-	defer vm.kick()
+	defer vm.kick(0)
 	vm.mu.Lock()
 	late := vm.told && !vm.ordered
 	before := vm.ordered

@@ -37,9 +37,9 @@ type VM struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // what the handle runs beside its callers
 	events *queue.Queue[hypervisor.Event]
-	kicked chan struct{} // holds a token when there may be events to read
-	gone   chan struct{} // closed when the process has ended; exit is set then
-	exit   string        // how it ended, where that is known
+	kicked chan time.Duration // holds when there may be events to read
+	gone   chan struct{}      // closed when the process has ended; exit is set then
+	exit   string             // how it ended, where that is known
 
 	gate    gate.Gate     // held while a snapshot is written
 	setting chan struct{} // holds a token while a memory target is being set
@@ -90,7 +90,7 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *proce
 		log:     s.log,
 		caps:    s.Capabilities(config),
 		events:  queue.New(maxEvents, hypervisor.LostEvents),
-		kicked:  make(chan struct{}, 1),
+		kicked:  make(chan time.Duration, 1),
 		gone:    make(chan struct{}),
 		setting: make(chan struct{}, 1),
 		rec:     rundir.Keep(rec, func(r record) error { return r.write(dir) }),
@@ -240,10 +240,11 @@ func (vm *VM) setRan() {
 	}
 }
 
-// kick has the events read now, and often for a while: the VMM is about to tell of something.
-func (vm *VM) kick() {
+// kick has the events read after a while, and often from then on: the VMM is about to tell of
+// something.
+func (vm *VM) kick(after time.Duration) {
 	select {
-	case vm.kicked <- struct{}{}:
+	case vm.kicked <- after:
 	default:
 	}
 }
@@ -255,8 +256,9 @@ func (vm *VM) pauseReading(next *wait.Backoff) bool {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-vm.kicked:
+	case after := <-vm.kicked:
 		next.Reset()
+		return wait.For(vm.ctx, after) == nil
 	case <-vm.gone:
 	case <-vm.ctx.Done():
 		return false
