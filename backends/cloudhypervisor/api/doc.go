@@ -3,10 +3,8 @@
 //
 // A [Client] keeps connections open between calls. Every call takes a context and returns soon
 // after it ends, whether or not the VMM answers; the VMM may yet carry the call out if it had
-// begun to read it. Answers are bounded. Files go along with a call as SCM_RIGHTS, which is why
-// requests are written here and not by net/http: Cloud Hypervisor takes the descriptors that
-// come with a request's bytes. Its server (micro-http) speaks a small part of HTTP/1.1, and no
-// more than that is spoken here.
+// begun to read it. Answers are bounded. Files go along with a call as SCM_RIGHTS: Cloud
+// Hypervisor takes the descriptors that come with a request's bytes.
 //
 // The types have the fields that vmfs uses and no others: Cloud Hypervisor takes a field that
 // it does not know in silence, so what is not in them cannot be misspelt. A test lists what of
@@ -16,5 +14,5 @@
 // its status alone, because 500 means nearly everything: who needs to know asks [Client.Info].
 //
 // The package imports the standard library, backends/hypervisor for its errors, and
-// internal/unixsock.
+// internal/unixhttp.
 package api

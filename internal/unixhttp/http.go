@@ -1,4 +1,4 @@
-package api
+package unixhttp
 
 import (
 	"bufio"
@@ -16,36 +16,35 @@ import (
 	"vmfs/internal/unixsock"
 )
 
-// maxAnswer bounds an answer in bytes. The longest, vm.info with the VM's device tree, has some
-// tens of KiB; the bound keeps a VMM that was taken over by its guest from taking the server's
-// memory too.
+// maxAnswer bounds an answer in bytes, so that whoever serves the socket cannot take the memory
+// of who asks.
 const maxAnswer = 4 << 20
 
-// errUnsent means that nothing of a request was written, so that the VMM cannot know of it.
+// errUnsent means that nothing of a request was written, so that the server cannot know of it.
 var errUnsent = errors.New("request was not sent")
 
-// A request is one call.
-type request struct {
-	method string
-	call   string // its name, which is the last part of its path
-	body   []byte // nil for none
-	files  []*os.File
+// A Request is what is asked. Its files go along with its first byte, as SCM_RIGHTS.
+type Request struct {
+	Method, Path string
+	Body         []byte // JSON, nil for none
+	Files        []*os.File
 }
 
 // bytes are the request as it is sent.
-func (r *request) bytes() []byte {
-	b := fmt.Appendf(nil, "%s /api/v1/%s HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n", r.method, r.call)
-	if r.body != nil {
-		b = fmt.Appendf(b, "Content-Type: application/json\r\nContent-Length: %d\r\n", len(r.body))
+func (r *Request) bytes() []byte {
+	b := fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n", r.Method, r.Path)
+	if r.Body != nil {
+		b = fmt.Appendf(b, "Content-Type: application/json\r\nContent-Length: %d\r\n", len(r.Body))
 	}
-	return append(append(b, "\r\n"...), r.body...)
+	return append(append(b, "\r\n"...), r.Body...)
 }
 
-// An answer is what came of a request.
-type answer struct {
-	status int
-	body   []byte
-	keep   bool // the connection can be used for another request
+// An Answer is what came of a request.
+type Answer struct {
+	Status int
+	Body   []byte
+
+	keep bool // the connection can be used for another Request
 }
 
 // A conn is one connection. One goroutine uses it at a time.
@@ -62,14 +61,14 @@ func newConn(nc *net.UnixConn) *conn {
 
 // roundTrip sends a request and reads its answer. When ctx ends it returns at once, and the
 // connection is of no more use; so it is after any other error.
-func (c *conn) roundTrip(ctx context.Context, r request) (answer, error) {
+func (c *conn) roundTrip(ctx context.Context, r Request) (Answer, error) {
 	if err := ctx.Err(); err != nil {
-		return answer{}, err // else the VMM could be faster than what tells of the end
+		return Answer{}, err // else the VMM could be faster than what tells of the end
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.nc.SetDeadline(time.Unix(1, 0)) })
-	a, err := func() (answer, error) {
+	a, err := func() (Answer, error) {
 		if err := c.send(r); err != nil {
-			return answer{}, err
+			return Answer{}, err
 		}
 		c.limit.N = maxAnswer
 		a, err := readAnswer(c.r)
@@ -85,12 +84,12 @@ func (c *conn) roundTrip(ctx context.Context, r request) (answer, error) {
 }
 
 // send writes a request.
-func (c *conn) send(r request) error {
+func (c *conn) send(r Request) error {
 	b := r.bytes()
 	var n int
 	var err error
-	if len(r.files) > 0 {
-		n, err = unixsock.SendFiles(c.nc, b, r.files)
+	if len(r.Files) > 0 {
+		n, err = unixsock.SendFiles(c.nc, b, r.Files)
 		if err == nil && n < len(b) {
 			_, err = c.nc.Write(b[n:])
 		}
@@ -103,30 +102,30 @@ func (c *conn) send(r request) error {
 	return err
 }
 
-// readAnswer reads one answer. Of HTTP/1.1 it takes what Cloud Hypervisor's server says: a body
+// readAnswer reads one answer. Of HTTP/1.1 it takes what small servers say: a body
 // has its length in front of it, or goes on to the end of the connection.
-func readAnswer(r *bufio.Reader) (answer, error) {
+func readAnswer(r *bufio.Reader) (Answer, error) {
 	for {
 		a, length, err := readHead(r)
 		if err != nil {
-			return answer{}, err
+			return Answer{}, err
 		}
 		switch {
-		case a.status < 200: // it goes on, and the answer follows
+		case a.Status < 200: // it goes on, and the answer follows
 			continue
-		case a.status == 204:
+		case a.Status == 204:
 		case length >= 0:
 			if length > maxAnswer {
-				return answer{}, fmt.Errorf("%w: its body has %d bytes, more than %d", ErrProtocol, length, maxAnswer)
+				return Answer{}, fmt.Errorf("%w: its body has %d bytes, more than %d", ErrProtocol, length, maxAnswer)
 			}
-			a.body = make([]byte, length)
-			if _, err := io.ReadFull(r, a.body); err != nil {
-				return answer{}, err
+			a.Body = make([]byte, length)
+			if _, err := io.ReadFull(r, a.Body); err != nil {
+				return Answer{}, err
 			}
 		default:
 			a.keep = false
-			if a.body, err = io.ReadAll(r); err != nil {
-				return answer{}, err
+			if a.Body, err = io.ReadAll(r); err != nil {
+				return Answer{}, err
 			}
 		}
 		// What has come behind an answer is no answer to the next request.
@@ -136,7 +135,7 @@ func readAnswer(r *bufio.Reader) (answer, error) {
 }
 
 // readHead reads the first line and the header. A length of -1 is none.
-func readHead(r *bufio.Reader) (a answer, length int64, err error) {
+func readHead(r *bufio.Reader) (a Answer, length int64, err error) {
 	tp := textproto.NewReader(r)
 	line, err := tp.ReadLine()
 	if err != nil {
@@ -144,8 +143,8 @@ func readHead(r *bufio.Reader) (a answer, length int64, err error) {
 	}
 	proto, rest, _ := strings.Cut(line, " ")
 	code, _, _ := strings.Cut(rest, " ")
-	a.status, err = strconv.Atoi(code)
-	if err != nil || len(code) != 3 || a.status < 100 || proto != "HTTP/1.1" && proto != "HTTP/1.0" {
+	a.Status, err = strconv.Atoi(code)
+	if err != nil || len(code) != 3 || a.Status < 100 || proto != "HTTP/1.1" && proto != "HTTP/1.0" {
 		return a, 0, fmt.Errorf("%w: it begins with %.100q", ErrProtocol, line)
 	}
 	h, err := tp.ReadMIMEHeader()
@@ -159,7 +158,7 @@ func readHead(r *bufio.Reader) (a answer, length int64, err error) {
 	if h.Get("Transfer-Encoding") != "" {
 		return a, 0, fmt.Errorf("%w: its body is encoded as %.100q", ErrProtocol, h.Get("Transfer-Encoding"))
 	}
-	a.keep = proto == "HTTP/1.1" && !strings.EqualFold(h.Get("Connection"), "close") && a.status <= 299
+	a.keep = proto == "HTTP/1.1" && !strings.EqualFold(h.Get("Connection"), "close") && a.Status <= 299
 	length = -1
 	if s := h.Get("Content-Length"); s != "" {
 		if length, err = strconv.ParseInt(s, 10, 64); err != nil || length < 0 {
