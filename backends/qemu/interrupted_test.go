@@ -64,9 +64,17 @@ func TestServerKilledInAStart(t *testing.T) {
 		require.NoError(t, cmd.Process.Kill())
 		_ = cmd.Wait() // it was killed
 
+		ctx := testContext(t)
+		var id hypervisor.Identity
 		vm, err := s.Open(filepath.Join(dir, SocketName))
-		if err != nil {
-			require.ErrorIs(t, err, hypervisor.ErrHypervisorNotRunning)
+		if err == nil {
+			if id, err = vm.Identify(ctx); errors.Is(err, hypervisor.ErrHypervisorNotRunning) {
+				// A process that was to become another's program, such as passt's, had
+				// QEMU's socket until then.
+				require.NoError(t, vm.Close())
+			}
+		}
+		if errors.Is(err, hypervisor.ErrHypervisorNotRunning) {
 			none++
 			// What was left is in nobody's way, and nobody is in its way.
 			expectNoProcess(t, dir)
@@ -76,11 +84,6 @@ func TestServerKilledInAStart(t *testing.T) {
 			continue
 		}
 		found++
-		ctx := testContext(t)
-		id, err := vm.Identify(ctx)
-		if errors.Is(err, hypervisor.ErrHypervisorNotRunning) {
-			t.Fatalf("QEMU took the connection and ended, after %v: %v", after, err)
-		}
 		require.NoError(t, err, "after %v", after)
 		assert.Equal(t, bare(dir).UUID, id.UUID)
 		info, err := vm.GetVMInfo(ctx)
