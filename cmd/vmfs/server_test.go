@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -180,7 +181,8 @@ func (s *server) pid(name string) int {
 	return pid
 }
 
-// vmms returns the processes that run VMs of the server's directory.
+// vmms returns the processes that run VMs of the server's directory: it is in their arguments,
+// or they have a file in it.
 func (s *server) vmms() []int {
 	var pids []int
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
@@ -190,7 +192,14 @@ func (s *server) vmms() []int {
 		if err != nil || pid == os.Getpid() || s.cmd != nil && pid == s.cmd.Process.Pid {
 			continue
 		}
-		if argv0, _, _ := bytes.Cut(line, []byte{0}); bytes.Contains(argv0, []byte(programs[storiesOn()])) && bytes.Contains(line, []byte(s.dir)) {
+		if argv0, _, _ := bytes.Cut(line, []byte{0}); !bytes.Contains(argv0, []byte(programs[storiesOn()])) {
+			continue
+		}
+		files, _ := filepath.Glob(d + "/fd/*")
+		if bytes.Contains(line, []byte(s.dir)) || slices.ContainsFunc(files, func(f string) bool {
+			path, err := os.Readlink(f)
+			return err == nil && strings.HasPrefix(path, s.dir+"/")
+		}) {
 			pids = append(pids, pid)
 		}
 	}
