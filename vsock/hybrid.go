@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"strconv"
 	"strings"
@@ -48,7 +47,7 @@ func (h *Hybrid) DialVsock(ctx context.Context, port int) (net.Conn, error) {
 
 	c, err := unixsock.Dial(ctx, h.Socket)
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+	case unixsock.Unserved(err):
 		// The errno is not wrapped: ECONNREFUSED here must not be taken for
 		// the guest's refusal.
 		return fail(fmt.Errorf("%w: %v; is the VM running?", ErrUnavailable, err))

@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"vmfs/backends/cloudhypervisor/api"
@@ -110,7 +108,7 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *proce
 // or, where it names none, the recorded one.
 func serving(ctx context.Context, dir runDir, rec *record) (process.Process, error) {
 	conn, err := unixsock.Dial(ctx, dir.Control())
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+	if unixsock.Unserved(err) {
 		return process.Process{}, fmt.Errorf("%w: %w", hypervisor.ErrHypervisorNotRunning, err)
 	}
 	if err != nil {
@@ -249,7 +247,7 @@ func (vm *VM) kick(after time.Duration) {
 	}
 }
 
-// pause waits until there may be events to read, or the VMM is gone. It returns false when the
+// pauseReading waits until there may be events to read, or the VMM is gone. It returns false when the
 // handle is closed.
 func (vm *VM) pauseReading(next *wait.Backoff) bool {
 	timer := time.NewTimer(next.Next())

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
-	"syscall"
 
 	"github.com/digitalocean/go-qemu/qmp/raw"
 
@@ -21,6 +19,7 @@ import (
 	"vmfs/backends/resize"
 	"vmfs/backends/rundir"
 	"vmfs/internal/queue"
+	"vmfs/internal/unixsock"
 )
 
 // A VM is the handle on one QEMU. It holds the one connection that QEMU's control
@@ -116,7 +115,7 @@ func recorded(rec *record) hypervisor.VMConfig {
 
 // dialError makes of "nobody is there" what the contract calls it.
 func dialError(err error) error {
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+	if unixsock.Unserved(err) {
 		return fmt.Errorf("%w: %w", hypervisor.ErrHypervisorNotRunning, err)
 	}
 	return err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"strings"
 	"syscall"
@@ -43,7 +42,7 @@ func Open(ctx context.Context, console string) (Conn, error) {
 		if err != nil && absent != nil && ctx.Err() != nil {
 			return Conn{}, fmt.Errorf("%w (%w)", context.Cause(ctx), absent)
 		}
-		again := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
+		again := unixsock.Unserved(err) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
 		if err == nil || !again || time.Now().After(until) {
 			return c, err
 		}

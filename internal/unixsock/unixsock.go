@@ -58,10 +58,16 @@ func Served(path string) (bool, error) {
 		return true, nil
 	case errors.Is(err, syscall.EPROTOTYPE):
 		return true, nil
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
+	case Unserved(err):
 		return false, nil
 	}
 	return false, fmt.Errorf("cannot tell whether a process serves %s: %w", path, errno(err))
+}
+
+// Unserved tells of an error of connecting whether it means that no process has the
+// socket: there is none, or it was left behind.
+func Unserved(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // Dial connects to the socket at path. Where the queue of who listens is full, which

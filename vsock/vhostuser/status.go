@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"strings"
-	"syscall"
 	"time"
 
 	"vmfs/internal/unixsock"
@@ -94,7 +92,7 @@ func command(ctx context.Context, hostSocket, cmd string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, vsock.DefaultTimeout)
 	defer cancel()
 	c, err := unixsock.Dial(ctx, hostSocket)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+	if unixsock.Unserved(err) {
 		return "", fmt.Errorf("%w: %v", vsock.ErrUnavailable, err)
 	}
 	if err != nil {

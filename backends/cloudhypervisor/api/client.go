@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"syscall"
 
 	"vmfs/backends/hypervisor"
 	"vmfs/internal/unixhttp"
+	"vmfs/internal/unixsock"
 )
 
 // maxRequest is the longest body that Cloud Hypervisor takes.
@@ -84,7 +84,7 @@ func (c *Client) failed(ctx context.Context, err error) error {
 		return fmt.Errorf("no answer from Cloud Hypervisor: %w", ctx.Err())
 	case errors.Is(err, unixhttp.ErrProtocol):
 		return fmt.Errorf("%w: %w", ErrProtocol, err)
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+	case unixsock.Unserved(err):
 		// The errno is not wrapped: a missing socket is not a missing file of anybody's.
 		return fmt.Errorf("%w: nobody serves %s: %v", hypervisor.ErrHypervisorNotRunning, c.socket, err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNRESET):

@@ -14,5 +14,5 @@
 // its status alone, because 500 means nearly everything: who needs to know asks [Client.Info].
 //
 // The package imports the standard library, backends/hypervisor for its errors, and
-// internal/unixhttp.
+// internal/unixhttp and internal/unixsock.
 package api
