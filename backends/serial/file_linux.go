@@ -14,15 +14,16 @@ type file struct {
 	f    *os.File // nil is none
 	log  *slog.Logger
 	most int64
-	cut  func(f *os.File, most int64) error
+	cut  func(f *os.File, head, most int64) (int64, error)
 
+	head    int64 // where what is left after the last cut begins
 	since   int64 // bytes since its size was looked at
 	failing bool  // the last write has failed, of which the log has been told
 }
 
 // newFile opens a file for a process, "" being none, which cut makes smaller where it
 // has more than most bytes.
-func newFile(path string, most int64, cut func(*os.File, int64) error, log *slog.Logger) (*file, error) {
+func newFile(path string, most int64, cut func(f *os.File, head, most int64) (int64, error), log *slog.Logger) (*file, error) {
 	if path == "" {
 		return &file{}, nil
 	}
@@ -49,7 +50,8 @@ func (w *file) write(p []byte) {
 	w.failing = err != nil
 	if w.since += int64(len(p)); w.most > 0 && w.since > w.most/8 {
 		w.since = 0
-		if err := w.cut(w.f, w.most); err != nil {
+		var err error
+		if w.head, err = w.cut(w.f, w.head, w.most); err != nil {
 			w.log.Error("a log cannot be cut and grows on", "file", w.f.Name(), "err", err)
 			w.most = 0
 		}
@@ -63,10 +65,12 @@ func (w *file) close() {
 }
 
 // cutHead bounds a file that others read while it grows: no byte of it moves.
-func cutHead(f *os.File, most int64) error { return durable.CutHead(f.Name(), most, most/2) }
+func cutHead(f *os.File, head, most int64) (int64, error) {
+	return durable.CutHead(f.Name(), head, most, most/2)
+}
 
 // keepTail bounds a file in which people look: it has no hole.
-func keepTail(f *os.File, most int64) error {
+func keepTail(f *os.File, _, most int64) (int64, error) {
 	_, err := durable.KeepTail(f.Name(), most, most/4)
-	return err
+	return 0, err
 }

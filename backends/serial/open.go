@@ -31,6 +31,14 @@ type Conn struct{ *net.UnixConn }
 
 var _ hypervisor.Drainer = Conn{}
 
+// Close ends the connection, after which there is room for the next at once. Closing the
+// descriptor is not enough for that: a process that was forked and has not executed its
+// program yet has a copy of it.
+func (c Conn) Close() error {
+	_, _ = c.CloseWrite(), c.CloseRead() // it may have ended already
+	return c.UnixConn.Close()
+}
+
 // Open connects to the console that the process serves. What the guest prints from now
 // on is read, but for the oldest of more than maxUnread that nobody reads; what
 // is written is typed. While somebody else is connected it is an ErrBusy.

@@ -161,6 +161,9 @@ func TestOutput(t *testing.T) {
 	require.NoError(t, c.Close())
 	for range 20 {
 		c = r.open()
+		copied, err := c.File() // as a process has it that is forked just now
+		require.NoError(t, err)
+		defer copied.Close()
 		r.print(".")
 		r.reads(c, ".")
 		require.NoError(t, c.Close())
@@ -363,24 +366,20 @@ func TestBounds(t *testing.T) {
 	r.print("end\n")
 	r.say("end\n")
 	total += len("end\n")
-	var size, blocks int64
+	var printed []byte
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		var st syscall.Stat_t
-		assert.NoError(c, syscall.Stat(r.config.SerialLog, &st))
-		size, blocks = st.Size, st.Blocks*512
 		b, err := os.ReadFile(r.config.Log)
 		assert.NoError(c, err)
 		assert.True(c, bytes.HasSuffix(b, []byte(line+"end\n")))
 		assert.LessOrEqual(c, len(b), most+most/4)
-		b, err = os.ReadFile(r.config.SerialLog)
+		printed, err = os.ReadFile(r.config.SerialLog)
 		assert.NoError(c, err)
-		assert.True(c, bytes.HasSuffix(b, []byte(line+line+"end\n")))
+		assert.True(c, bytes.HasSuffix(printed, []byte(line+line+"end\n")))
 	}, patience, 5*time.Millisecond)
-	if size == int64(total) { // else the file system has no holes
-		assert.LessOrEqual(t, blocks, int64(most+most/4))
-	} else {
-		assert.LessOrEqual(t, size, int64(most+most/4))
-	}
+	// What the hole gave back reads as zeros: how many blocks a file has is told late by
+	// some file systems. Without holes it is shorter.
+	assert.LessOrEqual(t, len(printed), total)
+	assert.LessOrEqual(t, len(bytes.TrimLeft(printed, "\x00")), most+most/4)
 }
 
 // A VMM that keeps what did not fit is made to send it, though its guest says no more.

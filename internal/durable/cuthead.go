@@ -3,7 +3,6 @@ package durable
 import (
 	"errors"
 	"os"
-	"syscall"
 )
 
 // holeAlign is what a hole is rounded to.
@@ -20,27 +19,33 @@ func PunchHead(f *os.File, size, keep int64) (head int64, err error) {
 	return head, punchHole(f, 0, head)
 }
 
-// CutHead cuts a file, that has more than most bytes on its disk, to its last keep
-// bytes: by a hole, or, where the file system has none, as KeepTail does.
-func CutHead(path string, most, keep int64) error {
+// CutHead cuts a file that has more than most bytes after head, where what is left of it
+// begins, to its last keep bytes: by a hole, or, where the file system has none, as
+// KeepTail does. It returns where what is left begins now. How many blocks a file has is
+// not asked: some file systems say it seconds later.
+func CutHead(path string, head, most, keep int64) (int64, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return IgnoreMissing(err)
+		return head, IgnoreMissing(err)
 	}
 	defer f.Close()
 	fi, err := f.Stat()
 	if err != nil {
-		return err
+		return head, err
 	}
-	has := fi.Size()
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		has = min(has, st.Blocks*512)
+	if fi.Size() < head { // somebody else has made it shorter
+		head = 0
 	}
-	if has <= most {
-		return nil
+	if fi.Size()-head <= most {
+		return head, nil
 	}
-	if _, err = PunchHead(f, fi.Size(), keep); errors.Is(err, errors.ErrUnsupported) {
+	cut, err := PunchHead(f, fi.Size(), keep)
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
 		_, err = KeepTail(path, most, keep)
+		return 0, err
+	case err != nil:
+		return head, err
 	}
-	return err
+	return cut, nil
 }

@@ -48,3 +48,33 @@ func TestAside(t *testing.T) {
 	require.Len(t, left, 1)
 	assert.Equal(t, "kept", left[0].Name())
 }
+
+// A file that grows is cut again and again, whatever its file system says of its blocks.
+func TestCutHead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	require.NoError(t, err)
+	defer f.Close()
+	const most, keep, step = 128 << 10, 64 << 10, 16 << 10
+	var head int64
+	left := func() string {
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		return strings.TrimLeft(string(b), "\x00")
+	}
+	for range 64 {
+		_, err := f.WriteString(strings.Repeat("x", step))
+		require.NoError(t, err)
+		head, err = CutHead(path, head, most, keep)
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(left()), most)
+	}
+	require.GreaterOrEqual(t, len(left()), keep)
+	require.NoError(t, f.Truncate(0))
+	head, err = CutHead(path, head, most, keep)
+	require.NoError(t, err)
+	require.Zero(t, head, "the file is another now")
+	gone, err := CutHead(path+"2", 5, most, keep)
+	require.NoError(t, err)
+	require.EqualValues(t, 5, gone)
+}
