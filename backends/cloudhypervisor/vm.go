@@ -104,8 +104,9 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *proce
 	return vm, nil
 }
 
-// serving finds the process that serves the control socket: the one that the kernel names,
-// or, where it names none, the recorded one.
+// serving finds the process that serves the control socket: the recorded one, or, where a
+// server was killed before it had put that down, the one that the kernel names. What the VMM
+// says of its own pid is not asked: in a pid namespace of its own that is another one.
 func serving(ctx context.Context, dir runDir, rec *record) (process.Process, error) {
 	conn, err := unixsock.Dial(ctx, dir.Control())
 	if unixsock.Unserved(err) {
@@ -115,14 +116,14 @@ func serving(ctx context.Context, dir runDir, rec *record) (process.Process, err
 		return process.Process{}, err
 	}
 	defer conn.Close()
-	p, err := process.Peer(conn)
-	if err == nil {
-		return p, nil
-	}
 	if rec != nil && rec.Process != nil && rec.Process.Alive() {
 		return *rec.Process, nil
 	}
-	return process.Process{}, fmt.Errorf("which process serves %s: %w", dir.Control(), err)
+	p, err := process.Peer(conn)
+	if err != nil {
+		return process.Process{}, fmt.Errorf("which process serves %s: %w", dir.Control(), err)
+	}
+	return p, nil
 }
 
 // watch waits for the process's end.

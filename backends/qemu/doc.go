@@ -10,7 +10,7 @@
 //	serial.sock   QEMU's end of the serial port, for that process
 //	output        the FIFO that QEMU's own words go through to it
 //	vhost.sock    where QEMU listens for a vsock device in user space, if there is one
-//	qemu.pid      QEMU's process
+//	qemu.pid      what QEMU says of its pid, which nothing believes
 //	qemu.json     what the VM was started with (see record)
 //	restore.json  the disks that a restore under way has changed (see disk.Swap)
 //	qemu.log      QEMU's output, where VMConfig.LogPath does not say another place

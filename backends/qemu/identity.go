@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 
 	"github.com/digitalocean/go-qemu/qmp/raw"
 
@@ -53,33 +52,33 @@ func (vm *VM) identify(ctx context.Context) (hypervisor.Identity, error) {
 // noUUID is what QEMU says where it was given none.
 const noUUID = "00000000-0000-0000-0000-000000000000"
 
-// pid finds QEMU's process: the child, or who the kernel says listens on the
-// control socket, or who the pid file says. The latter two are believed only of a
-// process that is a QEMU with this very pid file.
+// pid finds QEMU's process: the child, or the recorded one. Where none was recorded, as
+// by earlier versions and by a server that was killed within a start, it is who the kernel
+// says listens on the control socket, if that is a QEMU of this directory. What QEMU says of
+// its own pid, in its pid file too, is not believed: in a pid namespace of its own that is
+// another one, and a QEMU that was taken over can say what it likes.
 func (vm *VM) pid() (int, error) {
 	if vm.child != nil {
 		return vm.child.PID, nil
 	}
-	peer, _ := process.Peer(vm.conn.NetConn()) // who called listen(2), which QEMU did; none where that is not known
-	candidates := []int{peer.PID}
-	if b, err := os.ReadFile(vm.dir.pidFile()); err == nil {
-		if pid, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
-			candidates = append(candidates, pid)
+	if rec := vm.record(); rec != nil && rec.Process != nil {
+		if rec.Process.Alive() {
+			return rec.Process.PID, nil
 		}
+		return 0, fmt.Errorf("%s is served, and not by the QEMU that was started (pid %d), which has ended", vm.dir.control(), rec.Process.PID)
 	}
-	for _, pid := range candidates {
-		if pid > 0 && vm.isOurs(pid) {
-			return pid, nil
-		}
+	peer, err := process.Peer(vm.conn.NetConn()) // who called listen(2), which QEMU did
+	if err == nil && vm.isOurs(peer.PID) {
+		return peer.PID, nil
 	}
-	return 0, fmt.Errorf("QEMU serves %s, but its process is not found by that socket, nor by %s", vm.dir.control(), vm.dir.pidFile())
+	return 0, fmt.Errorf("%s is served, and no QEMU of its directory is found by it", vm.dir.control())
 }
 
 // isOurs tells whether a process is the QEMU of this directory, by its arguments.
 func (vm *VM) isOurs(pid int) bool {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
 	if err != nil {
-		// Where there is no /proc there is nothing better than the pid file.
+		// Where there is no /proc there is nothing better than the kernel's word.
 		_, err := os.Stat("/proc/self/cmdline")
 		return err != nil
 	}

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/process"
 	"vmfs/backends/rundir"
 	"vmfs/backends/stored"
 )
@@ -42,7 +43,8 @@ func (d runDir) prepare() error {
 }
 
 // A record is what a server that was started anew needs to know of a VM and QEMU
-// does not tell. It is written before QEMU is started.
+// does not tell. It is written before QEMU is started, and again
+// when its process is known.
 type record struct {
 	Format  int           `json:"format"`
 	Config  stored.Config `json:"config"`
@@ -53,6 +55,8 @@ type record struct {
 	Machine string        `json:"machine"`
 	Args    []string      `json:"args"`
 	Time    time.Time     `json:"time"`
+	// Process is QEMU's, once it is known; earlier versions did not put it down.
+	Process *process.Process `json:"process,omitempty"`
 	// Ran is whether the guest was let run: a reset while it is paused makes QEMU
 	// look as if it had not.
 	Ran bool `json:"ran"`

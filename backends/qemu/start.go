@@ -153,6 +153,10 @@ func (s *Starter) spawn(ctx context.Context, pl *plan, args []string) (*VM, *pro
 	if err != nil {
 		return nil, nil, err
 	}
+	rec.Process = &c.Process
+	if err := rec.write(pl.dir); err != nil {
+		return nil, c, err
+	}
 	vm, err := s.connect(ctx, pl.dir, rec, c)
 	if err == nil && holder != nil {
 		vm.spawn(func() { vm.keepSerial(holder) })

@@ -1,0 +1,58 @@
+package qemu
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"vmfs/backends/process"
+)
+
+// What a QEMU says of its pid is not believed: 1 is what one says that has a pid namespace
+// of its own, and the host's init was never its.
+func TestPIDFileIsNotBelieved(t *testing.T) {
+	s := newTestStarter(t)
+	dir := shortDir(t)
+	v := startTest(t, s, dir, bare(dir))
+	rec := v.record()
+	require.NotNil(t, rec.Process)
+	assert.Equal(t, v.child.Process, *rec.Process)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "qemu.pid"), []byte("1\n"), 0o600))
+	again := v.reopen()
+	id, err := again.Identify(testContext(t))
+	require.NoError(t, err)
+	assert.Equal(t, v.child.PID, id.PID)
+
+	// One that an earlier version has started is found by its socket.
+	again.changeRecord(func(r *record) { r.Process = nil })
+	again = again.reopen()
+	id, err = again.Identify(testContext(t))
+	require.NoError(t, err)
+	assert.Equal(t, v.child.PID, id.PID)
+}
+
+// Whoever serves the socket in the place of a QEMU that was recorded, or that is none, is
+// not taken for it.
+func TestAnotherServesTheSocket(t *testing.T) {
+	s := newTestStarter(t)
+	dir := shortDir(t)
+	l, err := net.Listen("unix", filepath.Join(dir, SocketName))
+	require.NoError(t, err)
+	defer l.Close()
+	for name, p := range map[string]*process.Process{"none recorded": nil, "ended": {PID: 1, Start: "long ago"}} {
+		t.Run(name, func(t *testing.T) {
+			require.NoError(t, record{Process: p}.write(testDir(dir)))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "qemu.pid"), []byte("1\n"), 0o600))
+			vm, err := s.Open(filepath.Join(dir, SocketName))
+			require.NoError(t, err)
+			defer vm.Close()
+			pid, err := vm.pid()
+			assert.ErrorContains(t, err, "is served")
+			assert.Zero(t, pid)
+		})
+	}
+}
