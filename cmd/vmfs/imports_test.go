@@ -183,7 +183,7 @@ var layers = []layer{
 		vmfs: []string{
 			"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/stored", "vmfs/backends/snapshot", "vmfs/backends/rundir", "vmfs/backends/extras",
 			"vmfs/backends/gate", "vmfs/backends/resize", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/hostnet",
-			"vmfs/backends/hostpci", "vmfs/backends/companion", "vmfs/backends/serial", "vmfs/vsock",
+			"vmfs/backends/hostpci", "vmfs/backends/companion", "vmfs/backends/serial", "vmfs/vsock", "vmfs/guest/control",
 		},
 		any: true,
 		reason: "a back end is one hypervisor behind the contract: it knows neither another back end " +
@@ -202,8 +202,13 @@ var layers = []layer{
 		reason: "vsock carries bytes into and out of guests, of which there are several kinds: it is below all that knows VMs",
 	},
 	{
+		part: "vmfs/guest/control",
+		reason: "the control port's protocol is spoken by back ends on one side and the agent on the other: " +
+			"it knows neither, and its client works over any stream",
+	},
+	{
 		part: "vmfs/guest",
-		vmfs: []string{"vmfs/internal", "vmfs/vsock"},
+		vmfs: []string{"vmfs/internal", "vmfs/vsock", "vmfs/guest/control"},
 		any:  true,
 		reason: "the agent runs inside the guest, where there is no server, no back end and little memory: " +
 			"what it links goes into every image",
@@ -369,6 +374,10 @@ func TestCheck(t *testing.T) {
 		{"vmfs/vsock/vhostuser", "vmfs/backends/hypervisor", false},
 		{"vmfs/guest/agent", "vmfs/vsock", true},
 		{"vmfs/guest/agent", "vmfs/machine", false},
+		{"vmfs/guest/agent", "vmfs/guest/control", true},
+		{"vmfs/guest/control", "vmfs/vsock", false},
+		{"vmfs/backends/qemu", "vmfs/guest/control", true},
+		{"vmfs/backends/qemu", "vmfs/guest/agent", false},
 		{"vmfs/cmd/vmfs", "vmfs/guest/guesttest", false},
 		{"vmfs/guest/guesttest", "vmfs/guest", true},
 		{"vmfs/fs", "vmfs/cmd/vmfs", false},
