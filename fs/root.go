@@ -42,8 +42,8 @@ var rootKind = dirKind{
 			name: "events", perm: 0o444, help: "what happens to any VM from the open on, a line each",
 			stream: plain(func(n *node) streams.Stream {
 				w := n.s.user
-				return streams.Events(n.s.tree.host.Events(), func(e events.Event) bool {
-					return e.Kind == events.KindLost || w.may(e.Owner, mayRead)
+				return streams.Events(n.s.tree.host.Events(), events.Audience{
+					Name: w.reads(), May: func(e events.Event) bool { return w.may(e.Owner, mayRead) },
 				})
 			}),
 		},

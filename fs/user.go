@@ -44,6 +44,17 @@ func (w *who) String() string {
 	return strconv.FormatUint(uint64(w.uid), 10)
 }
 
+// reads is the same for all who may read the same.
+func (w *who) reads() string {
+	switch {
+	case w.all:
+		return "all"
+	case w.readonly: // whose user and groups count for nothing
+		return "others"
+	}
+	return fmt.Sprint(w.uid, w.gids)
+}
+
 func (w *who) in(gid uint32) bool { return slices.Contains(w.gids, gid) }
 
 // may reports whether w may do all of want, a sum of permission bits, to what

@@ -14,6 +14,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/ctl"
 	"vmfs/machine/config"
+	"vmfs/machine/events"
 	"vmfs/machine/rc"
 	"vmfs/streams"
 )
@@ -74,7 +75,7 @@ var vmKind = dirKind{
 		},
 		{
 			name: "events", perm: 0o444, help: "what happens to the VM from the open on, a line each",
-			stream: plain(func(n *node) streams.Stream { return streams.Events(n.vm.Events(), nil) }),
+			stream: plain(func(n *node) streams.Stream { return streams.Events(n.vm.Events(), events.Audience{}) }),
 		},
 		{
 			name: "console", perm: 0o666, help: "the serial console, both ways, beginning with the scroll-back",

@@ -30,6 +30,7 @@ type Host struct {
 	lock   *os.File
 	notify *console.Notifier // nil where the system has none
 	feed   events.Feed
+	room   events.Room // of the feed, and of those of the VMs
 
 	ctx    context.Context // ends when the Host is closed
 	cancel context.CancelFunc
@@ -83,6 +84,7 @@ func Open(ctx context.Context, o Options) (*Host, error) {
 		lock: lock,
 		vms:  make(map[string]*VM),
 	}
+	h.feed.Room = &h.room
 	h.opts.Timeouts = o.Timeouts.withDefaults()
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)

@@ -99,6 +99,7 @@ func (h *Host) newVM(name string, rec record, cfg config.Config) *VM {
 		cfg:     cfg,
 		seq:     rec.Seq,
 	}
+	v.events.Room = &h.room
 	v.history.Path = filepath.Join(v.dir, historyFile)
 	v.console.Use(v.consolePath())
 	v.status = Status{
@@ -347,6 +348,7 @@ func (v *VM) emit(e events.Event) {
 	}
 	v.seq++
 	e.Seq, e.VM, e.Owner = v.seq, v.name, v.Owner()
+	e.Cut()
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}

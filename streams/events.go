@@ -16,14 +16,12 @@ var errReadOnly = errors.New("this file can only be read")
 type eventLines struct {
 	readOnly
 	sub  *events.Subscription
-	only func(events.Event) bool
 	rest rest
 }
 
-// Events reads the events from now on, a line each. With only, the others are
-// left out.
-func Events(feed *events.Feed, only func(events.Event) bool) Stream {
-	return &eventLines{sub: feed.Subscribe(), only: only}
+// Events reads the events that the audience may see from now on, a line each.
+func Events(feed *events.Feed, a events.Audience) Stream {
+	return &eventLines{sub: feed.SubscribeAs(a)}
 }
 
 // Read waits for an event and delivers it with those that are there besides,
@@ -45,9 +43,6 @@ func (e *eventLines) Read(ctx context.Context, p []byte) (int, error) {
 			if r, ok = e.sub.TryNext(); !ok {
 				break
 			}
-		}
-		if e.only != nil && !e.only(r) {
-			continue
 		}
 		e.rest = append(append(e.rest[:0:0], r.String()...), '\n')
 		if n > 0 && len(e.rest) > len(p)-n {

@@ -2,6 +2,7 @@
 // feed that hands events to any number of subscribers, and the file that keeps a
 // VM's last ones.
 //
-// The package imports backends/hypervisor, internal/queue and, of machine, durable,
-// owner and rc.
+// Lock order: Feed.mu, then ring.mu.
+//
+// The package imports backends/hypervisor and, of machine, durable, owner and rc.
 package events

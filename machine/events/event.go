@@ -1,6 +1,7 @@
 package events
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -47,6 +48,21 @@ type Event struct {
 	// Owner is the VM's owner then, for deciding who may read the event. It is not in
 	// the line.
 	Owner owner.Owner
+}
+
+// longestValue is how much of a detail is told: an error can quote a whole
+// configuration.
+const longestValue = 4 << 10
+
+// Cut shortens what is too long to be told.
+func (e *Event) Cut() {
+	e.Reason = rc.Brief(e.Reason, longestValue)
+	for i, d := range e.Detail {
+		if len(d.Value) > longestValue {
+			e.Detail = slices.Clone(e.Detail) // it can be a back end's
+			e.Detail[i].Value = rc.Brief(d.Value, longestValue)
+		}
+	}
 }
 
 // String renders the event as one line, without its end:

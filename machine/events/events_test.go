@@ -36,7 +36,7 @@ func TestFeedOverrun(t *testing.T) {
 	slow, fast := f.Subscribe(), f.Subscribe()
 	defer slow.Close()
 	defer fast.Close()
-	for i := range maxQueue + 10 {
+	for i := range MaxWaiting + 10 {
 		f.Publish(Event{Seq: uint64(i + 1), VM: "web"})
 		r, err := fast.Next(t.Context())
 		require.NoError(t, err)
@@ -56,7 +56,7 @@ func TestFeedOverrun(t *testing.T) {
 		}
 		n++
 	}
-	assert.Equal(t, maxQueue, n)
+	assert.Equal(t, MaxWaiting, n)
 }
 
 func TestFeedEnds(t *testing.T) {

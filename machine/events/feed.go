@@ -1,85 +1,97 @@
 package events
 
 import (
-	"context"
 	"io"
-	"strconv"
 	"sync"
-
-	"vmfs/backends/hypervisor"
-	"vmfs/internal/queue"
+	"sync/atomic"
 )
 
-// maxQueue is how many events wait for one subscriber before it loses some.
-const maxQueue = 1024
-
-// A Feed hands events to any number of subscribers. Publishing never waits.
+// A Feed hands events to any number of subscribers. Publishing never waits, and
+// costs the same for one subscriber as for many: those of one audience share a ring.
 type Feed struct {
-	mu     sync.Mutex // guards subs, closed
-	subs   map[*Subscription]struct{}
+	// Room is what feeds share that are bounded together; nil is room of its own.
+	Room *Room
+
+	mu     sync.RWMutex // guards what follows; before ring.mu
+	rings  map[string]*ring
 	closed bool
 }
 
-// Subscribe begins a subscription with the next event. The caller closes it.
-func (f *Feed) Subscribe() *Subscription {
-	s := &Subscription{feed: f, queue: queue.New(maxQueue, lostEvents)}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		s.queue.End(io.EOF)
-		return s
-	}
-	if f.subs == nil {
-		f.subs = make(map[*Subscription]struct{})
-	}
-	f.subs[s] = struct{}{}
-	return s
+// A Room bounds what the rings of several feeds hold together. Its zero value is ready
+// for use.
+type Room struct{ rings atomic.Int64 }
+
+// An Audience is all who may see the same events.
+type Audience struct {
+	// Name tells one audience of a feed from another. All with one name have the
+	// same May.
+	Name string
+	// May reports of each event, when it is published, whether the audience may see
+	// it; nil is all of them.
+	May func(Event) bool
 }
 
-// Publish tells every subscriber.
+// Subscribe begins a subscription with the next event, for the program itself: what
+// clients subscribe to leaves its ring its room. The caller closes it.
+func (f *Feed) Subscribe() *Subscription { return f.subscribe("", nil, nil) }
+
+// SubscribeAs begins a subscription with the next event that the audience may see.
+// Events that it may not see never reach it, and it is not told that they were there.
+func (f *Feed) SubscribeAs(a Audience) *Subscription {
+	room := f.Room
+	if room == nil {
+		room = new(Room)
+	}
+	return f.subscribe("as "+a.Name, a.May, room)
+}
+
+func (f *Feed) subscribe(name string, may func(Event) bool, room *Room) *Subscription {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := f.rings[name]
+	if r == nil {
+		r = &ring{name: name, may: may, room: room}
+		if f.closed {
+			r.end(io.EOF)
+		} else {
+			if f.rings == nil {
+				f.rings = make(map[string]*ring)
+			}
+			f.rings[name] = r
+			r.take(1)
+		}
+	}
+	r.readers++
+	return newSubscription(f, r)
+}
+
+// Publish tells every audience that may see the event.
 func (f *Feed) Publish(e Event) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for s := range f.subs {
-		s.queue.Put(e)
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	for _, r := range f.rings {
+		if r.may == nil || r.may(e) {
+			r.put(&e)
+		}
 	}
 }
 
-// Close ends every subscription once its queue has been read.
+// Close ends every subscription once it has read what is there.
 func (f *Feed) Close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.closed = true
-	for s := range f.subs {
-		s.queue.End(io.EOF)
+	for _, r := range f.rings {
+		r.end(io.EOF)
 	}
-	f.subs = nil
 }
 
-// A Subscription is one reader of a Feed.
-type Subscription struct {
-	feed  *Feed
-	queue *queue.Queue[Event]
-}
-
-// lostEvents stands for n events, of which last was the last.
-func lostEvents(n int, last Event) Event {
-	return Event{Seq: last.Seq, Time: last.Time, VM: last.VM, Kind: KindLost, Detail: []hypervisor.Detail{{Key: "n", Value: strconv.Itoa(n)}}}
-}
-
-// TryNext returns the next event if there is one.
-func (s *Subscription) TryNext() (Event, bool) { return s.queue.TryNext() }
-
-// Next waits for the next event. A subscriber that was so slow that its queue
-// ran over gets an event of KindLost first, whose detail n says how many it
-// missed. When the VM is deleted, the Host closed or the subscription closed, it
-// returns io.EOF after what is queued.
-func (s *Subscription) Next(ctx context.Context) (Event, error) { return s.queue.Next(ctx) }
-
-// Close ends the subscription, and a Next that waits.
-func (s *Subscription) Close() {
-	s.feed.mu.Lock()
-	delete(s.feed.subs, s)
-	s.feed.mu.Unlock()
-	s.queue.Close(io.EOF)
+// leave is for a subscription that was closed: a ring goes with its last reader.
+func (f *Feed) leave(r *ring) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if r.readers--; r.readers == 0 && f.rings[r.name] == r {
+		delete(f.rings, r.name)
+		r.take(-1)
+	}
 }
