@@ -31,7 +31,7 @@ var rootKind = dirKind{
 		{
 			name: "clone", perm: 0o666, help: "opening makes a VM, reading yields its name; the open file is its ctl",
 			begin: func(ctx context.Context, n *node) (row, func(), error) {
-				vm, err := n.s.tree.create(ctx, n.s.user, "", defaultMode, n.s.user.gids[0])
+				vm, err := n.s.tree.create(ctx, n.s.user, "", defaultMode, n.s.user.group())
 				if err != nil {
 					return row{}, nil, err
 				}
@@ -74,7 +74,7 @@ var rootKind = dirKind{
 	more: func(d *dir) listing { return listing{vms: d.s.tree.host.VMs()} },
 	make: func(ctx context.Context, d *dir, name string, perm uint32, gid p9.GID) (p9.QID, error) {
 		w := d.s.user
-		group := w.gids[0]
+		group := w.group()
 		if gid.Ok() && (w.all || w.in(uint32(gid))) {
 			group = uint32(gid)
 		}

@@ -30,7 +30,7 @@ const noUser = ^uint32(0)
 type who struct {
 	name string
 	uid  uint32
-	gids []uint32 // the first is the primary group
+	gids []uint32 // the first is the primary group; one whom this host does not know has none
 	// all may do anything: root and the server's own user.
 	all bool
 	// readonly users change nothing, whatever the modes say.
@@ -56,6 +56,14 @@ func (w *who) reads() string {
 }
 
 func (w *who) in(gid uint32) bool { return slices.Contains(w.gids, gid) }
+
+// group is the group of what w makes.
+func (w *who) group() uint32 {
+	if len(w.gids) == 0 {
+		return nobody
+	}
+	return w.gids[0]
+}
 
 // may reports whether w may do all of want, a sum of permission bits, to what
 // o owns.
@@ -132,13 +140,13 @@ func (t *Tree) byName(name string) (*who, error) {
 	return t.fromAccount(u), nil
 }
 
-// byID makes the user with a number, with the groups that this host gives it
-// if it knows it.
+// byID makes the user with a number. One whom this host does not know is in no group:
+// that a number is a group's too means nothing.
 func (t *Tree) byID(uid uint32) *who {
 	if u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10)); err == nil {
 		return t.fromAccount(u)
 	}
-	return &who{uid: uid, gids: []uint32{uid}, all: t.trusted(uid)}
+	return &who{uid: uid, all: t.trusted(uid)}
 }
 
 func (t *Tree) fromAccount(u *user.User) *who {
@@ -168,7 +176,7 @@ type hostFor struct {
 }
 
 func (h hostFor) Create(ctx context.Context, name string) error {
-	_, err := h.tree.create(ctx, h.user, name, defaultMode, h.user.gids[0])
+	_, err := h.tree.create(ctx, h.user, name, defaultMode, h.user.group())
 	return err
 }
 

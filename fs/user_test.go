@@ -219,6 +219,48 @@ func TestCreateGroup(t *testing.T) {
 	}
 }
 
+// TestUnknownNumber holds that a number which is no account's is in no group: not in the
+// one of the same number, and so not in that of those who make VMs.
+func TestUnknownNumber(t *testing.T) {
+	const number = uint32(3999999999)
+	host := newHost(t)
+	group := number
+	tree := New(host, Options{CreateGroup: &group})
+	_, err := host.Create("web", machine.Owner{UID: 1001, GID: number, Mode: 0o770})
+	require.NoError(t, err)
+	for name, root := range map[string]*dir{
+		"n_uname":       attach(t, tree, peer(0, 0), "", number),
+		"uname":         attach(t, tree, peer(0, 0), fmt.Sprint(number), noUser),
+		"of a listener": attach(t, tree, conn{fixed: fmt.Sprint(number)}, "", noUser),
+	} {
+		assert.Equal(t, number, root.s.user.uid, name)
+		_, err := root.Mkdir("mine", 0o700, p9.NoUID, p9.NoGID)
+		assert.ErrorIs(t, err, linux.EACCES, name)
+		_, f, err := root.Walk([]string{"clone"})
+		require.NoError(t, err, name)
+		_, _, err = f.Open(p9.ReadWrite)
+		assert.ErrorIs(t, err, linux.EACCES, name)
+		ctl := mustWalk(t, root, "ctl").(*textFile)
+		_, _, err = ctl.Open(p9.WriteOnly)
+		require.NoError(t, err, name)
+		_, err = ctl.WriteContext(t.Context(), []byte("create mine"), 0)
+		assert.ErrorIs(t, err, linux.EACCES, name)
+		_, _, err = mustWalk(t, root, "web").(*dir).Open(p9.ReadOnly)
+		assert.ErrorIs(t, err, linux.EACCES, name)
+	}
+	assert.Len(t, host.VMs(), 1)
+	root := attach(t, tree, peer(number, number), "", noUser)
+	_, err = root.Mkdir("mine", 0o700, p9.NoUID, p9.NoGID)
+	assert.NoError(t, err, "who has the group by the kernel's word")
+}
+
+func mustWalk(t *testing.T, root *dir, names ...string) p9.File {
+	t.Helper()
+	_, f, err := root.Walk(names)
+	require.NoError(t, err)
+	return f
+}
+
 // TestNobodyIsNoAccount holds that the clients of a listener without a user have
 // others' bits, also where a VM belongs to the account that has their number.
 func TestNobodyIsNoAccount(t *testing.T) {
