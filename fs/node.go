@@ -71,6 +71,7 @@ type node struct {
 	path uint64
 	typ  p9.QIDType
 	perm uint32 // of a regular file: the bits that its kind allows
+	acts bool   // see row
 }
 
 // qid returns the qid as it is now. Its version changes whenever the content may
@@ -105,7 +106,11 @@ func (n *node) mode() p9.FileMode {
 	if n.vm == nil {
 		return p9.ModeRegular | p9.FileMode(n.perm)
 	}
-	return p9.ModeRegular | p9.FileMode(n.perm&o.Mode)
+	perm := n.perm & o.Mode
+	if n.acts { // r counts beside w alone
+		perm &= 0o222 | perm<<1&0o444
+	}
+	return p9.ModeRegular | p9.FileMode(perm)
 }
 
 // gone is an error if the VM was deleted while the fid was there.

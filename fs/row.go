@@ -32,7 +32,10 @@ type row struct {
 	begin func(ctx context.Context, n *node) (r row, end func(), err error)
 
 	stream opener
-	dir    *dirKind
+	// acts tells that to open the file is to act on the guest, or to take from others
+	// who do: it needs w, whatever it is opened for.
+	acts bool
+	dir  *dirKind
 }
 
 // opener opens a stream for what mode asks for.
@@ -52,6 +55,7 @@ func (r *row) typ() p9.QIDType {
 
 // newFile returns a fid on the file of a row.
 func newFile(n node, r *row) file {
+	n.acts = r.acts
 	switch {
 	case r.stream != nil:
 		return &streamFile{node: n, row: r}

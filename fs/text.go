@@ -67,6 +67,9 @@ func (n *node) checkOpen(name string, mode p9.OpenFlags) error {
 		}
 		return failf(linux.EACCES, "open %s: %w: it can only be %s", name, errAccess, can)
 	}
+	if n.acts && want&mayWrite == 0 {
+		return n.may(want|mayWrite, "open", name, "(which acts on the guest, and so takes w)")
+	}
 	return n.may(want, "open", name)
 }
 

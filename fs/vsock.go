@@ -17,7 +17,7 @@ var vsockKind = dirKind{
 	base: kindVsock,
 	rows: []row{
 		{
-			name: "clone", perm: 0o666, help: "opening makes a conversation, reading yields its name; the open file is its ctl",
+			name: "clone", perm: 0o666, acts: true, help: "opening makes a conversation, reading yields its name; the open file is its ctl",
 			begin: func(_ context.Context, n *node) (row, func(), error) {
 				c, err := n.s.tree.guests.Converse(n.vm)
 				if err != nil {
@@ -59,7 +59,7 @@ func (d *dir) port(name string, kind uint64, open func(*streams.Guests, context.
 	}
 	n := node{s: d.s, vm: d.vm, path: qidPath(d.vm, kind, uint64(port)), perm: 0o666}
 	return newFile(n, &row{
-		name: name, perm: n.perm,
+		name: name, perm: n.perm, acts: true,
 		stream: func(ctx context.Context, n *node, mode p9.OpenFlags) (streams.Stream, error) {
 			s, err := open(n.s.tree.guests, ctx, n.vm, uint32(port))
 			if err != nil {
@@ -82,14 +82,14 @@ func convQID(vm *machine.VM, c *streams.Conversation) p9.QID {
 var convKind = dirKind{
 	rows: []row{
 		{
-			name: "ctl", perm: 0o666, help: "the conversation's verbs; reading yields its name",
+			name: "ctl", perm: 0o666, acts: true, help: "the conversation's verbs; reading yields its name",
 			begin: func(_ context.Context, n *node) (row, func(), error) {
 				c := n.of.(*streams.Conversation)
 				return named(c.Name(), c.Command), c.Close, c.Open()
 			},
 		},
 		{
-			name: "data", perm: 0o666, help: "the stream, for all who open it",
+			name: "data", perm: 0o666, acts: true, help: "the stream, for all who open it",
 			stream: func(ctx context.Context, n *node, _ p9.OpenFlags) (streams.Stream, error) {
 				return n.of.(*streams.Conversation).Data(ctx)
 			},

@@ -296,10 +296,19 @@ func TestVsockConversationGoes(t *testing.T) {
 	assert.Equal(t, linux.ENOENT, errnoFrom(err), "by a fid from before")
 	_, err = status.ReadAt(make([]byte, 100), 0)
 	assert.Equal(t, linux.ENOENT, errnoFrom(err))
-	_, next := converse(t, root)
-	assert.NotEqual(t, path, next, "names are not used again")
+	_, gone, err := root.Walk(strings.Split(path, "/")[:2])
+	require.NoError(t, err)
+	kept, again := converse(t, root)
+	assert.Equal(t, path, again, "numbers are used again")
+	_, _, err = data.Open(p9.ReadWrite)
+	assert.Equal(t, linux.ENOENT, errnoFrom(err), "a fid from before is of the one before")
+	q, _, err := gone.Walk([]string{strings.TrimPrefix(again, "web/vsock/"), "data"})
+	require.NoError(t, err)
+	assert.NotEqual(t, dataQID(t, data), q[1].Path, "and so is its qid")
 
 	ctl, path = converse(t, root)
+	assert.NotEqual(t, again, path)
+	require.NoError(t, kept.Close())
 	mustWriteTo(t, ctl, "connect 7")
 	rd := mustOpen(t, root, path+"/data", p9.ReadOnly)
 	mustWriteTo(t, ctl, "hangup")
@@ -310,6 +319,13 @@ func TestVsockConversationGoes(t *testing.T) {
 	})
 	_, err = open(t, root, path+"/data", p9.WriteOnly)
 	assert.Equal(t, linux.ENOTCONN, errnoFrom(err))
+}
+
+func dataQID(t *testing.T, f p9.File) uint64 {
+	t.Helper()
+	q, _, _, err := f.GetAttr(p9.AttrMaskAll)
+	require.NoError(t, err)
+	return q.Path
 }
 
 // TestVsockStalled has a stream that nobody reads beside others.
@@ -480,7 +496,7 @@ func TestVsockTreeClose(t *testing.T) {
 
 // TestVsockPermissions holds that streams are under the VM's mode.
 func TestVsockPermissions(t *testing.T) {
-	_, tree := vsockTree(t, Options{})
+	root, tree := vsockTree(t, Options{})
 	vm, _ := tree.host.VM("web")
 	o := vm.Owner()
 	o.Mode = 0o740
@@ -496,9 +512,84 @@ func TestVsockPermissions(t *testing.T) {
 		return err
 	}
 	member, other := &who{uid: 4243, gids: []uint32{4242}}, &who{uid: 4244, gids: []uint32{4244}}
-	assert.NoError(t, at(member, "web/vsock/13", p9.ReadOnly))
-	assert.Equal(t, linux.EACCES, errnoFrom(at(member, "web/vsock/13", p9.ReadWrite)))
-	assert.Equal(t, linux.EACCES, errnoFrom(at(member, "web/vsock/clone", p9.ReadWrite)))
-	assert.Equal(t, linux.EACCES, errnoFrom(at(other, "web/vsock/13", p9.ReadOnly)))
-	assert.Equal(t, linux.EACCES, errnoFrom(at(other, "web/vsock/listen/13", p9.ReadOnly)))
+	owner := &who{uid: o.UID}
+	member, other, anybody := &who{uid: 4243, gids: []uint32{4242}}, &who{uid: 4244, gids: []uint32{4244}}, &who{uid: nobody, readonly: true}
+	ctl, conv := converse(t, root)
+	mustWriteTo(t, ctl, "connect 7")
+	for _, path := range []string{"web/vsock/13", "web/vsock/4242", "web/vsock/clone", "web/vsock/listen/13", conv + "/ctl", conv + "/data"} {
+		for _, w := range []*who{member, other, anybody} {
+			for _, mode := range []p9.OpenFlags{p9.ReadOnly, p9.WriteOnly, p9.ReadWrite} {
+				assert.Equal(t, linux.EACCES, errnoFrom(at(w, path, mode)), "%s, %s, %d", w, path, mode)
+			}
+		}
+	}
+	assert.NoError(t, at(owner, "web/vsock/13", p9.ReadOnly))
+	for path, want := range map[string]p9.FileMode{"web/vsock/13": 0o600, conv + "/data": 0o600, conv + "/status": 0o440, "web/console": 0o640} {
+		_, f, err := root.Walk(strings.Split(path, "/"))
+		require.NoError(t, err, path)
+		_, _, a, err := f.GetAttr(p9.AttrMaskAll)
+		require.NoError(t, err, path)
+		assert.Equal(t, want, a.Mode.Permissions(), path)
+	}
+	o.Mode = 0o760
+	require.NoError(t, vm.SetOwner(o))
+	assert.NoError(t, at(member, "web/vsock/13", p9.ReadOnly), "who may write may open a port to read as well")
+}
+
+// TestVsockReaderLeavesNoTrace holds that who may only read a VM does nothing by opening
+// its vsock's files: no error, no event, no number, no stream, and no line of another's.
+func TestVsockReaderLeavesNoTrace(t *testing.T) {
+	root, tree := vsockTree(t, Options{})
+	vm, _ := tree.host.VM("web")
+	o := vm.Owner()
+	o.Mode = 0o744
+	require.NoError(t, vm.SetOwner(o))
+	mustWrite(t, root, "web/console", "hello")
+	require.Error(t, write(t, root, "web/ctl", "frob"))
+	listener := follow(t, root, "web/console") // of the guest, to know when it is ready
+	listener.expect("hello")
+	heard := make(chan string, 1)
+	go func() {
+		_, f, err := root.Walk([]string{"web", "vsock", "listen", "514"})
+		if assert.NoError(t, err) {
+			_, _, err = f.Open(p9.ReadWrite)
+			assert.NoError(t, err)
+		}
+		buf := make([]byte, 100)
+		n, err := f.ReadAt(buf, 0)
+		assert.NoError(t, err)
+		assert.NoError(t, f.Close())
+		heard <- string(buf[:n])
+	}()
+	told, err := vm.History()
+	require.NoError(t, err)
+	before, gen := vm.LastError(), vm.Gen()
+	reader := &who{uid: 4243}
+	for range 300 {
+		for _, name := range []string{"7", "13", "22", "4242", "clone", "listen/514", "listen/7"} {
+			_, f, err := tree.root(reader).Walk(strings.Split("web/vsock/"+name, "/"))
+			require.NoError(t, err)
+			_, _, err = f.Open(p9.ReadOnly)
+			require.Equal(t, linux.EACCES, errnoFrom(err))
+			require.NoError(t, f.Close())
+		}
+	}
+	after, err := vm.History()
+	require.NoError(t, err)
+	assert.Equal(t, told, after)
+	assert.Equal(t, before, vm.LastError())
+	assert.Equal(t, gen, vm.Gen())
+	_, path := converse(t, root)
+	assert.Equal(t, "web/vsock/c0", path)
+	soon(t, "the guest's line for who listens", func() {
+		for {
+			mustWrite(t, root, "web/console", "dial 514 for-root")
+			select {
+			case text := <-heard:
+				assert.Equal(t, "for-root\n", text)
+				return
+			case <-time.After(50 * time.Millisecond): // nobody listened yet
+			}
+		}
+	})
 }

@@ -15,10 +15,11 @@ import (
 // A Conversation is one stream that several opens share, in the manner of Plan 9's
 // /net. It is there while anybody has it open, and has one stream in its life.
 type Conversation struct {
-	v    *Guests
-	vm   *machine.VM
-	id   uint32
-	name string
+	v      *Guests
+	vm     *machine.VM
+	id     uint32
+	number int // of its name
+	name   string
 
 	mu      sync.Mutex // guards what follows
 	opens   int        // 0: it is gone
@@ -55,7 +56,7 @@ func (c *Conversation) errorf(format string, args ...any) error {
 	return fmt.Errorf("vsock %s: conversation %s: %w", c.vm.Name(), c.name, fmt.Errorf(format, args...))
 }
 
-// ID is the conversation's number among those of its VM.
+// ID is a number that no other conversation of its VM has, or had lately.
 func (c *Conversation) ID() uint32 { return c.id }
 
 // Name is the conversation's name: c0 and so on.

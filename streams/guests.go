@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,8 +41,8 @@ type Guests struct {
 // guest is one VM's part. Guests.mu guards all of it.
 type guest struct {
 	streams   map[*Conn]struct{}
-	convs     map[string]*Conversation
-	nextConv  uint32
+	convs     []*Conversation // by their numbers; nil is a number that is free
+	lastConv  uint32          // the ID of the last one
 	listeners map[uint32]*listener
 	gone      time.Time // when the guest last began anew or ended
 }
@@ -78,7 +79,6 @@ func (v *Guests) of(vm *machine.VM) (*guest, error) {
 	if m == nil {
 		m = &guest{
 			streams:   make(map[*Conn]struct{}),
-			convs:     make(map[string]*Conversation),
 			listeners: make(map[uint32]*listener),
 		}
 		v.vms[vm] = m
@@ -145,7 +145,15 @@ func (v *Guests) remove(s *Conn) {
 	}
 }
 
-// Converse makes a conversation, which is open once.
+// maxConvs is how many conversations a VM can have at a time.
+const maxConvs = 4096
+
+// maxConvID bounds the IDs of conversations: what serves them has room for 30 bits.
+const maxConvID = 1 << 30
+
+// Converse makes a conversation, which is open once. It has the lowest number that is
+// free, so that opening many and closing them uses none up, and an ID that no other
+// has or had lately, so that what was kept of one does not stand for another.
 func (v *Guests) Converse(vm *machine.VM) (*Conversation, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -153,52 +161,61 @@ func (v *Guests) Converse(vm *machine.VM) (*Conversation, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.nextConv >= maxConv {
-		return nil, fmt.Errorf("vsock %s: no more conversations while this server runs: %w", vm.Name(), hypervisor.ErrBusy)
+	number := slices.Index(m.convs, nil)
+	if number < 0 {
+		if number = len(m.convs); number == maxConvs {
+			return nil, fmt.Errorf("vsock %s: it has %d conversations, the most that a VM can have: close some first: %w", vm.Name(), maxConvs, hypervisor.ErrBusy)
+		}
+		m.convs = append(m.convs, nil)
+	}
+	for taken := true; taken; {
+		m.lastConv = (m.lastConv + 1) % maxConvID
+		taken = slices.ContainsFunc(m.convs, func(c *Conversation) bool { return c != nil && c.id == m.lastConv })
 	}
 	c := &Conversation{
-		v: v, vm: vm, id: m.nextConv, name: "c" + strconv.FormatUint(uint64(m.nextConv), 10),
+		v: v, vm: vm, id: m.lastConv, number: number, name: convName(number),
 		opens: 1, changed: make(chan struct{}),
 	}
-	m.nextConv++
-	m.convs[c.name] = c
+	m.convs[number] = c
 	return c, nil
 }
 
-// maxConv is how many conversations a VM can have one after the other. Their names are not used again, so that who is late finds
-// nothing instead of somebody else's stream.
-const maxConv = 1 << 30
+func convName(number int) string { return "c" + strconv.Itoa(number) }
 
 // Conversation returns the VM's conversation of that name, if it is there.
 func (v *Guests) Conversation(vm *machine.VM, name string) (*Conversation, bool) {
+	number, err := strconv.Atoi(strings.TrimPrefix(name, "c"))
+	if err != nil || number < 0 || name != convName(number) {
+		return nil, false
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if m := v.vms[vm]; m != nil {
-		c, ok := m.convs[name]
-		return c, ok
+	if m := v.vms[vm]; m != nil && number < len(m.convs) && m.convs[number] != nil {
+		return m.convs[number], true
 	}
 	return nil, false
 }
 
-// Conversations returns a VM's, the oldest first.
+// Conversations returns a VM's, in the order of their numbers.
 func (v *Guests) Conversations(vm *machine.VM) []*Conversation {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	var list []*Conversation
 	if m := v.vms[vm]; m != nil {
-		for _, c := range m.convs {
-			list = append(list, c)
-		}
+		return slices.DeleteFunc(slices.Clone(m.convs), func(c *Conversation) bool { return c == nil })
 	}
-	slices.SortFunc(list, func(a, b *Conversation) int { return cmp.Compare(a.id, b.id) })
-	return list
+	return nil
 }
 
 func (v *Guests) forget(c *Conversation) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if m := v.vms[c.vm]; m != nil {
-		delete(m.convs, c.name)
+	m := v.vms[c.vm]
+	if m == nil || c.number >= len(m.convs) || m.convs[c.number] != c {
+		return
+	}
+	m.convs[c.number] = nil
+	for n := len(m.convs); n > 0 && m.convs[n-1] == nil; n-- {
+		m.convs = m.convs[:n-1]
 	}
 }
 
