@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/client"
+	"vmfs/guest/control"
 	"vmfs/vsock"
 	"vmfs/vsock/vhostuser"
 )
@@ -204,6 +205,34 @@ func TestVsockGuest(t *testing.T) {
 			out, _, _ := s.vmfs("", "exec", "web", "cat", "/tmp/written")
 			return out == "some text\n"
 		}, patience, 50*time.Millisecond)
+	})
+
+	t.Run("control port", func(t *testing.T) {
+		ctl, err := control.Dial(t.Context(), &vsock.Hybrid{Socket: s.hostSocket("web"), Timeout: patience})
+		require.NoError(t, err)
+		defer ctl.Close()
+		now, err := ctl.Clock(t.Context())
+		require.NoError(t, err)
+		step, err := ctl.SetClock(t.Context(), now.Add(1000*time.Hour))
+		require.NoError(t, err)
+		assert.InDelta(t, 1000, step.Hours(), 1)
+		day, _, _ := s.vmfs("", "cat", "web/vsock/13")
+		assert.Contains(t, day, now.Add(1000*time.Hour).UTC().Format("Jan 2006"), "what programs there take for the time")
+		step, err = ctl.SetClock(t.Context(), time.Now())
+		require.NoError(t, err)
+		assert.InDelta(t, -1000, step.Hours(), 1)
+
+		// The guest says the same as the hypervisor, which knows here.
+		for _, size := range []int64{224 << 20, 256 << 20} {
+			s.must("write", "web/ctl", fmt.Sprintf("memory %d wait %v", size, patience))
+			m, err := ctl.Memory(t.Context())
+			require.NoError(t, err)
+			assert.InDelta(t, size, m.Actual, 1<<20)
+			assert.Positive(t, m.Available)
+			assert.Less(t, m.Available, m.Actual)
+		}
+		out, _, _ := s.vmfs("memory\nreseed\n", "rdwr", "web/vsock/1026")
+		assert.Regexp(t, `^ok actual=\d+ available=\d+\nerror unknown there is no request "reseed"\n$`, out)
 	})
 
 	t.Run("names", func(t *testing.T) {

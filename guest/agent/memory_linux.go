@@ -3,6 +3,8 @@ package agent
 import (
 	"bytes"
 	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -93,10 +95,28 @@ func (w *memoryWatch) run() {
 	}
 }
 
+// kernelMemory is the kernel's count, without what the balloon holds.
 func kernelMemory() uint64 {
 	var si unix.Sysinfo_t
 	if err := unix.Sysinfo(&si); err != nil {
 		return 0 // cannot fail with a good pointer
 	}
-	return uint64(si.Totalram) * uint64(si.Unit)
+	return uint64(si.Totalram)*uint64(si.Unit) - heldInCount()
+}
+
+// heldInCount is what the balloon holds and the kernel counts nevertheless.
+func heldInCount() uint64 {
+	features, _ := filepath.Glob("/sys/bus/virtio/drivers/virtio_balloon/virtio*/features") // the pattern is good
+	if !slices.ContainsFunc(features, func(path string) bool {
+		f, _ := readTrimmed(path) // no file is no balloon
+		return hasFeature(f, deflateOnOOM)
+	}) {
+		return 0
+	}
+	vmstat, err := os.ReadFile("/proc/vmstat")
+	if err != nil {
+		return 0
+	}
+	pages := fieldOf(bytes.NewReader(vmstat), "balloon_inflate") - fieldOf(bytes.NewReader(vmstat), "balloon_deflate")
+	return pages * uint64(os.Getpagesize())
 }

@@ -87,6 +87,17 @@ func TestMemoryGauge(t *testing.T) {
 	assert.Equal(t, uint64(256), g.mib(219*mib), "a few pages are no change")
 }
 
+func TestKernelNumbers(t *testing.T) {
+	assert.True(t, hasFeature("0110", deflateOnOOM))
+	assert.False(t, hasFeature("0101", deflateOnOOM))
+	assert.False(t, hasFeature("01", deflateOnOOM))
+	assert.False(t, hasFeature("", deflateOnOOM))
+	const meminfo = "MemTotal:  219000 kB\nMemAvailable:   150000 kB\nbad\n"
+	assert.Equal(t, uint64(150000), fieldOf(strings.NewReader(meminfo), "MemAvailable"))
+	assert.Zero(t, fieldOf(strings.NewReader(meminfo), "Mem"))
+	assert.Equal(t, uint64(7), fieldOf(strings.NewReader("balloon_inflate 7\nballoon_deflate 3\n"), "balloon_inflate"))
+}
+
 func TestHasKey(t *testing.T) {
 	assert.True(t, hasKey("10000000000000 0", keyPower), "the ACPI power button")
 	assert.False(t, hasKey("402000000 3803078f800d001 feffffdfffefffff fffffffffffffffe", 500))

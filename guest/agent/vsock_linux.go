@@ -11,6 +11,7 @@ import (
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 
+	"vmfs/guest/control"
 	"vmfs/guest/exec"
 	"vmfs/guest/services"
 )
@@ -27,7 +28,7 @@ func (a *agent) startServices() {
 		h    services.Handler
 	}{
 		{7, services.Echo}, {9, services.Discard}, {13, services.Daytime}, {19, services.Chargen},
-		{exec.PlainPort, x.Plain}, {exec.FramedPort, x.Framed},
+		{exec.PlainPort, x.Plain}, {exec.FramedPort, x.Framed}, {control.Port, a.control().Serve},
 	} {
 		ln, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, s.port, nil)
 		if errors.Is(err, unix.EAFNOSUPPORT) {

@@ -9,6 +9,8 @@
 //	1024 exec     a command or a shell, on a plain stream
 //	1025 exec     programs with all that belongs to them: see package guest/exec
 //
+// The agent also serves the control port, 1026: see package guest/control.
+//
 // # Port 1024
 //
 // The first line is a command for /bin/sh; what follows on the stream is its
