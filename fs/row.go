@@ -25,7 +25,8 @@ type row struct {
 	// set takes, in place of write, whole lines of what is written to a file that
 	// can be truncated before.
 	set func(ctx context.Context, n *node, text string, replace bool) error
-	// readAt reads a file that is kept elsewhere.
+	// readAt reads a file that is kept on the disk, in a goroutine of its own and with
+	// no lock held: a disk takes its time.
 	readAt func(n *node, p []byte, off int64) (int, error)
 	// begin gives the row that stands for a file which is made by its opening, and
 	// what its close ends.
@@ -61,6 +62,8 @@ func newFile(n node, r *row) file {
 		return &streamFile{node: n, row: r}
 	case r.begin != nil:
 		return &begunFile{textFile: textFile{node: n}, kind: r}
+	case r.readAt != nil:
+		return &diskFile{textFile{node: n, row: r}}
 	case r.set != nil:
 		return &configFile{textFile: textFile{node: n, row: r}}
 	}

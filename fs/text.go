@@ -97,13 +97,6 @@ func (f *textFile) ReadAt(p []byte, off int64) (int, error) {
 	if !f.opened || f.mode.Mode() == p9.WriteOnly {
 		return 0, linux.EBADF
 	}
-	if f.row.readAt != nil {
-		n, err := f.row.readAt(&f.node, p, off)
-		if n > 0 || err == io.EOF {
-			return n, err
-		}
-		return 0, fail(err)
-	}
 	a := &f.answer
 	switch {
 	case a.failed && a.at < 0 || off == 0 && a.failed:
@@ -160,6 +153,35 @@ func (f *textFile) WriteContext(ctx context.Context, p []byte, _ int64) (int, er
 func (f *textFile) WriteAt(p []byte, off int64) (int, error) {
 	return f.WriteContext(context.Background(), p, off)
 }
+
+// diskFile is a fid on a file that is kept on the disk.
+type diskFile struct{ textFile }
+
+// Walk copies the fid.
+func (f *diskFile) Walk(names []string) ([]p9.QID, p9.File, error) { return f.walkFile(names, f.row) }
+
+// ReadContext reads the file. It is not the server's engine that waits for a disk.
+func (f *diskFile) ReadContext(_ context.Context, p []byte, off int64) (int, error) {
+	f.mu.Lock()
+	ok := f.opened && f.mode.Mode() != p9.WriteOnly
+	f.mu.Unlock()
+	if !ok {
+		return 0, linux.EBADF
+	}
+	n, err := f.row.readAt(&f.node, p, off)
+	if n > 0 || err == io.EOF {
+		return n, err
+	}
+	return 0, fail(err)
+}
+
+// ReadAt is ReadContext for servers that know no contexts.
+func (f *diskFile) ReadAt(p []byte, off int64) (int, error) {
+	return f.ReadContext(context.Background(), p, off)
+}
+
+// Close forgets the fid.
+func (f *diskFile) Close() error { return nil }
 
 // begunFile is a fid on a file that its opening makes, or that is there while it is
 // open.

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"vmfs/backends/hypervisor"
 	"vmfs/ctl"
+	"vmfs/internal/regular"
 	"vmfs/machine/config"
 	"vmfs/machine/events"
 	"vmfs/machine/rc"
@@ -120,9 +120,9 @@ func writeMemory(ctx context.Context, n *node, text string) error {
 }
 
 // readLog reads what is on the disk of the log; a VM that never ran has an empty
-// one.
+// one. What is there in its place is an error.
 func readLog(n *node, p []byte, off int64) (int, error) {
-	f, err := os.Open(n.vm.LogPath())
+	f, err := regular.Open(n.vm.LogPath())
 	if errors.Is(err, iofs.ErrNotExist) {
 		return 0, io.EOF
 	}

@@ -12,6 +12,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/internal/regular"
 )
 
 // adopt looks for the VMM of every VM whose record says that there may be one,
@@ -130,7 +131,7 @@ func (v *VM) awaitEnd(ctx context.Context) error {
 
 // lastLines returns up to n of the last lines of a file, joined by slashes.
 func lastLines(path string, n int) string {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return ""
 	}

@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/internal/durable"
+	"vmfs/internal/regular"
 )
 
 // A phase is how far a VM's record knows it to have come. The record is written
@@ -80,8 +80,11 @@ func (r *record) check() error {
 	return fmt.Errorf("unknown phase %q", r.Phase)
 }
 
+// maxFile bounds what is read of a VM as a whole: record, config, and those of a snapshot.
+const maxFile = 4 << 20
+
 func readRecord(path string) (record, error) {
-	b, err := os.ReadFile(path)
+	b, err := regular.ReadFile(path, maxFile)
 	if err != nil {
 		return record{}, err
 	}

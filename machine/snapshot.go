@@ -12,6 +12,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/internal/durable"
+	"vmfs/internal/regular"
 	"vmfs/machine/config"
 	"vmfs/machine/events"
 )
@@ -123,7 +124,7 @@ func (v *VM) Restore(ctx context.Context, name string, changes ...string) error 
 		if info.UUID != v.UUID() {
 			return fmt.Errorf("snapshot %s was taken of another VM (%s, uuid %s): %w", name, info.VM, info.UUID, hypervisor.ErrInvalid)
 		}
-		text, err := os.ReadFile(filepath.Join(dir, configFile))
+		text, err := regular.ReadFile(filepath.Join(dir, configFile), maxFile)
 		if err != nil {
 			return err
 		}
@@ -171,7 +172,7 @@ func (v *VM) Restore(ctx context.Context, name string, changes ...string) error 
 
 func (v *VM) readSnapshot(name string) (snapshotRecord, error) {
 	var info snapshotRecord
-	b, err := os.ReadFile(filepath.Join(v.snapshotDir(name), snapshotInfo))
+	b, err := regular.ReadFile(filepath.Join(v.snapshotDir(name), snapshotInfo), maxFile)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		err = ErrNotFound
@@ -266,7 +267,7 @@ func (v *VM) SnapshotInfo(name string) (SnapshotInfo, error) {
 		return fail(err)
 	}
 	dir := v.snapshotDir(name)
-	text, err := os.ReadFile(filepath.Join(dir, configFile))
+	text, err := regular.ReadFile(filepath.Join(dir, configFile), maxFile)
 	if err != nil {
 		return fail(err)
 	}

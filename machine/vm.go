@@ -12,6 +12,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/internal/durable"
+	"vmfs/internal/regular"
 	"vmfs/machine/config"
 	"vmfs/machine/console"
 	"vmfs/machine/events"
@@ -153,7 +154,7 @@ func (h *Host) loadVM(name string) *VM {
 	}
 
 	cfg := h.defaultConfig()
-	text, cfgErr := os.ReadFile(filepath.Join(dir, configFile))
+	text, cfgErr := regular.ReadFile(filepath.Join(dir, configFile), maxFile)
 	if durable.IgnoreMissing(cfgErr) == nil {
 		cfg, cfgErr = cfg.Merge(string(text))
 	}

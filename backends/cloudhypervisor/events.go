@@ -11,6 +11,7 @@ import (
 	"vmfs/backends/cloudhypervisor/api"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/serial"
+	"vmfs/internal/regular"
 	"vmfs/internal/wait"
 )
 
@@ -53,7 +54,7 @@ func (vm *VM) Events() <-chan hypervisor.Event { return vm.events.Chan() }
 // openEvents opens the file of events, and says how large it is now. Without one the file is
 // nil, of which reading fails.
 func (vm *VM) openEvents() (file *os.File, size int64) {
-	file, err := os.Open(vm.dir.events())
+	file, err := regular.OpenFile(vm.dir.events(), os.O_RDWR, 0)
 	if err == nil {
 		var fi os.FileInfo
 		if fi, err = file.Stat(); err == nil {
@@ -92,7 +93,7 @@ func (vm *VM) follow(file *os.File, past int64) {
 			vm.lost()
 			return
 		case events.Offset() > maxEventFile:
-			if os.Truncate(file.Name(), 0) == nil {
+			if file.Truncate(0) == nil {
 				_, _ = file.Seek(0, io.SeekStart)
 				events = api.NewDecoder(file)
 				vm.lostSome() // one may have come between

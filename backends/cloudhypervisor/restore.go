@@ -2,6 +2,7 @@ package cloudhypervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"vmfs/backends/hostnet"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/snapshot"
+	"vmfs/internal/regular"
 )
 
 // RestoreVM starts a Cloud Hypervisor with the VM that Snapshot wrote to snapshotPath,
@@ -122,7 +124,7 @@ func localized(pl *plan, snapshotPath string) (dir string, err error) {
 	if err != nil {
 		return "", err
 	}
-	saved, err := os.ReadFile(filepath.Join(from, configFile))
+	saved, err := regular.ReadFile(filepath.Join(from, configFile), maxOwn)
 	if err != nil {
 		return "", err
 	}
@@ -142,11 +144,21 @@ func localized(pl *plan, snapshotPath string) (dir string, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", err
 	}
-	if err := os.WriteFile(filepath.Join(dir, configFile), config, 0o600); err != nil {
+	made, err := os.OpenRoot(dir) // whatever has its name by then, nothing outside is written
+	if err != nil {
+		return "", err
+	}
+	defer made.Close()
+	f, err := made.OpenFile(configFile, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		_, err = f.Write(config)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
 		return "", err
 	}
 	for _, name := range []string{stateFile, memoryFile} {
-		if err := os.Symlink(filepath.Join(from, name), filepath.Join(dir, name)); err != nil {
+		if err := made.Symlink(filepath.Join(from, name), name); err != nil {
 			return "", err
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"vmfs/backends/disk"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/snapshot"
+	"vmfs/internal/regular"
 	"vmfs/internal/wait"
 )
 
@@ -28,6 +29,9 @@ const (
 	stateFile    = "state.json"
 	memoryFile   = "memory-ranges"
 )
+
+// maxOwn bounds those of them that are read as a whole: all but the memory.
+const maxOwn = 64 << 20
 
 // ownFiles are Cloud Hypervisor's own.
 var ownFiles = []string{configFile, stateFile, memoryFile}
@@ -232,7 +236,7 @@ func (s *saving) finish(ctx context.Context) error {
 			continue
 		}
 		// On a full disk Cloud Hypervisor says that all is well, and has written half of it.
-		b, err := os.ReadFile(filepath.Join(s.Dir, name))
+		b, err := regular.ReadFile(filepath.Join(s.Dir, name), maxOwn)
 		if err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ import (
 	"vmfs/backends/process"
 	"vmfs/backends/serial"
 	"vmfs/backends/stored"
+	"vmfs/internal/regular"
 	"vmfs/internal/unixsock"
 )
 
@@ -129,7 +130,7 @@ func (s *Starter) spawn(ctx context.Context, pl *plan) (*VM, *process.Child, err
 	}
 	defer control.Close() // the VMM has its own by now, or never will
 	// Appended to, so that it can be cut while the VMM writes to it.
-	events, err := os.OpenFile(pl.dir.events(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	events, err := regular.OpenFile(pl.dir.events(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -9,7 +9,8 @@
 // package takes over then, so that it works in every program that links it, tests
 // included, and nothing has to be called (see stage_linux.go). It takes 2 ms.
 //
-// The package imports the standard library, golang.org/x/sys and internal/unixsock.
+// The package imports the standard library, golang.org/x/sys, internal/regular and
+// internal/unixsock.
 package process
 
 import (

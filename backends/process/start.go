@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"vmfs/internal/regular"
 )
 
 // FirstFile is the descriptor that the first of Command.Files has in the process.
@@ -67,7 +69,7 @@ type Child struct {
 
 // Start starts a process and returns when its program runs.
 func Start(ctx context.Context, c Command) (*Child, error) {
-	log, err := os.OpenFile(c.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	log, err := regular.OpenFile(c.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("log: %w", err)
 	}
@@ -193,7 +195,7 @@ func (c *Child) settle() {
 
 // Said is the end of what the process has printed into its log, as one line.
 func (c *Child) Said() string {
-	f, err := os.Open(c.log)
+	f, err := regular.Open(c.log)
 	if err != nil {
 		return ""
 	}

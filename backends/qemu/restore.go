@@ -3,11 +3,11 @@ package qemu
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/snapshot"
+	"vmfs/internal/regular"
 	"vmfs/internal/wait"
 )
 
@@ -60,7 +60,7 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 			return nil, fmt.Errorf("the snapshot was taken with qemu.accel=%s: %w", m.Accel, err)
 		}
 	}
-	memory, err := os.Open(filepath.Join(snapshotPath, m.Memory.Name))
+	memory, err := regular.Open(filepath.Join(snapshotPath, m.Memory.Name))
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,8 @@
 // and the back end its record: named by the control socket, made ready for a start, and
 // cleared of what an earlier VMM has left.
 //
-// The package imports the standard library, package hypervisor, internal/unixsock and renameio.
+// The package imports the standard library, package hypervisor, internal/regular, internal/unixsock
+// and renameio.
 package rundir
 
 import (
@@ -16,6 +17,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/internal/regular"
 	"vmfs/internal/unixsock"
 )
 
@@ -92,10 +94,13 @@ func Write(path string, record any) error {
 	return renameio.WriteFile(path, append(b, '\n'), 0o600)
 }
 
+// maxRecord bounds a record: a configuration can have as much.
+const maxRecord = 4 << 20
+
 // Read reads a record of one of the formats from first to last, or returns an error,
 // which is fs.ErrNotExist where there is none.
 func Read(path string, first, last int, record any) error {
-	b, err := os.ReadFile(path)
+	b, err := regular.ReadOwn(path, maxRecord)
 	if err != nil {
 		return err
 	}

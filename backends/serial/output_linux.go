@@ -28,24 +28,38 @@ func MakeOutput(path string) (*os.File, error) {
 		return nil, &os.PathError{Op: "mkfifo", Path: path, Err: err}
 	}
 	// Package os would have it not block, as the VMM would then find it.
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
+	f := os.NewFile(uintptr(fd), path)
+	if err := checkFIFO(f); err != nil {
+		_ = f.Close() // nothing was written
+		return nil, err
+	}
 	// Less has to do where more is refused.
 	_, _ = unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, outputRoom)
-	return os.NewFile(uintptr(fd), path), nil
+	return f, nil
 }
 
 // openOutput opens the FIFO to read it to its end, which is that of its last writer.
 func openOutput(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
-	if fi, err := f.Stat(); err != nil || fi.Mode().Type() != fs.ModeNamedPipe {
+	if err := checkFIFO(f); err != nil {
 		_ = f.Close() // it was not read
-		return nil, fmt.Errorf("%s is no FIFO", path)
+		return nil, err
 	}
 	return f, nil
+}
+
+// checkFIFO refuses what somebody has put in the place of the FIFO.
+func checkFIFO(f *os.File) error {
+	fi, err := f.Stat()
+	if err == nil && fi.Mode().Type() != fs.ModeNamedPipe {
+		err = fmt.Errorf("%s is no FIFO", f.Name())
+	}
+	return err
 }

@@ -189,7 +189,7 @@ func TestOutput(t *testing.T) {
 			assert.NoFileExists(t, path)
 		}
 	}
-	ctx, cancel := context.WithTimeout(testContext(t), 20*time.Millisecond)
+	ctx, cancel := context.WithTimeout(testContext(t), 500*time.Millisecond)
 	defer cancel()
 	_, err = serial.Open(ctx, r.config.Console)
 	assert.ErrorIs(t, err, os.ErrNotExist)

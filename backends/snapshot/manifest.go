@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/stored"
 	"vmfs/internal/durable"
+	"vmfs/internal/regular"
 )
 
 // A Kind is the snapshots of one VMM.
@@ -56,6 +56,9 @@ func (k Kind) Describe(config stored.Config, version string) (Manifest, error) {
 
 func (k Kind) newest() string { return k.Formats[len(k.Formats)-1] }
 
+// maxManifest bounds a manifest: a configuration can have as much.
+const maxManifest = 4 << 20
+
 func (k Kind) write(dir string, m Manifested) error {
 	b, err := json.MarshalIndent(m, "", "\t")
 	if err != nil {
@@ -67,7 +70,7 @@ func (k Kind) write(dir string, m Manifested) error {
 // Read reads a snapshot's manifest into m. What it names is not looked at: see Check.
 func (k Kind) Read(dir string, m Manifested) error {
 	path := filepath.Join(dir, k.File)
-	b, err := os.ReadFile(path)
+	b, err := regular.ReadFile(path, maxManifest)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s is not a complete snapshot of %s: %w", dir, k.VMM, err)
 	}

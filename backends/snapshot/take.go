@@ -13,6 +13,7 @@ import (
 
 	"vmfs/backends/disk"
 	"vmfs/backends/gate"
+	"vmfs/internal/regular"
 )
 
 // Busy says what keeps commands out while a snapshot is taken, in words for those.
@@ -194,7 +195,7 @@ func (t *Taking) Sum(ctx context.Context, name string) (disk.File, error) {
 }
 
 func syncFile(path string) error {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return err
 	}

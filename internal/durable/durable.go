@@ -2,7 +2,7 @@
 // not at all, also where the server or the host dies within one, and files that grow
 // within bounds.
 //
-// The package imports renameio, and golang.org/x/sys.
+// The package imports renameio, golang.org/x/sys and internal/regular.
 package durable
 
 import (
@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 
 	"github.com/google/renameio/v2"
+
+	"vmfs/internal/regular"
 )
 
 // Replace replaces the file as a whole or not at all, also over a crash.
@@ -94,7 +96,7 @@ func IgnoreMissing(err error) error {
 // it is longer than most. It returns how many bytes went. Nobody else may be writing
 // the file.
 func KeepTail(path string, most, keep int64) (cut int64, err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := regular.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return 0, err
 	}

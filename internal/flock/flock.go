@@ -51,7 +51,7 @@ func try(f *os.File, how int) error {
 // holder before may have removed another. It waits as long as ctx lets it; the
 // error is an ErrLocked then, and the cause of ctx.
 func File(ctx context.Context, path string) (*os.File, error) {
-	return lock(ctx, path, os.O_RDWR|os.O_CREATE)
+	return lock(ctx, path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_NONBLOCK)
 }
 
 // Dir takes the lock of a directory itself, as File does that of a file. Whoever may

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"vmfs/internal/regular"
 	"vmfs/internal/wait"
 )
 
@@ -24,7 +25,7 @@ import (
 func Holder(ctx context.Context, path string) (pid int, err error) {
 	pause := wait.Backoff{First: time.Millisecond, Most: 20 * time.Millisecond}
 	for {
-		f, err := os.Open(path)
+		f, err := regular.Open(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			return 0, nil
 		}

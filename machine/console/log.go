@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 	"vmfs/internal/durable"
+	"vmfs/internal/regular"
 )
 
 // The console's output is a file that the VMM appends to, whether or not a
@@ -106,11 +107,13 @@ func (c *Log) open() error {
 	if c.f != nil {
 		return nil
 	}
-	flags := os.O_RDONLY
+	var f *os.File
+	var err error
 	if c.own {
-		flags = os.O_RDONLY | os.O_CREATE
+		f, err = regular.OpenFile(c.path, os.O_RDONLY|os.O_CREATE, 0o600)
+	} else {
+		f, err = regular.Follow(c.path, os.O_RDONLY, 0)
 	}
-	f, err := os.OpenFile(c.path, flags, 0o600)
 	if err != nil {
 		return durable.IgnoreMissing(err)
 	}
@@ -139,7 +142,7 @@ func (c *Log) Trim() error {
 	if !c.own {
 		return nil
 	}
-	f, err := os.OpenFile(c.path, os.O_RDWR, 0)
+	f, err := regular.OpenFile(c.path, os.O_RDWR, 0)
 	if err != nil {
 		return durable.IgnoreMissing(err)
 	}
@@ -160,7 +163,7 @@ func (c *Log) Trim() error {
 
 // rotate is Trim without holes.
 func (c *Log) rotate(f *os.File, size int64) error {
-	old, err := os.OpenFile(c.path+".1", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	old, err := regular.OpenFile(c.path+".1", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"vmfs/internal/durable"
+	"vmfs/internal/regular"
 )
 
 // The events file of a VM holds its events as lines. It is appended to; when it
@@ -50,7 +51,7 @@ func (h *History) Last() (seq uint64, state string) {
 // Lines returns the whole lines of the file and whether there is a piece of one
 // after them.
 func (h *History) Lines() (lines []string, torn bool, err error) {
-	b, err := os.ReadFile(h.Path)
+	b, err := regular.ReadFile(h.Path, 4*maxHistory)
 	if err != nil {
 		return nil, false, durable.IgnoreMissing(err)
 	}
@@ -65,7 +66,7 @@ func (h *History) Lines() (lines []string, torn bool, err error) {
 // Add appends a line. The file is opened for it each time: events are rare, VMs
 // many.
 func (h *History) Add(line string) error {
-	f, err := os.OpenFile(h.Path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := regular.OpenFile(h.Path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
