@@ -46,6 +46,7 @@ var rootKind = dirKind{
 					Name: w.reads(), May: func(e events.Event) bool { return w.may(e.Owner, mayRead) },
 				})
 			}),
+			holds: cost{bytes: events.ReaderBytes},
 		},
 		{
 			name: "version", perm: 0o444, help: "vmfs's version, the dialects, and a line per back end found",

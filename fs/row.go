@@ -36,8 +36,17 @@ type row struct {
 	// acts tells that to open the file is to act on the guest, or to take from others
 	// who do: it needs w, whatever it is opened for.
 	acts bool
-	dir  *dirKind
+	// holds is what a file has the server hold while it is open: for a stream beside
+	// streamBytes.
+	holds cost
+	dir   *dirKind
 }
+
+// A cost is how many bytes and descriptors something takes.
+type cost struct{ bytes, descriptors int }
+
+// streamBytes is what any stream takes, beside a fid.
+const streamBytes = 4 << 10
 
 // opener opens a stream for what mode asks for.
 type opener func(ctx context.Context, n *node, mode p9.OpenFlags) (streams.Stream, error)

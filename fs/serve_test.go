@@ -129,3 +129,5 @@ func mkdir(t testing.TB, root p9.File, name string) error {
 	_, err := root.Mkdir(name, 0o700, p9.NoUID, p9.NoGID)
 	return err
 }
+
+var _ ninep.Privileger = (*Tree)(nil)

@@ -26,6 +26,11 @@ type streamFile struct {
 // Walk copies the fid.
 func (f *streamFile) Walk(names []string) ([]p9.QID, p9.File, error) { return f.walkFile(names, f.row) }
 
+// OpenCost tells the 9P server what the stream will hold.
+func (f *streamFile) OpenCost(p9.OpenFlags) (bytes, descriptors int) {
+	return streamBytes + f.row.holds.bytes, f.row.holds.descriptors
+}
+
 // OpenContext opens the stream. What comes from now on is not missed.
 func (f *streamFile) OpenContext(ctx context.Context, mode p9.OpenFlags) (p9.QID, uint32, error) {
 	if err := f.checkOpen(f.row.name, mode); err != nil {

@@ -194,6 +194,11 @@ type begunFile struct {
 // Walk copies the fid.
 func (f *begunFile) Walk(names []string) ([]p9.QID, p9.File, error) { return f.walkFile(names, f.kind) }
 
+// OpenCost tells the 9P server what is held while the file is open.
+func (f *begunFile) OpenCost(p9.OpenFlags) (bytes, descriptors int) {
+	return f.kind.holds.bytes, f.kind.holds.descriptors
+}
+
 // OpenContext makes what is read and written.
 func (f *begunFile) OpenContext(ctx context.Context, mode p9.OpenFlags) (p9.QID, uint32, error) {
 	if err := f.checkOpen(f.kind.name, mode); err != nil {

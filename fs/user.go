@@ -128,6 +128,13 @@ func (t *Tree) identify(c caller, uname string, nuname uint32) (*who, error) {
 // trusted users may do anything and speak for others.
 func (t *Tree) trusted(uid uint32) bool { return uid == 0 || uid == uint32(os.Geteuid()) }
 
+// Privileged reports whether a connection is of who runs the server: root and the
+// server's own user keep a part of what the 9P server's limits allow to all.
+func (t *Tree) Privileged(c caller) bool {
+	uid, _, _, _, ok := c.PeerCred()
+	return ok && t.trusted(uid)
+}
+
 // byName finds a user of this host by name or number.
 func (t *Tree) byName(name string) (*who, error) {
 	if n, err := strconv.ParseUint(name, 10, 32); err == nil {

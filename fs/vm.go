@@ -76,10 +76,12 @@ var vmKind = dirKind{
 		{
 			name: "events", perm: 0o444, help: "what happens to the VM from the open on, a line each",
 			stream: plain(func(n *node) streams.Stream { return streams.Events(n.vm.Events(), events.Audience{}) }),
+			holds:  cost{bytes: events.ReaderBytes},
 		},
 		{
 			name: "console", perm: 0o666, help: "the serial console, both ways, beginning with the scroll-back",
 			stream: plain(func(n *node) streams.Stream { return streams.Console(n.vm) }),
+			holds:  cost{descriptors: 2}, // the VM's file and the watch of it, or who types
 		},
 		{
 			name: "log", perm: 0o444, help: "what the hypervisor's process printed",

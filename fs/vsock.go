@@ -11,6 +11,10 @@ import (
 	"vmfs/vsock"
 )
 
+// streamFiles is how many descriptors a stream takes: its own, and that of the listener
+// which it came by.
+const streamFiles = 2
+
 // vsockKind is a VM's vsock directory. Any port can be walked to besides; there
 // being too many of them, none is listed.
 var vsockKind = dirKind{
@@ -25,6 +29,7 @@ var vsockKind = dirKind{
 				}
 				return named(c.Name(), c.Command), c.Close, nil
 			},
+			holds: cost{bytes: streamBytes, descriptors: streamFiles},
 		},
 		{name: "listen", perm: 0o555, help: "the host's ports", dir: &listenKind},
 	},
@@ -59,7 +64,7 @@ func (d *dir) port(name string, kind uint64, open func(*streams.Guests, context.
 	}
 	n := node{s: d.s, vm: d.vm, path: qidPath(d.vm, kind, uint64(port)), perm: 0o666}
 	return newFile(n, &row{
-		name: name, perm: n.perm, acts: true,
+		name: name, perm: n.perm, acts: true, holds: cost{descriptors: streamFiles},
 		stream: func(ctx context.Context, n *node, mode p9.OpenFlags) (streams.Stream, error) {
 			s, err := open(n.s.tree.guests, ctx, n.vm, uint32(port))
 			if err != nil {
@@ -87,12 +92,14 @@ var convKind = dirKind{
 				c := n.of.(*streams.Conversation)
 				return named(c.Name(), c.Command), c.Close, c.Open()
 			},
+			holds: cost{bytes: streamBytes, descriptors: streamFiles},
 		},
 		{
 			name: "data", perm: 0o666, acts: true, help: "the stream, for all who open it",
 			stream: func(ctx context.Context, n *node, _ p9.OpenFlags) (streams.Stream, error) {
 				return n.of.(*streams.Conversation).Data(ctx)
 			},
+			holds: cost{descriptors: streamFiles},
 		},
 		{
 			name: "status", perm: 0o444, help: "KEY=VALUE lines: state, port, in, out",

@@ -91,10 +91,14 @@ func (s *session) admit(ar *request) error {
 	case ar.buf != nil:
 		held = cap(ar.buf.b)
 	}
-	if s.running >= s.srv.limits.Requests || !s.hold(held) {
+	if s.running >= s.srv.limits.Requests || !s.c.share.hold(requestCost) {
 		return errRequests
 	}
-	ar.held = held
+	if !s.hold(held) {
+		s.c.share.letGo(requestCost)
+		return errRequests
+	}
+	ar.held, ar.cost = held, requestCost
 	s.running++
 	s.enter(ar.Tag, ar)
 	return nil
@@ -103,12 +107,7 @@ func (s *session) admit(ar *request) error {
 // hold counts bytes that the connection holds until letGoOf, if there is room
 // for them. s.mu is held, for both.
 func (s *session) hold(n int) bool {
-	limits := &s.srv.limits
-	if s.held+n > limits.Held {
-		return false
-	}
-	if s.c.share.held.Add(int64(n)) > int64(limits.UserHeld) {
-		s.c.share.held.Add(int64(-n))
+	if s.held+n > s.srv.limits.Held || !s.c.share.hold(n) {
 		return false
 	}
 	s.held += n
@@ -133,7 +132,7 @@ func (s *session) holdFor(held *int, n int) error {
 
 func (s *session) letGoOf(n int) {
 	s.held -= n
-	s.c.share.held.Add(int64(-n))
+	s.c.share.letGo(n)
 }
 
 // leastShare is what each of the requests that may be blocked can hold at least.
@@ -148,7 +147,7 @@ func (s *session) share() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	left := limits.Held - s.held - leastShare*(limits.Requests-s.running)
-	left = min(left, limits.UserHeld-int(s.c.share.held.Load()))
+	left = min(left, s.c.share.left())
 	return max(leastShare, left/256)
 }
 
@@ -203,6 +202,7 @@ func (s *session) finish(ar *request, err error) *request {
 	}
 	s.running--
 	s.letGoOf(ar.held)
+	s.c.share.letGo(ar.cost)
 	s.leave(ar.Tag, ar)
 	if len(ar.flushes) > 0 {
 		b = b.grow(len(ar.flushes) * wire.HeaderSize)

@@ -102,6 +102,19 @@ type (
 	}
 )
 
+// Coster is a file that has the server hold something while it is open: how many bytes
+// at most, beside what a fid takes, and how many descriptors. Its user is charged with
+// them before it is opened, and until it is closed.
+type Coster interface {
+	OpenCost(mode p9.OpenFlags) (bytes, descriptors int)
+}
+
+// Privileger is a p9.Attacher that knows whose connections may use what the limits
+// reserve: those who run the server. Without it nobody may.
+type Privileger interface {
+	Privileged(caller Caller) bool
+}
+
 // OneWalker is a directory that can walk one name without making a slice for
 // its QID. The server prefers it to Walk where it is there. The name may be
 // kept. Like Walk it must not block.

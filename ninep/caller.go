@@ -2,6 +2,8 @@ package ninep
 
 import (
 	"net"
+	"net/netip"
+	"strconv"
 
 	"vmfs/internal/unixsock"
 	"vmfs/ninep/dial"
@@ -60,4 +62,40 @@ func WithUser(ln net.Listener, user string) net.Listener {
 type userListener struct {
 	net.Listener
 	user string
+}
+
+// peerName says who is at the other end, for the log.
+func peerName(c *caller) string {
+	switch {
+	case c.known:
+		return "uid " + strconv.FormatUint(uint64(c.cred.UID), 10)
+	case c.remote == "":
+		return c.network
+	}
+	if a, err := dial.Parse(c.remote); err == nil && a.Net != "unix" {
+		return a.Net + "!" + a.Host
+	}
+	return c.remote
+}
+
+// countedFor says whom the limits count a connection for. One host has all of loopback, and as
+// a rule a whole /64 of IPv6, to choose its addresses from.
+func (c *caller) countedFor() string {
+	if c.known || c.remote == "" {
+		return peerName(c)
+	}
+	a, err := dial.Parse(c.remote)
+	if err != nil || a.Net != "tcp" {
+		return peerName(c)
+	}
+	ip, err := netip.ParseAddr(a.Host)
+	switch {
+	case err != nil:
+		return peerName(c)
+	case ip.Unmap().IsLoopback():
+		return "tcp!loopback"
+	case ip.Unmap().Is4():
+		return "tcp!" + ip.Unmap().String()
+	}
+	return "tcp!" + netip.PrefixFrom(ip.WithZone(""), 64).Masked().String()
 }

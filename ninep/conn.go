@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,7 +16,6 @@ import (
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
 
-	"vmfs/ninep/dial"
 	"vmfs/ninep/wire"
 )
 
@@ -26,13 +24,15 @@ import (
 type conn struct {
 	srv    *Server
 	nc     net.Conn
+	ln     net.Listener // that accepted it; nil for none
 	caller *caller
 	user   string // whom the limits count it for
 	share  *userShare
 	log    *slog.Logger
 
-	sess atomic.Pointer[session] // nil before the first Tversion
-	out  output
+	sess  atomic.Pointer[session] // nil before the first Tversion
+	waits atomic.Int64            // since when it waits for the next message, as Server.now; 0 if it does not
+	out   output
 
 	mu         sync.Mutex // guards what follows
 	draining   bool       // Shutdown wants it to end; deadlines are left alone
@@ -41,6 +41,7 @@ type conn struct {
 	// Of the reading goroutine.
 	in      *buf // what was read; in.b[pos:] is not handled yet
 	pos     int
+	inHeld  int  // what counts as held of in
 	replies *buf // not handed to out yet
 	req     request
 	codec   wire.Codec
@@ -54,25 +55,11 @@ type conn struct {
 }
 
 func makeConn(s *Server, nc net.Conn, cl *caller) *conn {
-	c := &conn{srv: s, nc: nc, caller: cl, user: peerName(cl), log: s.log}
-	c.log = s.log.With("listener", cl.listener, "peer", c.user)
+	c := &conn{srv: s, nc: nc, caller: cl, user: cl.countedFor(), log: s.log}
+	c.log = s.log.With("listener", cl.listener, "peer", peerName(cl))
 	c.codec.Dialect = wire.Plan9 // until there is a session
 	c.out.init(nc, s.limits.Write, c.writeFailed)
 	return c
-}
-
-// peerName says who is at the other end: it is for logs and for limits.
-func peerName(c *caller) string {
-	switch {
-	case c.known:
-		return "uid " + strconv.FormatUint(uint64(c.cred.UID), 10)
-	case c.remote == "":
-		return c.network
-	}
-	if a, err := dial.Parse(c.remote); err == nil && a.Net != "unix" {
-		return a.Net + "!" + a.Host
-	}
-	return c.remote
 }
 
 // The ways a connection ends that are the client's fault.
@@ -127,6 +114,8 @@ func (c *conn) giveBack() {
 	c.hand()
 	c.in.free()
 	c.in = nil
+	c.share.letGo(c.inHeld)
+	c.inHeld = 0
 }
 
 // readAll handles messages until reading fails.
@@ -160,11 +149,50 @@ func (c *conn) frame() ([]byte, error) {
 				c.whole = true
 				return frame, nil
 			}
+			switch {
+			case need <= smallHeld || need <= cap(c.in.b):
+			case have < wire.HeaderSize:
+				need = wire.HeaderSize
+			case !c.holdMessage(need):
+				if err := c.skip(need - have); err != nil {
+					return nil, err
+				}
+				continue
+			}
 		}
 		if err := c.fill(have, need); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// holdMessage counts the room for a message, if there is any.
+func (c *conn) holdMessage(size int) bool {
+	if !c.share.hold(bufCost(size) - c.inHeld) {
+		return false
+	}
+	c.inHeld = bufCost(size)
+	return true
+}
+
+// skip refuses a message for which there is no room, and reads past what is left of it.
+func (c *conn) skip(left int) error {
+	r := &c.req
+	r.Type, r.Tag = wire.Header(c.in.b[c.pos:])
+	r.s = c.sess.Load()
+	c.complain(errRequests.Error(), "request", r.Type, "bytes", left)
+	c.replyError(r, errRequests)
+	c.hand()
+	c.out.wait()
+	c.setReadDeadline(c.srv.limits.Frame)
+	c.pos, c.in.b, c.whole = 0, c.in.b[:0], true
+	for left > 0 {
+		n, err := c.nc.Read(c.in.b[:min(left, cap(c.in.b))])
+		if left -= n; n == 0 && err != nil {
+			return c.readFailed(err, left)
+		}
+	}
+	return nil
 }
 
 func (c *conn) msize() uint32 {
@@ -196,6 +224,8 @@ func (c *conn) fill(have, need int) error {
 		if cap(c.in.b) > bufSizes[0] {
 			c.in.free()
 			c.in = getBuf(need)
+			c.share.letGo(c.inHeld)
+			c.inHeld = 0
 		}
 		c.in.b = c.in.b[:0]
 	case need > cap(c.in.b):
@@ -208,11 +238,21 @@ func (c *conn) fill(have, need int) error {
 		c.in.b = c.in.b[:n]
 	}
 	c.pos = 0
+	if have == 0 {
+		c.waits.Store(int64(c.srv.now()))
+	}
 	n, err := c.nc.Read(c.in.b[len(c.in.b):cap(c.in.b)])
+	c.waits.Store(0)
 	c.in.b = c.in.b[:len(c.in.b)+n]
 	if n > 0 || err == nil {
 		return nil
 	}
+	return c.readFailed(err, have)
+}
+
+// readFailed says what ends a connection of which nothing can be read any more, with so
+// many bytes of a message there.
+func (c *conn) readFailed(err error, have int) error {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded) && !c.isDraining():
 		if c.sess.Load() == nil {

@@ -41,6 +41,7 @@ var (
 	errDirOffset   = fault(linux.EINVAL, "bad offset in directory read")
 	errSmallCount  = fault(linux.EINVAL, "count is too small for a directory entry")
 	errFids        = fault(linux.ENFILE, "too many fids: on this connection, or of this user")
+	errOpenFiles   = fault(linux.ENFILE, "too many files are open that the server holds something for: of this user, or in all")
 	errRequests    = fault(linux.ENOBUFS, "too many requests wait on this connection")
 	errNoAuth      = fault(linux.ENOENT, "authentication not required")
 	errNoVersion   = fault(linux.EPROTO, "no version was negotiated: send Tversion first")

@@ -1,6 +1,9 @@
 package ninep
 
-import "time"
+import (
+	"syscall"
+	"time"
+)
 
 // Limits bound what clients can make the server hold. A zero field means the
 // default beside it; there is no way to say "unlimited".
@@ -24,12 +27,33 @@ type Limits struct {
 	// one user (default 256 MiB). The more there are the less a read gets at a
 	// time, and a write to a PartWriterContext takes; anything else is refused with
 	// ENOBUFS. Held should have 4 KiB for each of Requests.
-	Held, UserHeld int
+	//
+	// A user's share counts besides 8 KiB for each blocked request, messages that are
+	// not complete and replies that are not taken (but for 64 KiB a connection), and
+	// what open files hold (see Coster), up to half of it. AllHeld is for all users
+	// together but the privileged (default 1 GiB).
+	Held, UserHeld, AllHeld int
 
-	// Conns is how many connections the server holds (default 4096), and
-	// UserConns how many of one user (default 1024): one uid on a Unix socket,
-	// one host on a network. One more is closed at once.
-	Conns, UserConns int
+	// Conns is how many connections the server holds (default 4096), ListenerConns
+	// how many of them by one listener (default three quarters of them) and UserConns
+	// how many of one user (default 1024): one uid on a Unix socket; on a network one
+	// host, where all of loopback and a /64 of IPv6 are one. One more is closed at once.
+	//
+	// A sixteenth of Conns is reserved for the privileged (see Privileger), whom
+	// ListenerConns does not concern.
+	Conns, ListenerConns, UserConns int
+
+	// Idle is how long a connection may hold no fid and say nothing before it makes
+	// room for others (default 1 min), and how long, where the listener or the server is
+	// full, that of a user who has more than others of the listener may say nothing,
+	// whatever it holds.
+	Idle time.Duration
+
+	// Descriptors is how many of the process's file descriptors clients may take
+	// (default half of RLIMIT_NOFILE), of which an eighth is reserved for the privileged,
+	// and UserDescriptors how many one user (default a quarter of it): two for a
+	// connection, and what open files say (see Coster).
+	Descriptors, UserDescriptors int
 
 	// Handshake is how long a client may take to its first Tversion, and Frame
 	// how long to send the rest of a message it has begun (default 30 s both).
@@ -44,6 +68,23 @@ type Limits struct {
 	// Hangup is how long the files that a client left open may take to close
 	// once it is gone (default 2 s). Then their contexts end.
 	Hangup time.Duration
+}
+
+// One part in so many of Conns and Descriptors is for the privileged alone.
+const (
+	reservedConns       = 16
+	reservedDescriptors = 8
+)
+
+// maxDescriptors is how many file descriptors this process may have, or as many as
+// anybody will want.
+func maxDescriptors() int {
+	const enough = 1 << 20
+	var r syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil || uint64(r.Cur) > enough {
+		return enough
+	}
+	return int(r.Cur)
 }
 
 const (
@@ -61,7 +102,12 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Requests, 2048)
 	def(&l.Held, 64<<20)
 	def(&l.UserHeld, 256<<20)
+	def(&l.AllHeld, 1<<30)
 	def(&l.Conns, 4096)
+	def(&l.ListenerConns, l.Conns-l.Conns/4)
+	def(&l.Idle, time.Minute)
+	def(&l.Descriptors, maxDescriptors()/2)
+	def(&l.UserDescriptors, l.Descriptors/4)
 	def(&l.UserConns, 1024)
 	def(&l.Handshake, 30*time.Second)
 	def(&l.Frame, 30*time.Second)

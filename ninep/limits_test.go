@@ -585,7 +585,7 @@ func TestNeverClunks(t *testing.T) {
 func TestUserHeld(t *testing.T) {
 	fs := basicTree()
 	st := fs.streamFile("s")
-	ts := serve(t, fs, func(s *Server) { s.Limits.Held, s.Limits.UserHeld = 100<<10, 150<<10 })
+	ts := serve(t, fs, func(s *Server) { s.Limits.Held, s.Limits.UserHeld = 100<<10, 150<<10+3*requestCost })
 	open := func() *rawClient {
 		c := ts.raw("9P2000.L").attach()
 		for _, fid := range []string{"1", "2"} {
@@ -611,7 +611,7 @@ func TestUserHeld(t *testing.T) {
 	one.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "3", "names", "a")
 	assert.True(t, wiretest.Equal(one.rpc("Txattrcreate", "Rlerror", "fid", "3", "name", "user.x", "size", "35000")["ecode"], "ENOBUFS"))
 	one.rpc("Txattrcreate", "Rxattrcreate", "fid", "3", "name", "user.x", "size", "20000")
-	assert.EqualValues(t, 2*bufSizes[2]+20000, share.held.Load())
+	assert.EqualValues(t, 2*(bufSizes[2]+requestCost)+20000, share.held.Load())
 	two.Close()
 	eventually(t, "what the other connection held is free", func() bool { return share.held.Load() < 100000 })
 	one.send("Twrite", 2, "fid", "2", "data", strings.Repeat("x", 15000))
@@ -621,12 +621,12 @@ func TestUserHeld(t *testing.T) {
 	one.rpc("Twalk", "Rwalk", "fid", "0", "newfid", "4", "names", "dir")
 	one.rpc("Tlopen", "Rlopen", "fid", "4")
 	one.rpc("Treaddir", "Rreaddir", "fid", "4", "count", "40", "offset", "0")
-	assert.EqualValues(t, bufSizes[2]+bufSizes[1]+2*direntCost, share.held.Load())
+	assert.EqualValues(t, bufSizes[2]+bufSizes[1]+2*requestCost+2*direntCost, share.held.Load())
 	one.rpc("Treaddir", "Rreaddir", "fid", "4", "count", "40", "offset", "1")
-	assert.EqualValues(t, bufSizes[2]+bufSizes[1], share.held.Load())
+	assert.EqualValues(t, bufSizes[2]+bufSizes[1]+2*requestCost, share.held.Load())
 	one.rpc("Treaddir", "Rreaddir", "fid", "4", "count", "40", "offset", "0")
 	one.rpc("Tclunk", "Rclunk", "fid", "4")
-	assert.EqualValues(t, bufSizes[2]+bufSizes[1], share.held.Load())
+	assert.EqualValues(t, bufSizes[2]+bufSizes[1]+2*requestCost, share.held.Load())
 	one.Close()
 	eventually(t, "nothing is held", func() bool { return share.held.Load() == 0 })
 }

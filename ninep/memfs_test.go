@@ -47,6 +47,8 @@ type memNode struct {
 
 // stream is what a blocking file reads from and writes to.
 type stream struct {
+	bytes, files int // what it costs to have it open
+
 	in      chan string // records to read
 	out     chan string // what was written; unbuffered
 	waiting chan struct{}
@@ -146,6 +148,10 @@ func (fs *memFS) handle(n *memNode) p9.File {
 		return &memLockFile{f}
 	}
 	return f
+}
+
+func (f *memStream) OpenCost(p9.OpenFlags) (bytes, files int) {
+	return f.n.stream.bytes, f.n.stream.files
 }
 
 func (n *memNode) qid() p9.QID {

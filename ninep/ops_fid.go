@@ -288,5 +288,6 @@ func (s *session) closeFid(ctx context.Context, f *fid) error {
 	if cerr := s.release(ctx, f.node); err == nil {
 		err = cerr
 	}
+	s.discharge(f)
 	return err
 }

@@ -53,7 +53,7 @@ func runRead(r *request) error {
 		return s.readLater(f, r, count)
 	}
 	// Most files are short, and most clients ask for a whole message of them.
-	if !f.fills {
+	if !f.fills || s.c.share.over() {
 		count = min(count, maxBlocked)
 	}
 	b := s.c.room(wire.DataHeader + int(count))

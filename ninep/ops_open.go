@@ -103,9 +103,13 @@ func (s *session) openAs(ctx context.Context, r *request, dir *node) (err error)
 	ok := false
 	defer func() {
 		if !ok {
+			s.discharge(f)
 			s.notOpened(f, dir)
 		}
 	}()
+	if err := s.charge(f, flags); err != nil {
+		return err
+	}
 	r.QID, r.Count, err = s.openNode(ctx, f.node, flags)
 	if r.Type == wire.Tcreate && err != nil && errnoOf(err) == linux.EACCES {
 		// A directory that was made just now, and open(5) does not ask if its permissions

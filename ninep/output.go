@@ -20,6 +20,7 @@ type output struct {
 	nc      net.Conn
 	timeout time.Duration
 	failed  func(error) // called once, with no lock held
+	share   *userShare
 
 	// Of the writer, who is one at a time.
 	deadline time.Time
@@ -29,6 +30,7 @@ type output struct {
 	drained sync.Cond  // pending became shorter, or err was set
 	pending []*buf
 	waiting int // bytes in pending
+	counted int // bytes in pending and being written; beyond smallHeld they are held
 	writing bool
 	err     error
 }
@@ -53,8 +55,10 @@ func (o *output) add(b *buf) bool {
 		return false
 	case !o.writing:
 		o.writing = true
+		o.count(len(b.b))
 		return true
 	}
+	o.count(len(b.b))
 	o.waiting += len(b.b)
 	if n := len(o.pending); n > 0 && len(b.b) <= smallReply {
 		last := o.pending[n-1]
@@ -68,6 +72,13 @@ func (o *output) add(b *buf) bool {
 	}
 	o.pending = append(o.pending, b)
 	return false
+}
+
+// count counts bytes that wait for the client. mu is held.
+func (o *output) count(n int) {
+	was := max(0, o.counted-smallHeld)
+	o.counted += n
+	o.share.add(max(0, o.counted-smallHeld) - was)
 }
 
 // gather is for who has to call write: it gives b with the small replies that
@@ -93,12 +104,13 @@ func (o *output) gather(b *buf) *buf {
 // write writes what add was given, and what others add meanwhile.
 func (o *output) write(b *buf) {
 	o.extendDeadline()
+	n := len(b.b)
 	_, err := o.nc.Write(b.b)
 	b.free()
-	for bs := o.next(nil, err); len(bs) > 0; {
+	for bs := o.next(nil, n, err); len(bs) > 0; {
 		o.extendDeadline()
 		err := o.writeAll(bs)
-		bs = o.next(bs, err)
+		bs = o.next(bs, 0, err)
 	}
 }
 
@@ -110,13 +122,14 @@ func (o *output) extendDeadline() {
 	}
 }
 
-// next gives what is to be written after done was, or failed with an error. If
-// there is nothing, somebody else may write.
-func (o *output) next(done []*buf, err error) []*buf {
+// next gives what is to be written after done was, and n bytes besides, or failed with
+// an error. If there is nothing, somebody else may write.
+func (o *output) next(done []*buf, n int, err error) []*buf {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = errNoReader
 	}
 	for _, b := range done {
+		n += len(b.b)
 		b.free()
 	}
 	clear(done)
@@ -126,10 +139,12 @@ func (o *output) next(done []*buf, err error) []*buf {
 	if err != nil {
 		o.err = err
 		for _, b := range bs {
+			n += len(b.b)
 			b.free()
 		}
 		bs = nil
 	}
+	o.count(-n)
 	if len(bs) == 0 {
 		// An idle connection keeps nothing.
 		o.pending, o.vecs, o.writing = nil, nil, false
@@ -163,7 +178,7 @@ func (o *output) writeAll(bs []*buf) error {
 // made, or can get none any more.
 func (o *output) wait() {
 	o.mu.Lock()
-	for o.err == nil && o.waiting > maxPending {
+	for o.err == nil && (o.waiting > maxPending || o.waiting > smallHeld && o.share.over()) {
 		o.drained.Wait()
 	}
 	o.mu.Unlock()

@@ -21,7 +21,8 @@ func TestOutputBacklog(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
 	defer near.Close()
-	var o output
+	share := &userShare{all: new(usage), limits: new(Limits)}
+	o := output{share: share}
 	o.init(near, patience, func(err error) { t.Errorf("failed: %v", err) })
 	rnd := rand.New(rand.NewPCG(1, 1))
 	for round := range 3 {
@@ -55,5 +56,6 @@ func TestOutputBacklog(t *testing.T) {
 		wg.Wait()
 		assert.Empty(t, o.pending)
 		assert.Zero(t, o.waiting)
+		assert.Zero(t, share.held.Load())
 	}
 }

@@ -33,6 +33,7 @@ type async struct {
 	lane   *lane
 	buf    *buf // of data to write, or room for the reply to a read
 	held   int  // its bytes, for the limit
+	cost   int  // what its user is charged with besides
 
 	// Guarded by session.mu.
 	started bool
@@ -151,7 +152,7 @@ func (s *session) handle(r *request, frame []byte) error {
 		return fault(linux.EBADMSG, "malformed "+r.kind())
 	}
 	if err := s.run(r); err != nil {
-		if err == errFids || err == errRequests {
+		if err == errFids || err == errRequests || err == errOpenFiles {
 			s.c.complain(err.Error(), "fids", s.srv.limits.Fids, "requests", s.srv.limits.Requests, "bytes", s.srv.limits.Held)
 		}
 		return err

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hugelgupf/p9/p9"
@@ -43,12 +42,16 @@ type Server struct {
 	once   sync.Once
 	limits Limits // Limits with the defaults filled in
 	log    *slog.Logger
+	began  time.Time
+	usage  usage
 
 	mu        sync.Mutex // guards what follows
 	conns     map[*conn]struct{}
 	users     map[string]*userShare
-	listeners map[net.Listener]struct{}
-	down      bool // Shutdown was called
+	listeners map[net.Listener]int // how many connections count for each
+	swept     time.Duration        // when it was last looked which connections hold nothing
+	sought    time.Duration        // when room was last made
+	down      bool                 // Shutdown was called
 	wg        sync.WaitGroup
 }
 
@@ -64,7 +67,8 @@ func (s *Server) init() {
 		}
 		s.conns = make(map[*conn]struct{})
 		s.users = make(map[string]*userShare)
-		s.listeners = make(map[net.Listener]struct{})
+		s.listeners = make(map[net.Listener]int)
+		s.began = time.Now()
 	})
 }
 
@@ -80,7 +84,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		s.mu.Unlock()
 		return ErrShutdown
 	}
-	s.listeners[ln] = struct{}{}
+	s.listeners[ln] = 0
 	s.wg.Add(1)
 	s.mu.Unlock()
 	var wg sync.WaitGroup
@@ -179,49 +183,4 @@ func (s *Server) isDown() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.down
-}
-
-// userShare is what one user has of the server.
-type userShare struct {
-	conns int          // guarded by Server.mu
-	held  atomic.Int64 // see Limits.UserHeld
-	fids  atomic.Int64 // see Limits.UserFids
-}
-
-var errTooManyConns = errors.New("too many connections")
-
-// newConn registers a connection, if the limits have room for it.
-func (s *Server) newConn(nc net.Conn, ln net.Listener) (*conn, error) {
-	c := makeConn(s, nc, newCaller(nc, ln))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.down:
-		return nil, ErrShutdown
-	case len(s.conns) >= s.limits.Conns:
-		return nil, fmt.Errorf("%w: the server has %d", errTooManyConns, len(s.conns))
-	}
-	share := s.users[c.user]
-	switch {
-	case share == nil:
-		share = new(userShare)
-		s.users[c.user] = share
-	case share.conns >= s.limits.UserConns:
-		return nil, fmt.Errorf("%w: %s has %d", errTooManyConns, c.user, share.conns)
-	}
-	share.conns++
-	c.share = share
-	s.conns[c] = struct{}{}
-	s.wg.Add(1)
-	return c, nil
-}
-
-func (s *Server) dropConn(c *conn) {
-	s.mu.Lock()
-	delete(s.conns, c)
-	if c.share.conns--; c.share.conns == 0 {
-		delete(s.users, c.user)
-	}
-	s.mu.Unlock()
-	s.wg.Done()
 }
