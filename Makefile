@@ -5,7 +5,7 @@ BACKEND ?= qemu
 # The version comes from git; a tree without git says "devel".
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-CROSS   := linux/amd64 linux/arm64 darwin/arm64
+CROSS   := linux/amd64 linux/arm64 darwin/arm64 darwin/amd64
 
 # The go tool's own stamp of the checkout would fail where git refuses a
 # directory that somebody else owns; VERSION takes its place.

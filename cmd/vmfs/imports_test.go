@@ -179,6 +179,13 @@ var layers = []layer{
 		reason: "which sizes of memory there are, and how one is waited for, is to mean the same on all back ends",
 	},
 	{
+		part:    "vmfs/backends/vz/framework",
+		vmfs:    []string{"vmfs/backends/vz/shim", "vmfs/backends/vz/shimconfig"},
+		foreign: []string{"github.com/Code-Hex/vz"},
+		reason: "what touches Apple's framework runs on a Mac alone and is tested nowhere else: " +
+			"whatever can be elsewhere is to be in package shim",
+	},
+	{
 		part: "vmfs/backends",
 		vmfs: []string{
 			"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/stored", "vmfs/backends/snapshot", "vmfs/backends/rundir", "vmfs/backends/extras",
@@ -272,12 +279,12 @@ func backend(path string) string {
 	return name
 }
 
-// goList runs the go tool on this module for one system.
-func goList(t *testing.T, goos, goarch string, args ...string) []byte {
+// goList runs the go tool on this module for one system, as it is built with or without cgo.
+func goList(t *testing.T, goos, goarch string, cgo bool, args ...string) []byte {
 	t.Helper()
 	cmd := exec.Command("go", append([]string{"list"}, args...)...)
 	cmd.Dir = "../.."
-	cmd.Env = append(cmd.Environ(), "GOOS="+goos, "GOARCH="+goarch, "CGO_ENABLED=0")
+	cmd.Env = append(cmd.Environ(), "GOOS="+goos, "GOARCH="+goarch, "CGO_ENABLED="+map[bool]string{true: "1", false: "0"}[cgo])
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -285,15 +292,18 @@ func goList(t *testing.T, goos, goarch string, args ...string) []byte {
 	return out
 }
 
-// systems are those whose files are looked at.
-var systems = []struct{ goos, goarch string }{{"linux", "amd64"}, {"linux", "arm64"}, {"darwin", "arm64"}}
+// systems are those whose files are looked at. A Mac's own build has cgo.
+var systems = []struct {
+	goos, goarch string
+	cgo          bool
+}{{"linux", "amd64", false}, {"linux", "arm64", false}, {"darwin", "arm64", true}, {"darwin", "amd64", true}}
 
 // TestImportDirections holds every package to its layer, on every system.
 func TestImportDirections(t *testing.T) {
 	for _, sys := range systems {
 		t.Run(sys.goos+"/"+sys.goarch, func(t *testing.T) {
 			seen := 0
-			dec := json.NewDecoder(strings.NewReader(string(goList(t, sys.goos, sys.goarch, "-e", "-json=ImportPath,Imports", "./..."))))
+			dec := json.NewDecoder(strings.NewReader(string(goList(t, sys.goos, sys.goarch, sys.cgo, "-e", "-json=ImportPath,Imports", "./..."))))
 			for {
 				var p struct {
 					ImportPath string
@@ -323,7 +333,7 @@ func TestImportDirections(t *testing.T) {
 func TestLinked(t *testing.T) {
 	for _, sys := range systems {
 		t.Run(sys.goos+"/"+sys.goarch, func(t *testing.T) {
-			deps := strings.Fields(string(goList(t, sys.goos, sys.goarch, "-deps", "./cmd/vmfs")))
+			deps := strings.Fields(string(goList(t, sys.goos, sys.goarch, sys.cgo, "-deps", "./cmd/vmfs")))
 			require.Contains(t, deps, "vmfs/ninep")
 			for _, dep := range deps {
 				assert.False(t, below(dep, testOnly), "cmd/vmfs links %s, which is for tests", dep)

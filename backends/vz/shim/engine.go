@@ -36,6 +36,15 @@ type Files struct {
 	Nets []*os.File
 }
 
+// Close closes them all.
+func (f Files) Close() {
+	for _, file := range append([]*os.File{f.ConsoleIn, f.ConsoleOut}, f.Nets...) {
+		if file != nil {
+			_ = file.Close() // what was written is in a pipe or a socket
+		}
+	}
+}
+
 // A State is one of the framework's states of a VM (VZVirtualMachine.State).
 type State string
 
