@@ -117,6 +117,24 @@ func (f *textFile) ReadAt(p []byte, off int64) (int, error) {
 	return copy(p, a.text[off:]), nil
 }
 
+// Kept tells the 9P server what is kept of the content: of a short one nothing to speak
+// of.
+func (f *textFile) Kept() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if cap(f.answer.text) <= keptText {
+		return 0
+	}
+	return cap(f.answer.text)
+}
+
+// Forget gives up what is kept.
+func (f *textFile) Forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.answer = answer{}
+}
+
 // writable is an error if the fid is not open for writing, or its VM is gone.
 func (f *textFile) writable() error {
 	f.mu.Lock()
@@ -160,13 +178,22 @@ type diskFile struct{ textFile }
 // Walk copies the fid.
 func (f *diskFile) Walk(names []string) ([]p9.QID, p9.File, error) { return f.walkFile(names, f.row) }
 
-// ReadContext reads the file. It is not the server's engine that waits for a disk.
-func (f *diskFile) ReadContext(_ context.Context, p []byte, off int64) (int, error) {
+// ReadContext reads the file. It is not the server's engine that waits for a disk. The
+// descriptor is there for the read alone, and one of a few.
+func (f *diskFile) ReadContext(ctx context.Context, p []byte, off int64) (int, error) {
 	f.mu.Lock()
 	ok := f.opened && f.mode.Mode() != p9.WriteOnly
 	f.mu.Unlock()
 	if !ok {
 		return 0, linux.EBADF
+	}
+	if !f.s.user.all { // who runs the server does not wait for others
+		select {
+		case f.s.tree.reads <- struct{}{}:
+		case <-ctx.Done():
+			return 0, fail(ctx.Err())
+		}
+		defer func() { <-f.s.tree.reads }()
 	}
 	n, err := f.row.readAt(&f.node, p, off)
 	if n > 0 || err == io.EOF {

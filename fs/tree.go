@@ -22,6 +22,9 @@ import (
 // anything, others nothing. Config and console can hold secrets.
 const defaultMode = 0o700
 
+// maxReads is how many files of the disk are read at a time.
+const maxReads = 32
+
 // Options are what a Tree can be told. The zero value is useful.
 type Options struct {
 	// Version is the text of the version file's first line.
@@ -43,6 +46,7 @@ type Tree struct {
 	guests *streams.Guests
 
 	snapshots snapshotIDs
+	reads     chan struct{} // holds a token for each file of the disk that is being read
 }
 
 var _ p9.Attacher = (*Tree)(nil)
@@ -52,7 +56,7 @@ func New(host *machine.Host, opt Options) *Tree {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Tree{host: host, opt: opt, guests: streams.New(host, opt.Linger)}
+	return &Tree{host: host, opt: opt, guests: streams.New(host, opt.Linger), reads: make(chan struct{}, maxReads)}
 }
 
 // Close ends what the tree holds of vsock streams. Streams that were closed and

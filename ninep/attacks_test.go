@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hugelgupf/p9/p9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -387,4 +388,55 @@ func TestManyBlockedReads(t *testing.T) {
 	}
 	assert.Equal(t, 20, blocked, "12 KiB each")
 	assert.Equal(t, 10, refused)
+}
+
+// keeping is a file that keeps all that it is, and has been told to forget it so often.
+type keeping struct {
+	*memFile
+	forgot *atomic.Int64
+}
+
+func (k *keeping) Kept() int { return len(k.n.data) }
+func (k *keeping) Forget()   { k.forgot.Add(1) }
+
+func (k *keeping) Walk(names []string) ([]p9.QID, p9.File, error) {
+	qids, f, err := k.memFile.Walk(names)
+	if m, ok := f.(*memFile); ok {
+		f = &keeping{m, k.forgot}
+	}
+	return qids, f, err
+}
+
+type keepingTree struct {
+	*memFS
+	forgot atomic.Int64
+}
+
+func (t *keepingTree) Attach() (p9.File, error) {
+	f, err := t.memFS.Attach()
+	return &keeping{f.(*memFile), &t.forgot}, err
+}
+
+// What files keep of a read is their user's until they are closed.
+func TestKept(t *testing.T) {
+	fs := &keepingTree{memFS: basicTree()}
+	fs.file("big", strings.Repeat("x", 10<<10))
+	ts := serve(t, fs, func(s *Server) { s.Limits.UserHeld = 35 << 10 })
+	c := ts.raw("9P2000.L").attach()
+	for i := range 4 {
+		fid, reply := strconv.Itoa(1+i), "Rread"
+		if i == 3 {
+			reply = "Rlerror"
+		}
+		c.rpc("Twalk", "Rwalk", "fid", "0", "newfid", fid, "names", "big")
+		c.rpc("Tlopen", "Rlopen", "fid", fid)
+		c.rpc("Tread", reply, "fid", fid, "count", "1")
+	}
+	assert.EqualValues(t, 1, fs.forgot.Load())
+	share := ts.theShare()
+	assert.EqualValues(t, 30<<10, share.held.Load())
+	c.rpc("Tclunk", "Rclunk", "fid", "1")
+	c.rpc("Tread", "Rread", "fid", "4", "count", "1")
+	c.rpc("Tversion", "Rversion", "msize", "8192", "version", "9P2000.L")
+	assert.Zero(t, share.held.Load())
 }

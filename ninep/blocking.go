@@ -109,6 +109,14 @@ type Coster interface {
 	OpenCost(mode p9.OpenFlags) (bytes, descriptors int)
 }
 
+// Keeper is a file whose plain reads leave it with something for the next ones: with how
+// many bytes, for which its user is charged until the file is closed. Where there is no
+// room for them it is told to forget it.
+type Keeper interface {
+	Kept() int
+	Forget()
+}
+
 // Privileger is a p9.Attacher that knows whose connections may use what the limits
 // reserve: those who run the server. Without it nobody may.
 type Privileger interface {

@@ -25,6 +25,7 @@ type fid struct {
 	dir    dirReader     // where reading the directory is
 	rclose bool          // remove the file when the fid is clunked
 	fills  bool          // a read got as much as a first read may: the next ones may get more
+	kept   int           // bytes that count for what the file keeps, see Keeper
 	cost   openCost      // what the open file takes
 	end    endLoop       // for the reads, which come one at a time
 

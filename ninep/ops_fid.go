@@ -282,6 +282,7 @@ func (s *session) closeFid(ctx context.Context, f *fid) error {
 		f.xattr = nil
 	}
 	_ = s.holdFor(&f.dir.held, 0)
+	_ = s.holdFor(&f.kept, 0)
 	if f.rclose && f.node.opened {
 		_ = s.unlink(ctx, f.node)
 	}

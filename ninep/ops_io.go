@@ -68,6 +68,9 @@ func runRead(r *request) error {
 	default:
 		n, err = s.readPlain(f.node.file, data, int64(r.Offset))
 	}
+	if err == nil {
+		err = s.holdKept(f)
+	}
 	if err != nil {
 		return err
 	}
@@ -80,6 +83,19 @@ func runRead(r *request) error {
 	b.b = b.b[:start+wire.DataHeader+n]
 	wire.PutDataHeader(b.b[start:], wire.Rread, r.Tag)
 	return errReplied
+}
+
+// holdKept counts what a read left in the file.
+func (s *session) holdKept(f *fid) error {
+	k, ok := f.node.file.(Keeper)
+	if !ok || f.xattr != nil {
+		return nil
+	}
+	err := s.holdFor(&f.kept, k.Kept())
+	if err != nil {
+		k.Forget()
+	}
+	return err
 }
 
 func (s *session) readPlain(file p9.File, p []byte, off int64) (int, error) {
