@@ -7,6 +7,8 @@ import (
 
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
+
+	"vmfs/internal/printable"
 )
 
 // openTruncate is O_TRUNC of Linux, as in Tlopen (open(2)).
@@ -157,7 +159,7 @@ func (f *textFile) WriteContext(ctx context.Context, p []byte, _ int64) (int, er
 		f.mu.Lock()
 		f.answer = answer{text: f.answer.text[:0]}
 		if err != nil {
-			f.answer = answer{have: true, failed: true, at: -1, text: append(f.answer.text, err.Error()+"\n"...)}
+			f.answer = answer{have: true, failed: true, at: -1, text: append(f.answer.text, printable.Line(err.Error())+"\n"...)}
 		}
 		f.mu.Unlock()
 	}

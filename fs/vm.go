@@ -9,9 +9,11 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"vmfs/backends/hypervisor"
 	"vmfs/ctl"
+	"vmfs/internal/printable"
 	"vmfs/internal/regular"
 	"vmfs/machine/config"
 	"vmfs/machine/events"
@@ -121,8 +123,8 @@ func writeMemory(ctx context.Context, n *node, text string) error {
 	return n.vm.ResizeMemory(ctx, size, 0)
 }
 
-// readLog reads what is on the disk of the log; a VM that never ran has an empty
-// one. What is there in its place is an error.
+// readLog reads what is on the disk of the log, made printable; a VM that never ran has an
+// empty one. What is there in its place is an error.
 func readLog(n *node, p []byte, off int64) (int, error) {
 	f, err := regular.Open(n.vm.LogPath())
 	if errors.Is(err, iofs.ErrNotExist) {
@@ -132,7 +134,20 @@ func readLog(n *node, p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	defer f.Close()
-	return f.ReadAt(p, off)
+	// With what characters may have beyond both ends.
+	const margin = utf8.UTFMax - 1
+	from := max(0, off-margin)
+	before := int(off - from)
+	buf := make([]byte, before+len(p)+margin)
+	got, err := f.ReadAt(buf, from)
+	if got > before {
+		printable.Bytes(buf[:got])
+		return copy(p, buf[before:got]), nil
+	}
+	if err == nil {
+		err = io.EOF
+	}
+	return 0, err
 }
 
 // appendKey adds a line to a text of KEY=VALUE lines, unless the value is not
@@ -141,7 +156,7 @@ func appendKey(b []byte, key, value string) []byte {
 	if value == "" {
 		return b
 	}
-	return append(b, key+"="+rc.Quote(value)+"\n"...)
+	return append(b, key+"="+rc.Quote(printable.Line(value))+"\n"...)
 }
 
 // appendInfo writes what is known of the VM and no other file says.

@@ -12,6 +12,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/internal/printable"
 	"vmfs/internal/regular"
 )
 
@@ -129,7 +130,7 @@ func (v *VM) awaitEnd(ctx context.Context) error {
 	})
 }
 
-// lastLines returns up to n of the last lines of a file, joined by slashes.
+// lastLines returns up to n of the last lines of a file, printable and joined by slashes.
 func lastLines(path string, n int) string {
 	f, err := regular.Open(path)
 	if err != nil {
@@ -145,5 +146,5 @@ func lastLines(path string, n int) string {
 		return ""
 	}
 	lines := strings.FieldsFunc(string(b), func(r rune) bool { return r == '\n' || r == '\r' })
-	return strings.Join(lines[max(0, len(lines)-n):], " / ")
+	return printable.Line(strings.Join(lines[max(0, len(lines)-n):], " / "))
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/internal/printable"
 	"vmfs/machine/events"
 	"vmfs/machine/rc"
 )
@@ -132,9 +133,17 @@ type failure struct {
 	err  error
 }
 
-func (f *failure) set(verb string, err error) {
+// The longest verb and the longest error that are kept: both quote what a client wrote.
+const (
+	maxVerb  = 200
+	maxError = 4096
+)
+
+func (f *failure) set(verb string, err error) (text string) {
 	f.err = err
-	f.text = time.Now().UTC().Format(events.TimeFormat) + " " + verb + ": " + err.Error()
+	text = printable.Line(rc.Brief(err.Error(), maxError))
+	f.text = time.Now().UTC().Format(events.TimeFormat) + " " + verb + ": " + text
+	return text
 }
 
 // LastError returns the time, verb and full text of the last command that failed,
@@ -160,9 +169,9 @@ func (v *VM) RecordError(verb string, err error) {
 		v.mu.Unlock()
 		return
 	}
-	verb = rc.Brief(verb, 200)
-	v.failure.set(verb, err)
+	verb = printable.Line(rc.Brief(verb, maxVerb))
+	text := v.failure.set(verb, err)
 	v.mu.Unlock()
-	v.host.log.Warn("command failed", "vm", v.name, "verb", verb, "err", err)
-	v.emit(events.Event{Kind: events.KindFailed, Detail: []hypervisor.Detail{{Key: "verb", Value: verb}, {Key: "error", Value: err.Error()}}})
+	v.host.log.Warn("command failed", "vm", v.name, "verb", verb, "err", text)
+	v.emit(events.Event{Kind: events.KindFailed, Detail: []hypervisor.Detail{{Key: "verb", Value: verb}, {Key: "error", Value: text}}})
 }

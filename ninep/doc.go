@@ -30,6 +30,6 @@
 // these functions, and async.go runs what can block. Fids hold nodes (node.go), which
 // follow renames and removals. output.go writes the replies.
 //
-// Beside ninep/wire, ninep/dial and internal/unixsock the package imports the standard
+// Beside ninep/wire, ninep/dial, internal/printable and internal/unixsock the package imports the standard
 // library and p9 (p9 and linux).
 package ninep

@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/hugelgupf/p9/linux"
+
+	"vmfs/internal/printable"
 )
 
 // protoError is an error of the protocol's use, with the words for dialects
@@ -123,10 +125,10 @@ var clientWords = map[linux.Errno]string{
 }
 
 // textOf finds what a client that understands words is told, in so many bytes: the
-// error's text, and at its end the words for its errno. Faults in the protocol's use
-// have their own words.
+// error's text, printable and in one line, and at its end the words for its errno. Faults in
+// the protocol's use have their own words.
 func textOf(err error, room int) string {
-	text := err.Error()
+	text := printable.Line(err.Error())
 	errno := errnoOf(err)
 	words := clientWords[errno]
 	if _, ok := err.(*protoError); ok || words == "" {

@@ -42,6 +42,7 @@ func TestTexts(t *testing.T) {
 		{&panicError{"boom"}, "panic: boom: i/o error"},
 		{errUnknownFid, "unknown fid"},
 		{errNoAuth, "authentication not required"},
+		{&treeError{"walk to \x1b[2J\x00\u009b\xff\nx", linux.ENOENT}, `walk to \x1b[2J\x00\u009b\xff x: file does not exist`},
 	} {
 		assert.Equal(t, c.want, textOf(c.err, 1000))
 	}

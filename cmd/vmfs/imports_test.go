@@ -56,7 +56,7 @@ var layers = []layer{
 	},
 	{
 		part:    "vmfs/ninep",
-		vmfs:    []string{"vmfs/internal/unixsock", "vmfs/internal/wait", "vmfs/ninep/wire", "vmfs/ninep/dial"},
+		vmfs:    []string{"vmfs/internal/printable", "vmfs/internal/unixsock", "vmfs/internal/wait", "vmfs/ninep/wire", "vmfs/ninep/dial"},
 		foreign: []string{"github.com/hugelgupf/p9/p9", "github.com/hugelgupf/p9/linux"},
 		reason: "ninep is a 9P server for any p9.Attacher: knowing nothing of VMs keeps it testable with " +
 			"other trees and usable by other programs",
@@ -199,7 +199,7 @@ var layers = []layer{
 	{
 		part:    "vmfs/internal",
 		foreign: []string{"golang.org/x/sys", "github.com/google/renameio"},
-		reason: "below internal are small packages of one idea each (locks, waiting, queues, Unix sockets, files) " +
+		reason: "below internal are small packages of one idea each (locks, waiting, queues, printable text, Unix sockets, files) " +
 			"that every layer but the contract may use: they know nothing of VMs, guests or 9P",
 	},
 	{

@@ -14,6 +14,8 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"vmfs/internal/printable"
 )
 
 // Exit statuses.
@@ -44,7 +46,7 @@ func run(args []string) int {
 	case errors.Is(err, errReported):
 		return exitFailure
 	}
-	fmt.Fprintln(os.Stderr, "vmfs:", err)
+	report(err)
 	var u *usageError
 	if !*ran || errors.As(err, &u) {
 		fmt.Fprintf(os.Stderr, "vmfs: `%s --help` says more\n", helpFor(root, args))
@@ -123,8 +125,9 @@ type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
-// report prints the failure err as main does.
-func report(err error) { fmt.Fprintln(os.Stderr, "vmfs:", err) }
+// report prints a failure. What a server, a guest or a file name says
+// in it does not get at the terminal.
+func report(err error) { fmt.Fprintln(os.Stderr, "vmfs:", printable.Text(err.Error())) }
 
 // A usageError is a command line that was wrong in a way that only the command
 // itself could see.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"sync"
+
+	"vmfs/internal/printable"
 )
 
 // Command is a program to run in a guest.
@@ -25,7 +27,7 @@ type Command struct {
 // StartError says why the guest could not start a program.
 type StartError struct {
 	Program string
-	Reason  string // the guest's words
+	Reason  string // the guest's words, made printable
 	Status  int    // 127: not found, 126: found but not runnable
 }
 
@@ -169,7 +171,7 @@ func (s *session) receive(r *Reader, c Command) (status int, err error) {
 				s.grant(n)
 			}
 		case TypeFailed:
-			failed = &StartError{Program: c.Args[0], Reason: string(payload)}
+			failed = &StartError{Program: c.Args[0], Reason: printable.Line(string(payload))}
 		case TypeExit:
 			code, err := ParseByte(payload)
 			if err != nil {

@@ -30,5 +30,5 @@
 // output is over too when its children, who may hold it open, were silent for a
 // short time.
 //
-// The package imports the standard library alone.
+// The package imports the standard library and internal/printable.
 package exec

@@ -110,6 +110,10 @@ func TestRunErrors(t *testing.T) {
 	require.ErrorAs(t, err, &se)
 	assert.Equal(t, StartError{"ls", "no", 127}, *se)
 
+	_, err = run(ctx, "F\x00\x00\x00\x0a\x1b[2J\xc2\x9b\xff\nno"+"X\x00\x00\x00\x01\x7f", false, ls)
+	require.ErrorAs(t, err, &se)
+	assert.Equal(t, `guest: run ls: \x1b[2J\u009b\xff no`, err.Error(), "what a guest says does not get at the terminal")
+
 	full := errors.New("disk full")
 	_, err = run(ctx, "O\x00\x00\x00\x01x", true, Command{Args: []string{"ls"}, Stdout: writerFunc(func([]byte) (int, error) { return 0, full })})
 	require.ErrorIs(t, err, full)

@@ -4,5 +4,5 @@
 //
 // Lock order: Feed.mu, then ring.mu.
 //
-// The package imports backends/hypervisor and, of machine, durable, owner and rc.
+// The package imports backends/hypervisor, internal/printable and, of machine, durable, owner and rc.
 package events

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/internal/printable"
 	"vmfs/machine/owner"
 	"vmfs/machine/rc"
 )
@@ -69,7 +70,8 @@ func (e *Event) Cut() {
 //
 //	SEQ TIME VM KIND state=… reason=… KEY=VALUE…
 //
-// The time is UTC with milliseconds; values are quoted as rc does.
+// The time is UTC with milliseconds; values are quoted as rc does, and what a guest, a VMM
+// or a client has said in them is made printable.
 func (e Event) String() string {
 	var b strings.Builder
 	b.WriteString(strconv.FormatUint(e.Seq, 10))
@@ -81,9 +83,9 @@ func (e Event) String() string {
 	b.WriteString(e.Kind)
 	field := func(k, v string) {
 		b.WriteByte(' ')
-		b.WriteString(k)
+		b.WriteString(strings.Map(word, k))
 		b.WriteByte('=')
-		b.WriteString(rc.Quote(oneLine(v)))
+		b.WriteString(rc.Quote(printable.Line(v)))
 	}
 	if e.State != "" {
 		field("state", string(e.State))
@@ -97,12 +99,10 @@ func (e Event) String() string {
 	return b.String()
 }
 
-// oneLine keeps what a guest or a VMM said from looking like another event.
-func oneLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
+// word keeps a key that a VMM made up from looking like another field.
+func word(r rune) rune {
+	if strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", r) {
 		return r
-	}, s)
+	}
+	return '_'
 }

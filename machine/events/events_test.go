@@ -29,6 +29,9 @@ func TestEventString(t *testing.T) {
 	assert.Equal(t, "text=it's full", words[6])
 	r.Detail = []hypervisor.Detail{{Key: "text", Value: "a\n8 2026 web deleted"}}
 	assert.Equal(t, 1, strings.Count(r.String()+"\n", "\n"))
+	r.State, r.Reason = "", "\x1b[2J"
+	r.Detail = []hypervisor.Detail{{Key: "text", Value: "\x1b]0;x\x07\u009b\xff"}, {Key: "a state=running\n9", Value: "1"}}
+	assert.Equal(t, `7 2026-01-02T02:04:05.006Z web paused reason=\x1b[2J text=\x1b]0;x\x07\u009b\xff a_state_running_9=1`, r.String())
 }
 
 func TestFeedOverrun(t *testing.T) {
