@@ -230,7 +230,7 @@ func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		return nil, usagef("serve: --log-level %q: it is debug, info, warn or error", level)
 	}
-	opt := &slog.HandlerOptions{Level: l}
+	opt := &slog.HandlerOptions{Level: l, ReplaceAttr: printableAttr}
 	var h slog.Handler
 	switch format {
 	case "text":
