@@ -24,7 +24,7 @@ var backendsKind = dirKind{
 	},
 	more: func(d *dir) (l listing) {
 		for i, t := range hypervisor.Types() {
-			l.entries = append(l.entries, entry{string(t), p9.QID{Type: p9.TypeDir, Version: d.s.tree.version(nil), Path: backendPath(i)}})
+			l.entries = append(l.entries, entry{string(t), p9.QID{Type: p9.TypeDir, Version: d.s.version(nil), Path: backendPath(i)}})
 		}
 		return l
 	},

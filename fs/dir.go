@@ -47,12 +47,12 @@ type listing struct {
 
 func (l *listing) len() int { return len(l.entries) + len(l.vms) }
 
-func (l *listing) at(i int) entry {
+func (l *listing) at(s *session, i int) entry {
 	if i < len(l.entries) {
 		return l.entries[i]
 	}
 	vm := l.vms[i-len(l.entries)]
-	return entry{vm.Name(), vmQID(vm)}
+	return entry{vm.Name(), s.vmQID(vm)}
 }
 
 // file is what every File here is.
@@ -175,7 +175,7 @@ func (d *dir) list() *listing {
 	if d.kind.more != nil {
 		l = d.kind.more(d)
 	}
-	version := d.s.tree.version(d.vm)
+	version := d.s.version(d.vm)
 	rows := make([]entry, len(d.kind.rows), len(d.kind.rows)+len(l.entries))
 	for i, r := range d.kind.rows {
 		rows[i] = entry{r.name, p9.QID{Type: r.typ(), Version: version, Path: d.below(i)}}
@@ -206,7 +206,7 @@ func (d *dir) Readdir(offset uint64, count uint32) (p9.Dirents, error) {
 	// call, with each fid.
 	ents := make(p9.Dirents, min(total-offset, uint64(count)/shortestEntry+1))
 	for i := range ents {
-		e := d.shown.at(int(offset) + i)
+		e := d.shown.at(d.s, int(offset)+i)
 		ents[i] = p9.Dirent{QID: e.qid, Offset: offset + uint64(i) + 1, Type: e.qid.Type, Name: e.name}
 	}
 	return ents, nil

@@ -77,15 +77,26 @@ type node struct {
 // qid returns the qid as it is now. Its version changes whenever the content may
 // have: with anything of the VM, or outside of VMs with the list of VMs.
 func (n *node) qid() p9.QID {
-	return p9.QID{Type: n.typ, Version: n.s.tree.version(n.vm), Path: n.path}
+	return p9.QID{Type: n.typ, Version: n.s.version(n.vm), Path: n.path}
 }
 
-func (t *Tree) version(vm *machine.VM) uint32 {
-	if vm != nil {
-		return vm.Gen()
+// version is that of a VM's files, or outside of VMs of the list of VMs. Whoever may not read
+// a VM sees nothing of what happens to it, and so always the same.
+func (s *session) version(vm *machine.VM) uint32 {
+	switch {
+	case vm == nil:
+		return s.tree.host.Gen()
+	case !s.user.sees(vm):
+		return 0
 	}
-	return t.host.Gen()
+	return vm.Gen()
 }
+
+func (s *session) vmQID(vm *machine.VM) p9.QID {
+	return p9.QID{Type: p9.TypeDir, Version: s.version(vm), Path: vmPath(vm)}
+}
+
+func vmPath(vm *machine.VM) uint64 { return qidPath(vm, kindFixed, 0) }
 
 // owner is whose the file is.
 func (n *node) owner() machine.Owner {
@@ -132,7 +143,10 @@ func (n *node) GetAttr(p9.AttrMask) (p9.QID, p9.AttrMask, p9.Attr, error) {
 	o := n.owner()
 	at := started
 	if n.vm != nil {
-		at = n.vm.Status().Since
+		st := n.vm.Status()
+		if at = st.Since; !n.s.user.sees(n.vm) {
+			at = st.Created
+		}
 	}
 	sec, nsec := uint64(at.Unix()), uint64(at.Nanosecond())
 	nlink := p9.NLink(1)
@@ -187,7 +201,7 @@ func (n *node) SetAttr(valid p9.SetAttrMask, attr p9.SetAttr) error {
 		return err
 	}
 	if valid.Permissions || valid.UID || valid.GID {
-		if n.vm == nil || n.path != vmQID(n.vm).Path {
+		if n.vm == nil || n.path != vmPath(n.vm) {
 			return failf(linux.EPERM, "the mode and owner of a file are those of its VM's directory: change them there")
 		}
 		if attr.Permissions&^0o777 != 0 && valid.Permissions {

@@ -10,7 +10,6 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/ctl"
-	"vmfs/machine"
 	"vmfs/machine/events"
 	"vmfs/streams"
 )
@@ -68,7 +67,7 @@ var rootKind = dirKind{
 	},
 	find: func(d *dir, name string) (file, error) {
 		if vm, ok := d.s.tree.host.VM(name); ok {
-			return newDir(&vmKind, node{s: d.s, vm: vm}, vmQID(vm).Path, nil), nil
+			return newDir(&vmKind, node{s: d.s, vm: vm}, vmPath(vm), nil), nil
 		}
 		return nil, noVM(name)
 	},
@@ -84,7 +83,7 @@ var rootKind = dirKind{
 			d.s.tree.logFailed(w, "mkdir "+name, err)
 			return p9.QID{}, err
 		}
-		return vmQID(vm), nil
+		return d.s.vmQID(vm), nil
 	},
 	unlink: func(ctx context.Context, d *dir, name string, dir bool) error {
 		if _, ok := d.s.tree.host.VM(name); ok && !dir {
@@ -106,10 +105,6 @@ func named(name string, write func(ctx context.Context, text string) error) row 
 // root returns a fid on the root for the user.
 func (t *Tree) root(w *who) *dir {
 	return newDir(&rootKind, node{s: &session{tree: t, user: w}}, 0, nil)
-}
-
-func vmQID(vm *machine.VM) p9.QID {
-	return p9.QID{Type: p9.TypeDir, Version: vm.Gen(), Path: qidPath(vm, kindFixed, 0)}
 }
 
 func (t *Tree) rootGID() uint32 {

@@ -89,6 +89,9 @@ func (w *who) may(o machine.Owner, want uint32) bool {
 // it, so that a VM's mode means something whatever bits a chmod gave.
 func dirMode(o machine.Owner) uint32 { return o.Mode&0o777 | o.Mode>>2&0o111 }
 
+// sees reports whether w may read what the VM has, and so when it changes.
+func (w *who) sees(vm *machine.VM) bool { return w.all || w.may(vm.Owner(), mayRead) }
+
 // owns reports whether w may change the owner's own affairs: mode and group.
 func (w *who) owns(o machine.Owner) bool { return !w.readonly && (w.all || w.uid == o.UID) }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -144,7 +145,7 @@ func TestPermissions(t *testing.T) {
 			assert.Equal(t, c.want.read, err == nil, "walk")
 			for i := range vmKind.rows {
 				row := &vmKind.rows[i]
-				fid := func() file { return newDir(&vmKind, node{s: root.s, vm: vm}, vmQID(vm).Path, nil).row(i) }
+				fid := func() file { return newDir(&vmKind, node{s: root.s, vm: vm}, vmPath(vm), nil).row(i) }
 				if row.perm&0o111 != 0 { // a directory in the VM's own
 					_, _, err := fid().Open(p9.ReadOnly)
 					assert.Equal(t, c.want.read, err == nil, "open of %s: %v", row.name, err)
@@ -482,6 +483,64 @@ func TestEventsOfOthers(t *testing.T) {
 	assert.Contains(t, string(buf[:n]), " open created")
 	assert.NotContains(t, string(buf[:n]), "secret")
 	require.NoError(t, f.Close())
+}
+
+// TestPrivateVM holds that what happens to a VM shows nowhere to who may not read it: not in
+// the version and the times of its directory, and not in the events, of which there are more
+// here than wait for a slow reader.
+func TestPrivateVM(t *testing.T) {
+	host := newHost(t)
+	tree := New(host, Options{})
+	vm, err := host.Create("secret", machine.Owner{UID: 1001, GID: 2001, Mode: 0o750})
+	require.NoError(t, err)
+	seen := func(root *dir) (all []any) {
+		for _, names := range [][]string{nil, {"secret"}} {
+			qids, f, err := root.Walk(names)
+			require.NoError(t, err)
+			q, _, attr, err := f.GetAttr(p9.AttrMaskAll)
+			require.NoError(t, err)
+			all = append(all, qids, q, attr)
+		}
+		_, _, err := root.Open(p9.ReadOnly)
+		require.NoError(t, err)
+		ents, err := root.Readdir(0, 1000)
+		require.NoError(t, err)
+		return append(all, ents)
+	}
+	for name, c := range map[string]struct {
+		conn conn
+		sees bool
+	}{
+		"nobody": {conn{}, false}, "others": {peer(1003, 1003), false},
+		"owner": {peer(1001, 1001), true}, "group": {peer(1002, 2001), true}, "root": {peer(0, 0), true},
+	} {
+		root := attach(t, tree, c.conn, "", noUser)
+		feed := mustWalk(t, root, "events").(*streamFile)
+		_, _, err := feed.Open(p9.ReadOnly)
+		require.NoError(t, err)
+		before := seen(attach(t, tree, c.conn, "", noUser))
+		for range 1200 {
+			vm.RecordVsock(hypervisor.Detail{Key: "secret", Value: "yes"})
+		}
+		require.NoError(t, vm.SetConfig(t.Context(), "vcpus=2", false))
+		require.NoError(t, vm.SetConfig(t.Context(), "vcpus=1", false))
+		require.NoError(t, ctl.Run(t.Context(), vm, "start"))
+		require.NoError(t, vm.Kill(t.Context()))
+		after := seen(attach(t, tree, c.conn, "", noUser))
+		assert.Equal(t, c.sees, !reflect.DeepEqual(before, after), "%s: %+v, then %+v", name, before, after)
+		_, err = host.Create("end", machine.Owner{Mode: 0o744})
+		require.NoError(t, err)
+		buf, text := make([]byte, 1<<16), ""
+		for !strings.Contains(text, " end created") {
+			n, err := feed.ReadContext(t.Context(), buf, 0)
+			require.NoError(t, err)
+			text += string(buf[:n])
+		}
+		assert.Equal(t, c.sees, strings.Contains(text, "secret"), "%s: %.200s", name, text)
+		assert.Equal(t, c.sees, strings.Contains(text, " lost "), "%s: %.200s", name, text)
+		require.NoError(t, feed.Close())
+		require.NoError(t, host.Delete(t.Context(), "end"))
+	}
 }
 
 // verbArgs are arguments that each verb takes.

@@ -36,13 +36,13 @@ var vsockKind = dirKind{
 	at: func(d *dir) string { return d.vm.Name() + "/vsock/" },
 	find: func(d *dir, name string) (file, error) {
 		if c, ok := d.s.tree.guests.Conversation(d.vm, name); ok {
-			return newDir(&convKind, d.node, convQID(d.vm, c).Path, c), nil
+			return newDir(&convKind, d.node, convPath(d.vm, c), c), nil
 		}
 		return d.port(name, kindPort, (*streams.Guests).Dial)
 	},
 	more: func(d *dir) (l listing) {
 		for _, c := range d.s.tree.guests.Conversations(d.vm) {
-			l.entries = append(l.entries, entry{c.Name(), convQID(d.vm, c)})
+			l.entries = append(l.entries, entry{c.Name(), p9.QID{Type: p9.TypeDir, Version: d.s.version(d.vm), Path: convPath(d.vm, c)}})
 		}
 		return l
 	},
@@ -78,8 +78,8 @@ func (d *dir) port(name string, kind uint64, open func(*streams.Guests, context.
 	}), nil
 }
 
-func convQID(vm *machine.VM, c *streams.Conversation) p9.QID {
-	return p9.QID{Type: p9.TypeDir, Version: vm.Gen(), Path: qidPath(vm, kindConv, uint64(c.ID())<<2)}
+func convPath(vm *machine.VM, c *streams.Conversation) uint64 {
+	return qidPath(vm, kindConv, uint64(c.ID())<<2)
 }
 
 // convKind is the directory of a conversation. It does not keep the conversation:
