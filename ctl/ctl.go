@@ -24,8 +24,14 @@ type Message struct {
 	Args []string // its words; the first is the verb
 }
 
+// maxLines is how many lines a write can have.
+const maxLines = 1024
+
 // parse splits a write into its messages. Empty lines and comments are none.
 func parse(text string) ([]Message, error) {
+	if n := strings.Count(text, "\n"); n > maxLines {
+		return nil, &Error{Message: text, Err: fmt.Errorf("%d lines: a write can have %d", n, maxLines), invalid: true}
+	}
 	var msgs []Message
 	for _, line := range strings.Split(text, "\n") {
 		line = strings.TrimSpace(line)
@@ -81,6 +87,9 @@ func run[T any](ctx context.Context, table []Verb[T], on T, text string) (Messag
 		}
 	}
 	for i, m := range msgs {
+		if err := ctx.Err(); err != nil {
+			return m, &Error{Message: m.Text, Err: fmt.Errorf("%s: not begun: %w", m.Args[0], err)}
+		}
 		if err := verbs[i].run(ctx, on, m.Args[1:]); err != nil {
 			return m, &Error{Message: m.Text, Err: err}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -62,6 +63,34 @@ func TestRunServer(t *testing.T) {
 		assert.True(t, errors.As(err, &e))
 	}
 	assert.Equal(t, "create NAME\ndelete NAME\n", ServerUsage())
+}
+
+// TestRunIsCancelled holds that of a write of many lines nothing more is begun once who wrote
+// it has left, and that it has a bound.
+func TestRunIsCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &leaver{leave: cancel}
+	err := RunServer(ctx, r, strings.Repeat("create a\n", maxLines))
+	require.ErrorIs(t, err, context.Canceled)
+	assert.Equal(t, 3, r.made)
+	err = RunServer(t.Context(), r, strings.Repeat("create a\n", maxLines+1))
+	require.ErrorIs(t, err, hypervisor.ErrInvalid)
+	assert.ErrorContains(t, err, "1025 lines: a write can have 1024")
+	assert.Equal(t, 3, r.made)
+}
+
+// leaver is a server whose client leaves when three VMs are made.
+type leaver struct {
+	recorder
+	made  int
+	leave func()
+}
+
+func (l *leaver) Create(context.Context, string) error {
+	if l.made++; l.made == 3 {
+		l.leave()
+	}
+	return nil
 }
 
 // TestTables holds that every verb is whole, and that the capabilities they need

@@ -8,10 +8,9 @@ import (
 
 	"github.com/hugelgupf/p9/linux"
 	"github.com/hugelgupf/p9/p9"
-)
 
-// maxPending is how much of a text without an end of line a fid keeps.
-const maxPending = 256 << 10
+	"vmfs/machine/config"
+)
 
 // configFile is a fid on a file that is set as a whole. A client sends a long text
 // in several writes, which end anywhere: what does not end in a whole line is kept
@@ -64,17 +63,17 @@ func (f *configFile) WriteContext(ctx context.Context, p []byte, _ int64) (int, 
 	if f.failed != nil {
 		return 0, fail(f.failed)
 	}
+	if n := len(f.pending) + len(p); n > config.MaxText {
+		f.pending = nil
+		err := failf(linux.EINVAL, "%s of %s: %d bytes without a line that is whole: a configuration can have %d", f.row.name, f.vm.Name(), n, config.MaxText)
+		f.vm.RecordError(f.row.name, err)
+		return 0, f.refuse(ctx, err)
+	}
 	f.pending = append(f.pending, p...)
-	switch {
-	case bytes.HasSuffix(p, []byte("\n")):
+	if bytes.HasSuffix(p, []byte("\n")) {
 		if err := f.commit(ctx); err != nil {
 			return 0, fail(err)
 		}
-	case len(f.pending) > maxPending:
-		f.pending = nil
-		err := failf(linux.EINVAL, "%s of %s: a line is longer than %d bytes", f.row.name, f.vm.Name(), maxPending)
-		f.vm.RecordError(f.row.name, err)
-		return 0, f.refuse(ctx, err)
 	}
 	return len(p), nil
 }
@@ -85,7 +84,10 @@ func (f *configFile) commit(ctx context.Context) error {
 	if f.pending = nil; text == "" {
 		return f.failed
 	}
-	replace, before := f.replacing && f.before == nil, f.vm.Config().String()
+	replace, before := f.replacing && f.before == nil, ""
+	if replace {
+		before = f.vm.Config().String()
+	}
 	if err := f.row.set(ctx, &f.node, text, replace); err != nil {
 		return f.refuse(ctx, err)
 	}

@@ -11,6 +11,9 @@ import (
 	"github.com/hugelgupf/p9/p9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"vmfs/machine"
+	"vmfs/machine/config"
 )
 
 // configTree is a tree with a VM web whose config is set, and a client of it.
@@ -134,11 +137,48 @@ func TestConfigLineWithoutEnd(t *testing.T) {
 	root := configTree(t)
 	before := cat(t, root, "web/config")
 	f := mustOpen(t, root, "web/config", p9.WriteOnly|openTruncate)
-	err := put(f, make([]byte, maxPending+1))
+	err := put(f, make([]byte, config.MaxText+1))
 	assert.Equal(t, linux.EINVAL, errnoFrom(err))
 	assert.Equal(t, linux.EINVAL, errnoFrom(f.Close()))
 	assert.Equal(t, before, cat(t, root, "web/config"))
-	assert.Contains(t, cat(t, root, "web/error"), "a line is longer")
+	assert.Contains(t, cat(t, root, "web/error"), "a configuration can have 262144")
+}
+
+// TestConfigTooLarge writes settings as large as a message can be: they are refused before
+// they are looked at, and what the VM says of it is short.
+func TestConfigTooLarge(t *testing.T) {
+	host := newHost(t)
+	root := attach(t, New(host, Options{}), peer(0, 0), "", noUser)
+	vm, err := host.Create("web", machine.Owner{Mode: 0o700})
+	require.NoError(t, err)
+	before := vm.Config().String()
+	const size = 950_000
+	for file, texts := range map[string][]string{
+		"config": {
+			"disk=path:/" + strings.Repeat("a", size) + "\n", "disk=" + strings.Repeat("path:/a,", size/8) + "\n", strings.Repeat("disk=path:/a\n", size/13),
+			strings.Repeat("\n", size), "disk=path:/" + strings.Repeat(",,", size/2),
+		},
+		"ctl": {
+			"set disk=path:/" + strings.Repeat("a", size), "set" + strings.Repeat(" disk=path:/a", size/13), "restore x" + strings.Repeat(" disk=", size/6),
+			strings.Repeat("set vcpus=1\n", size/12), "set " + strings.Repeat("x", size), "wait " + strings.Repeat("x", size), "memory " + strings.Repeat("9", size),
+		},
+		"memory": {strings.Repeat("9", size)},
+	} {
+		for _, text := range texts {
+			soon(t, "what is refused", func() {
+				f := mustWalk(t, root, "web", file)
+				_, _, err := f.Open(p9.ReadWrite)
+				require.NoError(t, err)
+				_, err = f.(interface {
+					WriteContext(ctx context.Context, p []byte, off int64) (int, error)
+				}).WriteContext(t.Context(), []byte(text), 0)
+				assert.ErrorIs(t, err, linux.EINVAL, "%s: %.30s", file, text)
+				assert.Less(t, len(vm.LastError()), 5000, "%s: %.30s", file, text)
+				_ = f.Close() // what is pending is refused with it
+			})
+			assert.Equal(t, before, vm.Config().String(), "%s: %.30s", file, text)
+		}
+	}
 }
 
 // TestConfigOfAClientThatHungUp: what it has not finished is not set.

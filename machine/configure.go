@@ -39,6 +39,9 @@ func (v *VM) SetConfig(ctx context.Context, text string, replace bool) error {
 		if err != nil {
 			return err
 		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		keys := config.Changed(old, cfg)
 		if len(keys) == 0 && !broken {
 			return nil

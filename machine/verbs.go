@@ -222,11 +222,14 @@ func runRestore(ctx context.Context, v *VM, args []string) error {
 
 // settingLines makes lines of a config of words KEY=VALUE.
 func settingLines(args []string) (string, error) {
+	if len(args) > config.MaxLines {
+		return "", fmt.Errorf("%d settings: want at most %d at a time", len(args), config.MaxLines)
+	}
 	var text strings.Builder
 	for _, a := range args {
 		key, value, ok := strings.Cut(a, "=")
 		if !ok || strings.ContainsAny(a, "\n") {
-			return "", fmt.Errorf("%q is not KEY=VALUE", a)
+			return "", fmt.Errorf("%.100q is not KEY=VALUE", a)
 		}
 		text.WriteString(key + "=")
 		if value != "" {

@@ -23,6 +23,8 @@ const (
 	SectorSize  = 512 // what DiskConfig.Size is a multiple of
 	// Of devices of a kind there are at most:
 	MaxDisks, MaxNetworks, MaxPCIDevices = 64, 64, 56
+	MaxForwards                          = 64 // of one network
+	MaxExtras                            = 64
 	// MaxVsockSocket is how long the path VsockSocket can be: a Unix socket's, less
 	// what a hybrid vsock puts behind it for a port.
 	MaxVsockSocket = len(syscall.RawSockaddrUnix{}.Path) - 1 - len("_4294967294")
@@ -89,7 +91,7 @@ func (c *VMConfig) Check() error {
 	for _, k := range []struct {
 		kind    string
 		n, most int
-	}{{"disks", len(c.Disks), MaxDisks}, {"networks", len(c.Networks), MaxNetworks}, {"PCI devices", len(c.PCIDevices), MaxPCIDevices}} {
+	}{{"disks", len(c.Disks), MaxDisks}, {"networks", len(c.Networks), MaxNetworks}, {"PCI devices", len(c.PCIDevices), MaxPCIDevices}, {"settings of a back end", len(c.Extras), MaxExtras}} {
 		if k.n > k.most {
 			return invalidf("%d %s: a VM can have %d", k.n, k.kind, k.most)
 		}
@@ -129,7 +131,7 @@ var uuidForm = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-
 func CheckPath(path string) error {
 	switch {
 	case !filepath.IsAbs(path):
-		return invalidf("%q is not an absolute path", path)
+		return invalidf("%.100q is not an absolute path", path)
 	case len(path) > maxPath || strings.ContainsAny(path, unprintable):
 		return invalidf("the path %.100q: want at most %d bytes, without line breaks and NUL bytes", path, maxPath)
 	}
@@ -189,6 +191,9 @@ func (d *DiskConfig) Check() error {
 
 // Check is VMConfig.Check of one network device.
 func (n *NetworkConfig) Check() error {
+	if len(n.Forwards) > MaxForwards {
+		return invalidf("%d forwards: a network can have %d", len(n.Forwards), MaxForwards)
+	}
 	kinds := 0
 	for _, is := range []bool{n.TAPDevice != "", n.Bridge != "", n.User, n.Passt} {
 		if is {

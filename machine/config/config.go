@@ -2,7 +2,9 @@
 // key means, and the hypervisor.VMConfig that they add up to.
 //
 // One table (keys.go) holds every key; parsing, printing, help and the manual
-// come from it. The package imports backends/hypervisor and machine/rc only.
+// come from it. What a text may have has bounds, so that to parse one takes no time
+// (limits.go). The package imports backends/hypervisor, internal/printable and machine/rc
+// only.
 package config
 
 import (
@@ -104,6 +106,9 @@ func Parse(text string) (Config, error) { return Default().Merge(text) }
 // default; a repeated key (disk, net, pci) adds one, and an empty value removes
 // all. Where any line is wrong nothing is changed and the error names the line.
 func (c Config) Merge(text string) (Config, error) {
+	if err := checkText(text); err != nil {
+		return c, &Error{Err: err}
+	}
 	n := c.clone()
 	for i, line := range strings.Split(text, "\n") {
 		if err := n.setLine(line); err != nil {
@@ -117,6 +122,9 @@ func (c Config) Merge(text string) (Config, error) {
 }
 
 func (c *Config) setLine(line string) error {
+	if err := checkLine(line); err != nil {
+		return err
+	}
 	words, err := rc.Split(line)
 	if err != nil || len(words) == 0 {
 		return err
@@ -135,8 +143,8 @@ func (c *Config) setLine(line string) error {
 		}
 		value = strings.Join(append([]string{value}, words[1:]...), " ")
 	}
-	if strings.ContainsAny(value, "\n\r\x00") {
-		return errors.New("a value cannot contain a line break or a NUL byte")
+	if err := checkValue(value); err != nil {
+		return err
 	}
 	if value == "" {
 		k.clear(c)
@@ -153,6 +161,9 @@ func (c *Config) check() error {
 	}
 	if err := vm.Check(); err != nil {
 		return err
+	}
+	if n := len(c.String()); n > MaxText {
+		return fmt.Errorf("with this it would have %d bytes: a configuration can have %d", n, MaxText)
 	}
 	if s, ok := hypervisor.StarterFor(c.hv); ok {
 		if ck, ok := s.(hypervisor.ConfigChecker); ok {

@@ -153,14 +153,20 @@ func find(name string) (Key, error) {
 		return table[i], nil
 	}
 	prefix, rest, _ := strings.Cut(name, ".")
-	if slices.Contains(backends, prefix) && rest != "" && !strings.ContainsAny(rest, " \t'") {
+	if slices.Contains(backends, prefix) && extraName(rest) {
 		return extra(name), nil
 	}
 	var list []string
 	for _, k := range table {
 		list = append(list, k.Name)
 	}
-	return Key{}, fmt.Errorf("unknown key %q: there are %s, and each back end's own (qemu.accel, …)", name, strings.Join(list, ", "))
+	return Key{}, fmt.Errorf("unknown key %.100q: there are %s, and each back end's own (qemu.accel, …)", name, strings.Join(list, ", "))
+}
+
+// extraName tells whether a key of one back end can be called that.
+func extraName(name string) bool {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+	return name != "" && len(name) <= 64 && !strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(letters, r) })
 }
 
 // checked is parse, followed by a check of what that made.

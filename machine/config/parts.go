@@ -119,15 +119,19 @@ func parseRate(v string) (int64, error) {
 
 // parseParts sets the parts that text has. A comma inside a value is doubled.
 func parseParts(text string, parts []part) error {
+	words := splitCommas(text)
+	if len(words) > maxParts {
+		return fmt.Errorf("%d parts: a value can have %d", len(words), maxParts)
+	}
 	var seen []string
-	for _, word := range splitCommas(text) {
+	for _, word := range words {
 		name, value, _ := strings.Cut(word, ":")
 		i := slices.IndexFunc(parts, func(p part) bool { return p.name == name })
 		switch {
 		case name == "":
 			return errors.New("empty part: want NAME:VALUE,NAME:VALUE (a comma inside a value is doubled)")
 		case i < 0:
-			return fmt.Errorf("unknown part %q: there are %s", name, strings.Join(names(parts), ", "))
+			return fmt.Errorf("unknown part %.100q: there are %s", name, strings.Join(names(parts), ", "))
 		case slices.Contains(seen, name) && !parts[i].repeat:
 			return fmt.Errorf("%s: given twice", name)
 		}
