@@ -36,8 +36,8 @@ const (
 type port struct {
 	vmm     string
 	stuck   bool
-	printed *file
-	console *console
+	printed *Log
+	console *Console
 	log     *slog.Logger
 	dialing context.Context // ends when there is nobody to connect to any more
 	over    context.CancelFunc
@@ -50,8 +50,8 @@ type port struct {
 	until   time.Time     // when the reading ends, zero before it is known
 }
 
-func newPort(c Config, printed *file, log *slog.Logger) *port {
-	p := &port{vmm: c.VMM, stuck: c.Stuck, printed: printed, console: newConsole(), log: log, changed: make(chan struct{})}
+func newPort(c Config, printed *Log, log *slog.Logger) *port {
+	p := &port{vmm: c.VMM, stuck: c.Stuck, printed: printed, console: NewConsole(), log: log, changed: make(chan struct{})}
 	p.dialing, p.over = context.WithCancel(context.Background())
 	return p
 }
@@ -117,8 +117,8 @@ func (p *port) read(ctx context.Context, conn *net.UnixConn) (some bool) {
 
 func (p *port) put(b []byte) {
 	if len(b) > 0 {
-		p.printed.write(b)
-		p.console.put(b)
+		p.printed.Append(b)
+		p.console.Put(b)
 	}
 }
 

@@ -35,16 +35,16 @@ func run(ctx context.Context, c Config, log *slog.Logger) error {
 		return err
 	}
 	defer output.Close()
-	said, err := newFile(c.Log, c.LogMax, keepTail, log)
+	said, err := newLog(c.Log, c.LogMax, keepTail, log)
 	if err != nil {
 		return err
 	}
-	defer said.close()
-	printed, err := newFile(c.SerialLog, c.SerialLogMax, cutHead, log)
+	defer said.Close()
+	printed, err := newLog(c.SerialLog, c.SerialLogMax, cutHead, log)
 	if err != nil {
 		return err
 	}
-	defer printed.close()
+	defer printed.Close()
 	l, err := unixsock.Listen(ctx, c.Console)
 	if err != nil {
 		return err
@@ -60,7 +60,7 @@ func run(ctx context.Context, c Config, log *slog.Logger) error {
 		defer close(portDone)
 		p.run(running)
 	})
-	wg.Go(func() { p.console.serve(running, l, p) })
+	wg.Go(func() { p.console.Serve(running, l, p.take, log) })
 	ended := make(chan error, 1)
 	wg.Go(func() { ended <- said.copy(output) })
 
@@ -76,7 +76,7 @@ func run(ctx context.Context, c Config, log *slog.Logger) error {
 	}
 	end()
 	_ = l.Close() // what was ours is gone, or somebody else's
-	p.console.close()
+	p.console.Close()
 	wg.Wait()
 	removeOwn(lock)
 	return err
@@ -94,11 +94,11 @@ func removeOwn(f *os.File) {
 }
 
 // copy appends what it reads to the file until that ends.
-func (f *file) copy(from io.Reader) error {
+func (f *Log) copy(from io.Reader) error {
 	b := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(b)
-		f.write(b[:n])
+		f.Append(b[:n])
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, os.ErrDeadlineExceeded):
 			return nil

@@ -11,6 +11,9 @@
 // takes over there, so that every program that links the package can start it, tests
 // included.
 //
+// What serves the console to its clients, and the log of bounded size, are there for a VMM
+// that is vmfs's own, too, on any system: see Console and OpenSerialLog.
+//
 // The package imports the standard library, golang.org/x/sys, backends/companion,
 // backends/hypervisor, backends/process, backends/rundir, and durable, flock, unixsock and wait of
 // internal.

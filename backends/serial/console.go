@@ -1,9 +1,12 @@
+//go:build unix
+
 package serial
 
 import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -30,10 +33,10 @@ const (
 	acceptPause = 100 * time.Millisecond
 )
 
-// A console is who is connected to the console: one client at a time, who has all
+// A Console is who is connected to the console of a VM: one client at a time, who has all
 // output from then on. One who hangs up makes room for the next at once; what was typed
-// goes to the VMM in the order of the clients.
-type console struct {
+// goes to the guest in the order of the clients. See Open for the other end.
+type Console struct {
 	turn chan struct{} // has a token while a client types
 
 	mu      sync.Mutex // guards the fields below, and before a client's
@@ -42,12 +45,13 @@ type console struct {
 	closed  bool
 }
 
-func newConsole() *console {
-	return &console{turn: make(chan struct{}, 1), clients: make(map[*client]struct{})}
+// NewConsole returns a console without clients.
+func NewConsole() *Console {
+	return &Console{turn: make(chan struct{}, 1), clients: make(map[*client]struct{})}
 }
 
-// put gives output to who is connected. It never waits for him.
-func (s *console) put(b []byte) {
+// Put gives output to who is connected. It never waits for him.
+func (s *Console) Put(b []byte) {
 	s.mu.Lock()
 	c := s.current
 	s.mu.Unlock()
@@ -56,8 +60,9 @@ func (s *console) put(b []byte) {
 	}
 }
 
-// serve takes connections until ctx ends and the listener is closed.
-func (s *console) serve(ctx context.Context, l *unixsock.Listener, p *port) {
+// Serve takes connections until ctx ends and the listener is closed. What is typed it gives
+// to take, piece by piece: when that returns nil the guest's port has it.
+func (s *Console) Serve(ctx context.Context, l *unixsock.Listener, take func(ctx context.Context, typed []byte) error, log *slog.Logger) {
 	var clients sync.WaitGroup
 	defer clients.Wait()
 	for {
@@ -66,20 +71,20 @@ func (s *console) serve(ctx context.Context, l *unixsock.Listener, p *port) {
 		case errors.Is(err, net.ErrClosed):
 			return
 		case err != nil:
-			p.log.Warn("cannot accept a connection to the console", "err", err)
+			log.Warn("cannot accept a connection to the console", "err", err)
 			if wait.For(ctx, acceptPause) != nil {
 				return
 			}
 			continue
 		}
 		if c := s.admit(conn); c != nil {
-			clients.Go(func() { s.run(ctx, c, p) })
+			clients.Go(func() { s.run(ctx, c, take) })
 		}
 	}
 }
 
 // admit makes a new connection the console's, or refuses it.
-func (s *console) admit(conn *net.UnixConn) *client {
+func (s *Console) admit(conn *net.UnixConn) *client {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || s.current != nil && !hungUp(s.current.conn) || len(s.clients) >= maxTypists {
@@ -99,10 +104,10 @@ func (s *console) admit(conn *net.UnixConn) *client {
 }
 
 // run serves one client until he has hung up and what he typed was taken.
-func (s *console) run(ctx context.Context, c *client, p *port) {
+func (s *Console) run(ctx context.Context, c *client, take func(context.Context, []byte) error) {
 	var out sync.WaitGroup
 	out.Go(c.send)
-	s.read(ctx, c, p)
+	s.read(ctx, c, take)
 	if hungUp(c.conn) {
 		c.end(0)
 	}
@@ -118,7 +123,7 @@ func (s *console) run(ctx context.Context, c *client, p *port) {
 
 // read gives the VMM what the client types, in his turn. It stays in his socket until
 // the VMM has taken it, by which he knows (see Conn.Drained).
-func (s *console) read(ctx context.Context, c *client, p *port) {
+func (s *Console) read(ctx context.Context, c *client, take func(context.Context, []byte) error) {
 	select {
 	case s.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -131,7 +136,7 @@ func (s *console) read(ctx context.Context, c *client, p *port) {
 		if n == 0 || err != nil {
 			return
 		}
-		if p.take(ctx, b[:n]) != nil {
+		if take(ctx, b[:n]) != nil {
 			return
 		}
 		if _, err := io.ReadFull(c.conn, b[:n]); err != nil {
@@ -140,8 +145,8 @@ func (s *console) read(ctx context.Context, c *client, p *port) {
 	}
 }
 
-// close ends all clients, once they have the last of the output.
-func (s *console) close() {
+// Close ends all clients, once they have the last of the output.
+func (s *Console) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true

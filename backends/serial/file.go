@@ -7,10 +7,10 @@ import (
 	"vmfs/internal/durable"
 )
 
-// A file is a log that is appended to within a bound. It never fails: what cannot be
+// A Log is a file that is appended to within a bound. It never fails: what cannot be
 // written is lost, since neither the VMM nor its guest can be made to wait for a disk
-// that is full.
-type file struct {
+// that is full. One goroutine at a time uses it.
+type Log struct {
 	f    *os.File // nil is none
 	log  *slog.Logger
 	most int64
@@ -21,17 +21,23 @@ type file struct {
 	failing bool  // the last write has failed, of which the log has been told
 }
 
-// newFile opens a file for a process, "" being none, which cut makes smaller where it
+// OpenSerialLog opens the file that a serial port's output is appended to, "" being none: see
+// Config.SerialLog for what becomes of it beyond most bytes.
+func OpenSerialLog(path string, most int64, log *slog.Logger) (*Log, error) {
+	return newLog(path, most, cutHead, log)
+}
+
+// newLog opens a file for a process, "" being none, which cut makes smaller where it
 // has more than most bytes.
-func newFile(path string, most int64, cut func(f *os.File, head, most int64) (int64, error), log *slog.Logger) (*file, error) {
+func newLog(path string, most int64, cut func(f *os.File, head, most int64) (int64, error), log *slog.Logger) (*Log, error) {
 	if path == "" {
-		return &file{}, nil
+		return &Log{}, nil
 	}
 	f, err := openLog(path)
 	if err != nil {
 		return nil, err
 	}
-	w := &file{f: f, log: log, most: most, cut: cut}
+	w := &Log{f: f, log: log, most: most, cut: cut}
 	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
 		w.most = 0 // a device or a FIFO has no size
 	}
@@ -39,7 +45,8 @@ func newFile(path string, most int64, cut func(f *os.File, head, most int64) (in
 	return w, nil
 }
 
-func (w *file) write(p []byte) {
+// Append appends p.
+func (w *Log) Append(p []byte) {
 	if w.f == nil || len(p) == 0 {
 		return
 	}
@@ -58,7 +65,8 @@ func (w *file) write(p []byte) {
 	}
 }
 
-func (w *file) close() {
+// Close closes the file.
+func (w *Log) Close() {
 	if w.f != nil {
 		_ = w.f.Close() // every write has been looked at
 	}
