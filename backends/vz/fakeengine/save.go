@@ -115,4 +115,3 @@ func (m *Machine) restore(path string) error {
 	}
 	return m.boot(dir)
 }
-
