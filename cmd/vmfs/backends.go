@@ -2,10 +2,12 @@ package main
 
 import (
 	"log/slog"
+	"runtime"
 
 	"vmfs/backends/cloudhypervisor"
 	"vmfs/backends/qemu"
 	"vmfs/backends/sim"
+	"vmfs/backends/vz"
 )
 
 // registerBackends makes the back ends that this program links known to package
@@ -13,5 +15,8 @@ import (
 func registerBackends(log *slog.Logger) {
 	qemu.New(qemu.Config{Log: log}).Register()
 	cloudhypervisor.New(cloudhypervisor.Config{Log: log}).Register()
+	if runtime.GOOS == "darwin" {
+		vz.New(vz.Config{Log: log}).Register()
+	}
 	sim.Register()
 }

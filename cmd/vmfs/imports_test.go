@@ -179,11 +179,49 @@ var layers = []layer{
 		reason: "which sizes of memory there are, and how one is waited for, is to mean the same on all back ends",
 	},
 	{
+		part: "vmfs/backends/vz/fakeengine",
+		vmfs: []string{
+			"vmfs/backends/vz/shim", "vmfs/backends/vz/shimconfig", "vmfs/backends/sim", "vmfs/backends/hypervisor", "vmfs/guest/control", "vmfs/vsock",
+		},
+		reason: "the fake engine is package sim's guest behind the framework's documented states: it stands for the " +
+			"framework alone, and so knows the shim's engine and nothing of the back end",
+	},
+	{
+		part: "vmfs/backends/vz/shim",
+		vmfs: []string{
+			"vmfs/internal", "vmfs/backends/vz/shimapi", "vmfs/backends/vz/shimconfig", "vmfs/backends/serial", "vmfs/guest/control", "vmfs/vsock",
+		},
+		foreign: []string{"github.com/fsnotify/fsnotify"},
+		reason: "the shim is a VM's own process: it knows its VM, and neither the back end that started it " +
+			"nor what makes the VM, so that all of it runs on any system",
+	},
+	{
+		part: "vmfs/backends/vz/shimapi",
+		vmfs: []string{"vmfs/internal", "vmfs/backends/vz/shimconfig"},
+		reason: "the control protocol is spoken by shims and servers of several releases: it knows messages " +
+			"and a connection, and nothing of who uses them",
+	},
+	{
+		part:   "vmfs/backends/vz/shimconfig",
+		reason: "what server and shim share is read by shims of several releases: it is types and their checks, and nothing else",
+	},
+	{
 		part:    "vmfs/backends/vz/framework",
 		vmfs:    []string{"vmfs/backends/vz/shim", "vmfs/backends/vz/shimconfig"},
 		foreign: []string{"github.com/Code-Hex/vz"},
 		reason: "what touches Apple's framework runs on a Mac alone and is tested nowhere else: " +
 			"whatever can be elsewhere is to be in package shim",
+	},
+	{
+		part: "vmfs/backends/vz",
+		vmfs: []string{
+			"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/stored", "vmfs/backends/snapshot", "vmfs/backends/rundir", "vmfs/backends/extras",
+			"vmfs/backends/gate", "vmfs/backends/resize", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/serial",
+			"vmfs/backends/vz/shim", "vmfs/backends/vz/shimapi", "vmfs/backends/vz/shimconfig", "vmfs/vsock", "vmfs/guest/control",
+		},
+		foreign: []string{"github.com/google/renameio"},
+		reason: "vz is a back end like any other, whose VMM is vmfs's own: it talks to that over a socket, and has " +
+			"neither the framework nor what stands for it",
 	},
 	{
 		part: "vmfs/backends",
@@ -227,6 +265,7 @@ var layers = []layer{
 var testOnly = []string{
 	"vmfs/backends/hypervisor/hypervisortest",
 	"vmfs/guest/guesttest",
+	"vmfs/backends/vz/fakeengine",
 	"testing",
 	"github.com/stretchr/testify",
 }
@@ -379,6 +418,13 @@ func TestCheck(t *testing.T) {
 		{"vmfs/backends/qemu/qmp", "vmfs/backends/qemu", true},
 		{"vmfs/backends/sim", "vmfs/vsock", true},
 		{"vmfs/backends/sim", "vmfs/machine", false},
+		{"vmfs/backends/vz", "vmfs/backends/vz/shim", true},
+		{"vmfs/backends/vz", "vmfs/backends/sim", false},
+		{"vmfs/backends/vz/shim", "vmfs/backends/vz", false},
+		{"vmfs/backends/vz/shim", "vmfs/backends/hypervisor", false},
+		{"vmfs/backends/vz/shimconfig", "vmfs/internal/wait", false},
+		{"vmfs/backends/vz/fakeengine", "vmfs/backends/sim", true},
+		{"vmfs/backends/vz/fakeengine", "vmfs/backends/vz", false},
 		{"vmfs/backends/hypervisor", "golang.org/x/sys/unix", false},
 		{"vmfs/backends/hypervisor", "vmfs/vsock", false},
 		{"vmfs/vsock/vhostuser", "vmfs/backends/hypervisor", false},

@@ -90,7 +90,7 @@ commands are a 9P client for the shell; mounting the server does as well.`,
 		c.GroupID = server.ID
 		root.AddCommand(c)
 	}
-	root.AddCommand(newVersion())
+	root.AddCommand(newVersion(), newVZShim(vzEngine()))
 	note(root, ran)
 	return root, ran
 }
