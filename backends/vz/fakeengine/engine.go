@@ -126,7 +126,12 @@ func (e *Engine) check(c *shimconfig.Config) (s shimconfig.Support, err error) {
 }
 
 // New makes a VM.
-func (e *Engine) New(c *shimconfig.Config, files shim.Files) (shim.Machine, error) {
+func (e *Engine) New(c *shimconfig.Config, files shim.Files) (_ shim.Machine, err error) {
+	defer func() {
+		if err != nil {
+			files.Close()
+		}
+	}()
 	if err := meet(c, CallNew); err != nil {
 		return nil, err
 	}
