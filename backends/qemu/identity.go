@@ -57,8 +57,8 @@ const noUUID = "00000000-0000-0000-0000-000000000000"
 // control socket, or who the pid file says. The latter two are believed only of a
 // process that is a QEMU with this very pid file.
 func (vm *VM) pid() (int, error) {
-	if vm.child != nil {
-		return vm.child.PID, nil
+	if vm.Child != nil {
+		return vm.Child.PID, nil
 	}
 	peer, _ := process.Peer(vm.conn.NetConn()) // who called listen(2), which QEMU did; none where that is not known
 	candidates := []int{peer.PID}
@@ -72,7 +72,7 @@ func (vm *VM) pid() (int, error) {
 			return pid, nil
 		}
 	}
-	return 0, fmt.Errorf("QEMU serves %s, but its process is not found by that socket, nor by %s", vm.dir.control(), vm.dir.pidFile())
+	return 0, fmt.Errorf("QEMU serves %s, but its process is not found by that socket, nor by %s", vm.dir.Control(), vm.dir.pidFile())
 }
 
 // isOurs tells whether a process is the QEMU of this directory, by its arguments.
