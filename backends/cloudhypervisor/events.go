@@ -42,7 +42,8 @@ const (
 	// maxEventFile is how large the file of events gets while somebody reads it. The guest
 	// makes some of them.
 	maxEventFile = 1 << 20
-	// The file is looked at this often: after an order at once, and then less and less.
+	// The file is looked at this often: after an order at once, and then less and less, until
+	// there is an event.
 	readFirst, readMost = 2 * time.Millisecond, 250 * time.Millisecond
 )
 
@@ -80,8 +81,12 @@ func (vm *VM) follow(file *os.File, past int64) {
 			gone = true // what is read from here on is all
 		default:
 		}
-		if vm.read(events, func(ev api.Event) { vm.translate(ev); next.Reset() }) > 0 {
+		told := false
+		if vm.read(events, func(ev api.Event) { told = vm.translate(ev) || told }) > 0 {
 			vm.lostSome()
+		}
+		if told {
+			next.Settle() // what an order was to bring about has come, and nothing is waited for
 		}
 		switch {
 		case gone:
@@ -123,17 +128,18 @@ func (vm *VM) note(ev api.Event) eventRule {
 	return rule
 }
 
-// translate reports one of Cloud Hypervisor's events.
-func (vm *VM) translate(ev api.Event) {
+// translate reports one of Cloud Hypervisor's events, if it is one to be reported.
+func (vm *VM) translate(ev api.Event) (told bool) {
 	rule := vm.note(ev)
 	if rule.kind == "" || vm.isUnsaid(ev) {
-		return
+		return false
 	}
 	e := hypervisor.Event{Kind: rule.kind, Time: vm.timeOf(ev), State: rule.state}
 	if rule.more != nil {
 		rule.more(vm, ev, &e)
 	}
 	vm.Tell(e)
+	return true
 }
 
 // timeOf is when an event happened.
