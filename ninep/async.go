@@ -65,6 +65,7 @@ func (s *session) laterOr(r *request, ln *lane, exec func(context.Context, *requ
 	}
 	s.start(ar)
 	s.mu.Unlock()
+	s.c.began++
 	return errLater
 }
 

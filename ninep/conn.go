@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,6 +53,7 @@ type conn struct {
 	timed   bool      // a read deadline is set
 	armed   time.Time // when it was
 	whole   bool      // a message was completed since
+	began   int       // requests begun in goroutines of their own since the last read
 }
 
 func makeConn(s *Server, nc net.Conn, cl *caller) *conn {
@@ -206,6 +208,10 @@ func (c *conn) msize() uint32 {
 // next message are there, and it needs that many.
 func (c *conn) fill(have, need int) error {
 	c.hand()
+	if c.began == 1 {
+		runtime.Gosched() // the client may wait for that, and there is nothing to read then
+	}
+	c.began = 0
 	c.out.wait()
 	switch {
 	case have > 0 && (!c.timed || c.whole && time.Since(c.armed) > c.srv.limits.Frame/4):

@@ -73,11 +73,12 @@ func v9fsRing(t *testing.T, series string) {
 	go func() { done <- srv.Serve(context.Background(), ln) }()
 	ctx, cancel := context.WithCancel(t.Context())
 	fed := make(chan struct{})
+	pad := strings.Repeat("-", 1000) // each record is a request, and the largest read takes all of them that fit
 	go func() {
 		defer close(fed)
 		for n := 0; ; n++ {
 			select {
-			case lines.in <- fmt.Sprintf("line %d\n", n):
+			case lines.in <- fmt.Sprintf("line %d %s\n", n, pad):
 			case <-ctx.Done():
 				return
 			}

@@ -15,19 +15,16 @@ import (
 // Hypervisor's serial port is a file that nobody can type at, or a socket with 1 MiB
 // behind it, of which what did not fit waits until the guest says more.
 func (d runDir) serial(c *hypervisor.VMConfig) serial.Config {
-	s := serial.In(d.Dir, c, d.log())
+	s := serial.In(d.Dir, c)
 	s.Stuck = true
 	return s
 }
-
-// console is where that serves the console.
-func (d runDir) console() string { return d.serial(&hypervisor.VMConfig{}).Console }
 
 // OpenConsole connects to the serial console. A second connection is ErrBusy.
 func (vm *VM) OpenConsole(ctx context.Context) (io.ReadWriteCloser, error) {
 	alive, cancel := wait.While(ctx, vm.gone)
 	defer cancel()
-	c, err := serial.Open(alive, vm.dir.console())
+	c, err := serial.Open(alive, serial.ConsolePath(vm.dir.Dir))
 	if err == nil {
 		return c, nil
 	}
@@ -51,7 +48,7 @@ func (vm *VM) over() bool {
 // words, for as long as the handle is there. A nil p is to be found. It runs beside
 // the handle's callers.
 func (vm *VM) keepSerial(p *companion.Companion) {
-	ctx, cancel := wait.While(vm.ctx, vm.gone)
+	ctx, cancel := wait.While(vm.Life, vm.gone)
 	defer cancel()
-	serial.Keep(ctx, vm.dir.serial(&vm.record().Config.VMConfig), p, vm.over, vm.log.With("vm", vm.name))
+	serial.Keep(ctx, vm.dir.serial(&vm.record().Config.VMConfig), p, vm.over, vm.Log)
 }

@@ -52,9 +52,9 @@ func TestConsoleOutlives(t *testing.T) {
 		require.Eventually(t, func() bool { return strings.Contains(printed(), text) }, most, 10*time.Millisecond,
 			"the guest does not print %q", text)
 	}
-	run, err := rundir.Of(socket)
+	run, err := new(rundir.Kind).Of(socket)
 	require.NoError(t, err)
-	beside := serial.In(run, &config, "")
+	beside := serial.In(run, &config)
 	holder := func() *companion.Companion {
 		t.Helper()
 		p, err := serial.FindOrStart(t.Context(), beside)

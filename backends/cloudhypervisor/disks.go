@@ -7,7 +7,6 @@ import (
 	"strconv"
 
 	"vmfs/backends/cloudhypervisor/api"
-	"vmfs/backends/disk"
 	"vmfs/backends/hypervisor"
 )
 
@@ -61,19 +60,7 @@ func (vm *VM) growDisk(ctx context.Context, index int, bytes int64) error {
 	if err != nil {
 		return err
 	}
-	if err := vm.gate.Pass(ctx); err != nil {
-		return err
-	}
-	release, err := vm.gate.Hold("a disk is being made larger", true) // a snapshot copies the image
-	if err != nil {
-		return err
-	}
-	defer release()
-	rec := vm.record()
-	if rec == nil {
-		return fmt.Errorf("which disks it was started with is not known: %w", hypervisor.ErrNotSupported)
-	}
-	disks, err := disk.Grow(rec.Config.Disks, index, bytes, func() error {
+	return vm.Grow(ctx, index, bytes, func() error {
 		// Cloud Hypervisor shrinks a raw image when it is asked, and lets the device of a VM
 		// that is paused go on: neither is to happen.
 		if s.state != hypervisor.StateRunning {
@@ -81,8 +68,4 @@ func (vm *VM) growDisk(ctx context.Context, index int, bytes int64) error {
 		}
 		return vm.client.ResizeDisk(ctx, idDisk+strconv.Itoa(index), bytes)
 	})
-	if err == nil {
-		vm.changeRecord(func(r *record) { r.Config.Disks = disks })
-	}
-	return err
 }

@@ -11,6 +11,7 @@ import (
 	"vmfs/backends/cloudhypervisor/api"
 	"vmfs/backends/cloudhypervisor/chtest"
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/rundir"
 )
 
 const mib = int64(1) << 20
@@ -120,7 +121,7 @@ func TestGrowDisk(t *testing.T) {
 	require.NoError(t, f.Resume(testContext(t)))
 	require.NoError(t, grow(0, 32*mib))
 
-	rec, err := readRecord(f.dir)
+	rec, err := rundir.Read[record](f.dir.Dir)
 	require.NoError(t, err)
 	assert.Equal(t, 32*mib, rec.Config.Disks[0].Size, "a snapshot has what the disk got")
 	assert.Equal(t, 16*mib, rec.Config.Disks[1].Size)

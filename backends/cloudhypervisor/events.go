@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"vmfs/backends/cloudhypervisor/api"
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/serial"
 	"vmfs/internal/regular"
@@ -39,17 +40,13 @@ var eventRules = map[string]eventRule{
 }
 
 const (
-	// maxEvents bounds the events that wait for a consumer who does not receive.
-	maxEvents = 4096
 	// maxEventFile is how large the file of events gets while somebody reads it. The guest
 	// makes some of them.
 	maxEventFile = 1 << 20
-	// The file is looked at this often: after an order at once, and then less and less.
+	// The file is looked at this often: after an order at once, and then less and less, until
+	// there is an event.
 	readFirst, readMost = 2 * time.Millisecond, 250 * time.Millisecond
 )
-
-// Events returns the channel of the VM's events.
-func (vm *VM) Events() <-chan hypervisor.Event { return vm.events.Chan() }
 
 // openEvents opens the file of events, and says how large it is now. Without one the file is
 // nil, of which reading fails.
@@ -62,16 +59,16 @@ func (vm *VM) openEvents() (file *os.File, size int64) {
 		}
 		_ = file.Close() // it was read alone
 	}
-	vm.log.Error("what happens to a VM is not known", "vm", vm.name, "err", err)
+	vm.Log.Error("what happens to a VM is not known", "err", err)
 	return nil, 0
 }
 
 // follow takes what Cloud Hypervisor writes into its file of events until it is gone. What is
 // within past is not reported. It never waits for the consumer of the handle's own.
 func (vm *VM) follow(file *os.File, past int64) {
-	defer vm.events.End(net.ErrClosed)
+	defer vm.Queue.End(net.ErrClosed)
 	defer file.Close() // where it is nil that is an error, which says nothing
-	if vm.child == nil {
+	if vm.Child == nil {
 		before := api.NewDecoder(io.NewSectionReader(file, 0, past))
 		vm.read(before, func(ev api.Event) { vm.note(ev) })
 		_, _ = file.Seek(before.Offset(), io.SeekStart) // never fails for a file
@@ -85,8 +82,12 @@ func (vm *VM) follow(file *os.File, past int64) {
 			gone = true // what is read from here on is all
 		default:
 		}
-		if vm.read(events, func(ev api.Event) { vm.translate(ev); next.Reset() }) > 0 {
+		told := false
+		if vm.read(events, func(ev api.Event) { told = vm.translate(ev) || told }) > 0 {
 			vm.lostSome()
+		}
+		if told {
+			next.Settle() // what an order was to bring about has come, and nothing is waited for
 		}
 		switch {
 		case gone:
@@ -128,19 +129,18 @@ func (vm *VM) note(ev api.Event) eventRule {
 	return rule
 }
 
-// translate reports one of Cloud Hypervisor's events.
-func (vm *VM) translate(ev api.Event) {
+// translate reports one of Cloud Hypervisor's events, if it is one to be reported.
+func (vm *VM) translate(ev api.Event) (told bool) {
 	rule := vm.note(ev)
 	if rule.kind == "" || vm.isUnsaid(ev) {
-		return
+		return false
 	}
 	e := hypervisor.Event{Kind: rule.kind, Time: vm.timeOf(ev), State: rule.state}
 	if rule.more != nil {
 		rule.more(vm, ev, &e)
 	}
-	if e.Kind != "" {
-		vm.events.Put(e)
-	}
+	vm.Tell(e)
+	return true
 }
 
 // timeOf is when an event happened.
@@ -153,7 +153,7 @@ func (vm *VM) timeOf(ev api.Event) time.Time {
 
 // noteRuns is a guest that runs, from its start or on.
 func (vm *VM) noteRuns(api.Event) {
-	vm.setRan()
+	vm.SetRan()
 	vm.mu.Lock()
 	defer vm.mu.Unlock()
 	vm.panicked = false
@@ -177,8 +177,8 @@ func (vm *VM) crashed(_ api.Event, e *hypervisor.Event) {
 	if !panicked {
 		return
 	}
-	if err := vm.ask(vm.pause); err != nil && vm.ctx.Err() == nil {
-		vm.log.Warn("the guest has panicked and cannot be paused", "vm", vm.name, "err", err)
+	if err := vm.Ask(vm.pause); err != nil && vm.Life.Err() == nil {
+		vm.Log.Warn("the guest has panicked and cannot be paused", "err", err)
 	}
 	vm.tellState(e)
 }
@@ -191,7 +191,7 @@ func (vm *VM) wasReset(_ api.Event, e *hypervisor.Event) { vm.tellState(e) }
 
 // tellState completes an event that does not say what the VM does after it.
 func (vm *VM) tellState(e *hypervisor.Event) {
-	_ = vm.ask(func(ctx context.Context) error { // without an answer it is told without a state
+	_ = vm.Ask(func(ctx context.Context) error { // without an answer it is told without a state
 		s, _, err := vm.status(ctx)
 		if err == nil {
 			e.State, e.Reason = s.state, s.reason
@@ -213,47 +213,19 @@ func (vm *VM) lostSome() {
 			e.Kind = hypervisor.EventShutdown
 		}
 	}
-	if e.Kind != "" {
-		vm.events.Put(e)
-	}
+	vm.Tell(e)
 }
 
 // ended is the guest's end, or the VMM's. A VMM whose guest has ended is still there, and told
 // to go.
 func (vm *VM) ended(_ api.Event, e *hypervisor.Event) {
-	vm.mu.Lock()
-	stays := !vm.ordered
-	vm.mu.Unlock()
-	if stays {
-		stays = vm.ask(func(ctx context.Context) error { _, _, err := vm.status(ctx); return err }) == nil
-	}
+	stays := !vm.Ordered() && vm.Ask(func(ctx context.Context) error { _, _, err := vm.status(ctx); return err }) == nil
 	e.State, e.Reason = hypervisor.StateShutdown, reasonVMMShutdown
+	var quit func(context.Context) error
 	if stays {
-		e.Reason = reasonGuestShutdown
+		e.Reason, quit = handle.ReasonGuestShutdown, vm.client.ShutdownVMM
 	}
-	vm.mu.Lock()
-	again := vm.endReason != ""
-	if !again {
-		vm.endReason = e.Reason
-	}
-	vm.mu.Unlock()
-	if again {
-		*e = hypervisor.Event{}
-		return
-	}
-	if stays {
-		vm.sendAway()
-	}
-}
-
-// sendAway ends a VMM whose guest has ended.
-func (vm *VM) sendAway() {
-	vm.spawn(func() {
-		err := vm.client.ShutdownVMM(vm.ctx)
-		if err != nil && vm.ctx.Err() == nil && !errors.Is(err, hypervisor.ErrHypervisorNotRunning) {
-			vm.log.Warn("Cloud Hypervisor does not end after its guest", "vm", vm.name, "err", err)
-		}
-	})
+	vm.GuestEnded(e, quit)
 }
 
 // catchUp learns what happened before the handle was there and is still to be dealt with: a
@@ -261,12 +233,12 @@ func (vm *VM) sendAway() {
 // goes on.
 func (vm *VM) catchUp() {
 	// As long as the handle is there: a VMM that hangs answers later.
-	s, _, err := vm.status(vm.ctx)
+	s, _, err := vm.status(vm.Life)
 	if err != nil {
 		return
 	}
-	if rec := vm.record(); rec != nil && rec.Resume {
-		vm.spawn(vm.recoverSnapshot)
+	if vm.Held() {
+		vm.Spawn(vm.recoverSnapshot)
 	}
 	if s.state != hypervisor.StateCreated {
 		vm.settleRestore()
@@ -277,7 +249,7 @@ func (vm *VM) catchUp() {
 		e.Kind = hypervisor.EventShutdown
 		vm.ended(api.Event{}, &e)
 	case s.state == hypervisor.StateRunning:
-		vm.setRan()
+		vm.SetRan()
 		vm.mu.Lock()
 		panicked := vm.panicked
 		vm.mu.Unlock()
@@ -286,27 +258,13 @@ func (vm *VM) catchUp() {
 			vm.crashed(api.Event{}, &e)
 		}
 	case s.state == hypervisor.StatePaused:
-		vm.setRan()
+		vm.SetRan()
 	}
-	if e.Kind != "" {
-		vm.events.Put(e)
-	}
+	vm.Tell(e)
 }
 
 // lost is the end of the process. One that ended without a word is reported.
 func (vm *VM) lost() {
-	serial.Settle(vm.ctx, vm.dir.console()) // who is told may look what was said last
-	e := hypervisor.Event{Kind: hypervisor.EventShutdown, Time: time.Now(), State: hypervisor.StateShutdown, Reason: hypervisor.ReasonVMMDied}
-	if vm.exit != "" {
-		e.Detail = []hypervisor.Detail{{Key: "exit", Value: vm.exit}}
-	}
-	vm.mu.Lock()
-	told := vm.endReason != ""
-	if !told {
-		vm.endReason = e.Reason
-	}
-	vm.mu.Unlock()
-	if !told {
-		vm.events.Put(e)
-	}
+	serial.Settle(vm.Life, serial.ConsolePath(vm.dir.Dir)) // who is told may look what was said last
+	vm.VMMEnded(vm.exit)
 }

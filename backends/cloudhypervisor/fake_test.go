@@ -17,6 +17,7 @@ import (
 
 	"vmfs/backends/cloudhypervisor/api"
 	"vmfs/backends/cloudhypervisor/chtest"
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/rundir"
@@ -72,7 +73,7 @@ func (f *fake) start() error {
 	}
 	f.use(hv.(*VM))
 	require.Equal(f.t, pid, f.proc.PID)
-	child := f.child
+	child := f.Child
 	f.t.Cleanup(func() { _ = child.Kill() })
 	return nil
 }
@@ -187,7 +188,7 @@ func TestLife(t *testing.T) {
 	require.NoError(t, f.DeleteVM(ctx))
 	f.expect(hypervisor.EventPowerdown)
 	e := f.expect(hypervisor.EventShutdown)
-	assert.Equal(t, vmState{hypervisor.StateShutdown, reasonGuestShutdown}, vmState{e.State, e.Reason})
+	assert.Equal(t, vmState{hypervisor.StateShutdown, handle.ReasonGuestShutdown}, vmState{e.State, e.Reason})
 	f.expectOver()
 
 	// A start after that is a new boot.
@@ -208,8 +209,8 @@ func TestEndsElsewhere(t *testing.T) {
 		reason string
 		over   bool
 	}{
-		"guest powers off": {func(f *fake) { f.provoke(chtest.PowersOff) }, hypervisor.StateShutdown, hypervisor.EventShutdown, reasonGuestShutdown, true},
-		"guest panics":     {func(f *fake) { f.provoke(chtest.Panics) }, hypervisor.StatePaused, hypervisor.EventPanicked, reasonPanicked, false},
+		"guest powers off": {func(f *fake) { f.provoke(chtest.PowersOff) }, hypervisor.StateShutdown, hypervisor.EventShutdown, handle.ReasonGuestShutdown, true},
+		"guest panics":     {func(f *fake) { f.provoke(chtest.Panics) }, hypervisor.StatePaused, hypervisor.EventPanicked, handle.ReasonPanicked, false},
 	} {
 		for _, away := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
@@ -315,32 +316,32 @@ func TestKilledInAStart(t *testing.T) {
 				require.NoError(t, err)
 				vm, err := f.s.launch(ctx, pl)
 				require.NoError(t, err)
-				t.Cleanup(func() { _ = vm.child.Kill() })
+				t.Cleanup(func() { _ = vm.Child.Kill() })
 				if step != "started" {
 					require.NoError(t, vm.client.Create(ctx, pl.vm))
 				}
 				if step == "booted" {
 					require.NoError(t, vm.client.Boot(ctx))
 				}
-				pid := vm.child.PID
+				pid := vm.Child.PID
 				require.NoError(t, vm.Close())
 				if !recorded {
-					rec, err := readRecord(pl.dir)
+					rec, err := rundir.Read[record](pl.dir.Dir)
 					require.NoError(t, err)
 					rec.Process = nil
-					require.NoError(t, rec.write(pl.dir))
+					require.NoError(t, rundir.Write(pl.dir.Dir, rec))
 				}
 				f.reopen()
 				id, err := f.Identify(ctx)
 				require.NoError(t, err)
 				assert.Equal(t, hypervisor.Identity{Name: "web", UUID: f.config.UUID, PID: pid}, id)
 				if step != "booted" {
-					assert.Equal(t, vmState{hypervisor.StateCreated, reasonPrelaunch}, f.state())
+					assert.Equal(t, vmState{hypervisor.StateCreated, handle.ReasonPrelaunch}, f.state())
 				}
 				require.NoError(t, f.Resume(ctx))
 				assert.Equal(t, vmState{hypervisor.StateRunning, ""}, f.state())
 				assert.Eventually(t, func() bool {
-					rec, err := readRecord(pl.dir)
+					rec, err := rundir.Read[record](pl.dir.Dir)
 					return err == nil && rec.Ran
 				}, patience, 5*time.Millisecond)
 			})
@@ -349,7 +350,7 @@ func TestKilledInAStart(t *testing.T) {
 	f := newFake(t, chtest.Config{})
 	dir, err := dirOf(f.socket)
 	require.NoError(t, err)
-	require.NoError(t, dir.prepare())
+	require.NoError(t, dir.Prepare())
 	socket, err := unixsock.Bind(t.Context(), f.socket)
 	require.NoError(t, err)
 	require.NoError(t, socket.Close()) // as by the end of the server
@@ -362,7 +363,7 @@ func TestAnotherVM(t *testing.T) {
 	t.Parallel()
 	f := newFake(t, chtest.Config{})
 	require.NoError(t, f.start())
-	f.changeRecord(func(r *record) { r.Config.UUID = "5a0e6d3c-1111-4222-8333-000000000000" })
+	require.NoError(t, f.rec.Change(func(r *rundir.Record) { r.Config.UUID = "5a0e6d3c-1111-4222-8333-000000000000" }))
 	f.reopen()
 	id, err := f.Identify(testContext(t))
 	require.NoError(t, err)
@@ -380,7 +381,7 @@ func TestEventsLostAndCut(t *testing.T) {
 	require.NoError(t, f.Resume(ctx)) // whose event shows that something is missing before it
 	f.expect(hypervisor.EventLost)
 	f.provoke(chtest.PowersOff)
-	assert.Equal(t, vmState{hypervisor.StateShutdown, reasonGuestShutdown}, f.state())
+	assert.Equal(t, vmState{hypervisor.StateShutdown, handle.ReasonGuestShutdown}, f.state())
 	require.NoError(t, f.Shutdown(ctx))
 	f.expectOver()
 }
@@ -478,14 +479,14 @@ func TestRecords(t *testing.T) {
 	f := newFake(t, chtest.Config{})
 	require.NoError(t, f.start())
 	require.NoError(t, f.Close())
-	require.NoError(t, rundir.Write(f.dir.record(), map[string]int{"format": recordFormat + 1}))
+	require.NoError(t, os.WriteFile(f.dir.Record(), []byte(`{"format":2}`), 0o600))
 	f.reopen() // it says so in the log
 	id, err := f.Identify(testContext(t))
 	require.NoError(t, err)
 	assert.Equal(t, hypervisor.Identity{UUID: f.config.UUID, PID: f.proc.PID}, id)
 	assert.Equal(t, hypervisor.StateRunning, f.state().state)
-	require.NoError(t, os.Remove(f.dir.record()))
-	_, err = readRecord(f.dir)
+	require.NoError(t, os.Remove(f.dir.Record()))
+	_, err = rundir.Read[record](f.dir.Dir)
 	require.True(t, errors.Is(err, fs.ErrNotExist))
 	f.reopen()
 	assert.Equal(t, hypervisor.StateRunning, f.state().state)

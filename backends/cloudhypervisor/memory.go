@@ -27,7 +27,7 @@ const (
 
 // ResizeMemory sets the target.
 func (vm *VM) ResizeMemory(ctx context.Context, bytes int64) error {
-	target, err := vm.setTarget(ctx, bytes)
+	target, err := vm.Target(ctx, bytes, vm.setTarget)
 	if err == nil {
 		vm.track(target)
 	}
@@ -38,7 +38,7 @@ func (vm *VM) ResizeMemory(ctx context.Context, bytes int64) error {
 func (vm *VM) ResizeMemoryAndWait(ctx context.Context, bytes int64, timeout time.Duration) error {
 	var target int64
 	err := vm.resizing(func(ctx context.Context) (_ int64, err error) {
-		target, err = vm.setTarget(ctx, bytes)
+		target, err = vm.Target(ctx, bytes, vm.setTarget)
 		return target, err
 	}).Wait(ctx, timeout)
 	if late := (*hypervisor.ResizeError)(nil); errors.As(err, &late) {
@@ -56,7 +56,7 @@ func (vm *VM) resizing(set func(context.Context) (int64, error)) resize.Guest {
 // track tells of the guest's way to a target, for which nobody waits, until it has that
 // or gets another one.
 func (vm *VM) track(target int64) {
-	ctx, cancel := context.WithCancel(vm.ctx)
+	ctx, cancel := context.WithCancel(vm.Life)
 	vm.mu.Lock()
 	before := vm.untrack
 	vm.untrack = cancel
@@ -64,7 +64,7 @@ func (vm *VM) track(target int64) {
 	if before != nil {
 		before()
 	}
-	if !vm.spawn(func() {
+	if !vm.Spawn(func() {
 		defer cancel()
 		// However it ends, there is nobody to be told.
 		_ = vm.resizing(func(context.Context) (int64, error) { return target, nil }).Wait(ctx, trackFor)
@@ -85,7 +85,7 @@ func (vm *VM) actualMemory(ctx context.Context) (int64, error) {
 	vm.memory = actual
 	vm.mu.Unlock()
 	if changed {
-		vm.events.Put(hypervisor.Event{Kind: hypervisor.EventMemory, Time: time.Now(), Detail: []hypervisor.Detail{
+		vm.Tell(hypervisor.Event{Kind: hypervisor.EventMemory, Time: time.Now(), Detail: []hypervisor.Detail{
 			{Key: "actual", Value: strconv.FormatInt(actual, 10)},
 		}})
 	}
@@ -94,15 +94,6 @@ func (vm *VM) actualMemory(ctx context.Context) (int64, error) {
 
 // setTarget gives Cloud Hypervisor the target, and returns it rounded.
 func (vm *VM) setTarget(ctx context.Context, bytes int64) (int64, error) {
-	if err := vm.gate.Pass(ctx); err != nil {
-		return 0, err
-	}
-	select { // two targets at once must not be mixed
-	case vm.setting <- struct{}{}:
-		defer func() { <-vm.setting }()
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
 	info, err := vm.client.Info(ctx)
 	if err != nil {
 		return 0, err

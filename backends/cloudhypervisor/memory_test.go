@@ -47,9 +47,7 @@ func TestTrack(t *testing.T) {
 
 func TestResizeOfAGuestThatEnded(t *testing.T) {
 	f := startFake(t, chtest.Config{})
-	f.mu.Lock()
-	f.ordered = true // so that the VMM is not told to go
-	f.mu.Unlock()
+	require.NoError(t, f.Order(func() error { return nil })) // so that the VMM is not told to go
 	require.NoError(t, f.client.ShutdownVM(t.Context()))
 	info, err := f.client.Info(t.Context())
 	require.NoError(t, err)

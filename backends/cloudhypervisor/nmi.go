@@ -15,10 +15,7 @@ func (vm *VM) InjectNMI(ctx context.Context) error { return vm.wrap("nmi", vm.in
 // a mark that they have heard of an NMI, takes it for the answer to the next one, and so
 // loses that; a pause takes the mark away.
 func (vm *VM) injectNMI(ctx context.Context) error {
-	if err := vm.gate.Pass(ctx); err != nil {
-		return err
-	}
-	release, err := vm.gate.Hold("an NMI is being sent", true)
+	release, err := vm.Gate.Enter(ctx, "an NMI is being sent", true)
 	if err != nil {
 		return err
 	}
@@ -39,20 +36,20 @@ func (vm *VM) injectNMI(ctx context.Context) error {
 // blink has the virtual CPUs of a VM that runs stand still for the moment between two calls,
 // of which no event tells. Whoever dies or gives up in it, the VM goes on.
 func (vm *VM) blink(ctx context.Context) error {
-	vm.hold(true)
+	vm.Hold(true)
 	vm.leaveUnsaid(2)
 	err := vm.client.Pause(ctx)
 	if refused(err) {
 		vm.leaveUnsaid(-2)
-		vm.hold(false)
+		vm.Hold(false)
 		return err
 	}
 	goOn := func() error {
-		defer vm.hold(false)
-		return vm.ask(vm.client.Resume)
+		defer vm.Hold(false)
+		return vm.Ask(vm.client.Resume)
 	}
 	if err != nil { // it may be paused, or be so soon
-		vm.spawn(func() { _ = goOn() }) // the error of the pause says enough
+		vm.Spawn(func() { _ = goOn() }) // the error of the pause says enough
 		return err
 	}
 	return goOn()

@@ -16,16 +16,11 @@ func (vm *VM) GetVMInfo(ctx context.Context) (*hypervisor.VMInfo, error) {
 	if err != nil {
 		return nil, vm.wrap("info", err)
 	}
-	said := &hypervisor.VMInfo{State: s.state, Reason: s.reason}
-	if info.MemoryActualSize > 0 {
-		said.MemoryActualSize = &info.MemoryActualSize
+	memory := &info.MemoryActualSize
+	if *memory <= 0 {
+		memory = nil
 	}
-	if s.state == hypervisor.StateShutdown {
-		vm.mu.Lock()
-		vm.told = true
-		vm.mu.Unlock()
-	}
-	return said, nil
+	return vm.Info(s.state, s.reason, memory), nil
 }
 
 // refused tells whether the VMM was asked and would not. It says 500 for nearly everything, so
@@ -36,13 +31,7 @@ func refused(err error) bool {
 }
 
 // Pause stops the virtual CPUs. When Cloud Hypervisor answers they stand still.
-func (vm *VM) Pause(ctx context.Context) error {
-	err := vm.gate.Pass(ctx)
-	if err == nil {
-		err = vm.pause(ctx)
-	}
-	return vm.wrap("pause", err)
-}
+func (vm *VM) Pause(ctx context.Context) error { return vm.wrap("pause", vm.Gate.Do(ctx, vm.pause)) }
 
 func (vm *VM) pause(ctx context.Context) error {
 	defer vm.kick(readFirst) // nobody waits for the event, and the answer goes first
@@ -62,13 +51,7 @@ func (vm *VM) pause(ctx context.Context) error {
 
 // Resume lets the virtual CPUs go on. A guest that has panicked only a reset helps, and the error
 // says so. A VM that a server began to make, and was killed, is made whole.
-func (vm *VM) Resume(ctx context.Context) error {
-	err := vm.gate.Pass(ctx)
-	if err == nil {
-		err = vm.resume(ctx)
-	}
-	return vm.wrap("resume", err)
-}
+func (vm *VM) Resume(ctx context.Context) error { return vm.wrap("resume", vm.Gate.Do(ctx, vm.resume)) }
 
 func (vm *VM) resume(ctx context.Context) error {
 	defer vm.kick(0)
@@ -101,13 +84,7 @@ func (vm *VM) resume(ctx context.Context) error {
 
 // Reset resets the VM as a reset button does. A paused VM stays paused, but for the moment
 // that Cloud Hypervisor lets it run.
-func (vm *VM) Reset(ctx context.Context) error {
-	err := vm.gate.Pass(ctx)
-	if err == nil {
-		err = vm.reset(ctx)
-	}
-	return vm.wrap("reset", err)
-}
+func (vm *VM) Reset(ctx context.Context) error { return vm.wrap("reset", vm.Gate.Do(ctx, vm.reset)) }
 
 func (vm *VM) reset(ctx context.Context) error {
 	defer vm.kick(0)
@@ -136,32 +113,14 @@ func (vm *VM) DeleteVM(ctx context.Context) error {
 	defer vm.kick(0)
 	err := vm.client.PowerButton(ctx)
 	if err == nil {
-		vm.events.Put(hypervisor.Event{Kind: hypervisor.EventPowerdown, Time: time.Now()}) // of which the VMM tells nothing
+		vm.Tell(hypervisor.Event{Kind: hypervisor.EventPowerdown, Time: time.Now()}) // of which the VMM tells nothing
 	}
 	return vm.wrap("poweroff", err)
 }
 
 // Shutdown ends Cloud Hypervisor: it writes out what the guest has written to its disks, and
-// ends.
-//
-// When the guest has ended the handle does so by itself. A caller whom GetVMInfo
-// has told of that end, and who orders it too, is not refused for being late:
-// the first call returns nil then though the VMM be gone already.
+// ends. See handle.Order.
 func (vm *VM) Shutdown(ctx context.Context) error {
 	defer vm.kick(0)
-	vm.mu.Lock()
-	late := vm.told && !vm.ordered
-	before := vm.ordered
-	vm.ordered = true
-	vm.mu.Unlock()
-	err := vm.client.ShutdownVMM(ctx)
-	if err != nil && late && errors.Is(err, hypervisor.ErrHypervisorNotRunning) {
-		return nil
-	}
-	if err != nil {
-		vm.mu.Lock()
-		vm.ordered = before
-		vm.mu.Unlock()
-	}
-	return vm.wrap("stop", err)
+	return vm.Order(func() error { return vm.wrap("stop", vm.client.ShutdownVMM(ctx)) })
 }

@@ -37,7 +37,7 @@ func (s *Starter) restore(ctx context.Context, p *hypervisor.Paths, version, soc
 	if err != nil {
 		return 0, nil, fmt.Errorf("cloud-hypervisor: restore %s: %w", filepath.Base(filepath.Dir(socketPath)), err)
 	}
-	return vm.child.PID, vm, nil
+	return vm.PID(), vm, nil
 }
 
 // restoreVM restores with the configuration over laid over the saved one, unless it
@@ -70,11 +70,11 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 		return nil, err
 	}
 	pl.mode = mode
-	if err := pl.dir.prepare(); err != nil { // before any disk is touched
+	if err := pl.dir.Prepare(); err != nil { // before any disk is touched
 		return nil, err
 	}
 	var vm *VM
-	err = m.WithDisks(ctx, s.log, pl.dir.swap(), snapshotPath, config, func() (err error) {
+	err = m.WithDisks(ctx, s.log, pl.dir.Swap(), snapshotPath, config, func() (err error) {
 		if vm, err = s.launch(ctx, pl); err != nil {
 			return err
 		}
@@ -82,7 +82,7 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 			if m.Version != pl.program.version {
 				err = fmt.Errorf("%w (the snapshot was written by version %s of Cloud Hypervisor, and this is %s)", err, m.Version, pl.program.version)
 			}
-			err = s.abandon(ctx, vm.child, vm, pl.dir, err)
+			err = s.abandon(ctx, vm.Child, vm, pl.dir, err)
 		}
 		return err
 	})
@@ -178,6 +178,6 @@ func (vm *VM) Describe() []hypervisor.Detail {
 // settleRestore is for a VM whose server was killed after all of it had been
 // restored, and before it had put that down.
 func (vm *VM) settleRestore() {
-	snapshot.Settle(vm.log, vm.dir.swap(), vm.name)
+	snapshot.Settle(vm.Log, vm.dir.Swap())
 	_ = os.RemoveAll(vm.dir.source()) // the next restore tries it again
 }

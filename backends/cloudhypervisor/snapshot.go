@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -111,9 +110,9 @@ type saving struct {
 }
 
 func (vm *VM) snapshot(ctx context.Context, destPath string) error {
-	rec := vm.record()
-	if rec == nil {
-		return fmt.Errorf("what the VM was started with is not known, since %s is missing or damaged: start it again", vm.dir.record())
+	rec, err := vm.Known()
+	if err != nil {
+		return err
 	}
 	if err := unsaveable(&rec.Config.VMConfig); err != nil {
 		return err
@@ -127,28 +126,7 @@ func (vm *VM) snapshot(ctx context.Context, destPath string) error {
 }
 
 // saver is how the VM's snapshots are taken.
-func (vm *VM) saver() *snapshot.Saver {
-	return &snapshot.Saver{
-		Name: vm.name, Log: vm.log, Gate: &vm.gate, Life: vm.ctx, Hold: vm.hold,
-		Spawn: func(f func()) error {
-			if !vm.spawn(f) {
-				return api.ErrClosed
-			}
-			return nil
-		},
-		Stop: vm.pause,
-		Go:   vm.resume,
-	}
-}
-
-// hold notes, also for a server to come, that a running VM stands still for a
-// snapshot alone.
-func (vm *VM) hold(held bool) {
-	vm.mu.Lock()
-	vm.held = held
-	vm.mu.Unlock()
-	vm.changeRecord(func(r *record) { r.Resume = held })
-}
+func (vm *VM) saver() *snapshot.Saver { return vm.Saver(vm.pause, vm.resume) }
 
 // save does all for which the VM has to stand still.
 func (s *saving) save(ctx context.Context) error {
@@ -212,14 +190,7 @@ func (s *saving) tellProgress(ctx context.Context) {
 			continue // it is not there yet
 		}
 		done := min(st.Blocks*512, st.Size)
-		var detail []hypervisor.Detail
-		for _, d := range []struct {
-			key   string
-			value int64
-		}{{"done", done}, {"total", st.Size}, {"rate", done - last}} {
-			detail = append(detail, hypervisor.Detail{Key: d.key, Value: strconv.FormatInt(d.value, 10)})
-		}
-		s.vm.events.Put(hypervisor.Event{Kind: hypervisor.EventSnapshot, Time: time.Now(), Detail: detail})
+		s.vm.Tell(snapshot.Progress(done, st.Size, done-last))
 		last = done
 	}
 }

@@ -20,7 +20,9 @@ import (
 	"vmfs/backends/cloudhypervisor/api"
 	"vmfs/backends/cloudhypervisor/chtest"
 	"vmfs/backends/disk"
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/rundir"
 )
 
 // startFake starts a VM with a disk that it can write and one that it cannot.
@@ -44,7 +46,7 @@ func (f *fake) restored(pid int, hv hypervisor.Hypervisor, err error) {
 	require.NoError(f.t, err)
 	f.use(hv.(*VM))
 	require.Equal(f.t, pid, f.proc.PID)
-	child := f.child
+	child := f.Child
 	f.t.Cleanup(func() { _ = child.Kill() })
 }
 
@@ -94,7 +96,7 @@ func TestSnapshotAndRestore(t *testing.T) {
 	assert.Equal(t, hypervisor.StatePaused, f.state().state)
 	assert.Equal(t, "saved", f.disk())
 	assert.Equal(t, []hypervisor.Detail{{Key: "memory.restore", Value: "copy"}}, f.Describe())
-	assert.NoFileExists(t, f.dir.swap())
+	assert.NoFileExists(t, f.dir.Swap())
 	assert.NoDirExists(t, f.dir.source())
 	require.NoError(t, f.Resume(t.Context()))
 	assert.Equal(t, hypervisor.StateRunning, f.state().state)
@@ -147,7 +149,10 @@ func TestFailedSnapshots(t *testing.T) {
 	t.Run("memory that is still read", func(t *testing.T) {
 		refused.Nth = 1
 		f := startFake(t, chtest.Config{Faults: []chtest.Fault{refused}})
-		f.changeRecord(func(r *record) { r.Memory = api.RestoreOnDemand })
+		rec := *f.record()
+		rec.Memory = api.RestoreOnDemand
+		require.NoError(t, rundir.Write(f.dir.Dir, &rec))
+		f.reopen()
 		require.NoError(t, f.Snapshot(t.Context(), t.TempDir()), "it is tried again")
 	})
 	t.Run("a slow one", func(t *testing.T) {
@@ -189,14 +194,14 @@ func TestFailedSnapshots(t *testing.T) {
 // running VM: the next one lets the VM go on.
 func TestPausedForASnapshot(t *testing.T) {
 	f := startFake(t, chtest.Config{})
-	f.hold(true)
+	f.Hold(true)
 	require.NoError(t, f.client.Pause(t.Context()))
 	info, err := f.GetVMInfo(t.Context())
 	require.NoError(t, err)
-	assert.Equal(t, reasonSnapshot, info.Reason)
+	assert.Equal(t, handle.ReasonSnapshot, info.Reason)
 	f.reopen()
 	require.Eventually(t, func() bool {
-		rec, err := readRecord(f.dir)
+		rec, err := rundir.Read[record](f.dir.Dir)
 		return err == nil && !rec.Resume && f.state().state == hypervisor.StateRunning
 	}, 10*time.Second, 5*time.Millisecond)
 	// One that was paused by a command stays so.
@@ -212,7 +217,7 @@ func TestFailedRestores(t *testing.T) {
 	snap := filepath.Join(t.TempDir(), "snap")
 	require.NoError(t, f.Snapshot(t.Context(), snap))
 	f.kill()
-	require.NoError(t, f.dir.clear())
+	require.NoError(t, f.dir.Clear())
 	require.NoError(t, os.Remove(f.dir.Path("vsock.sock")), "a VMM that was killed has left it")
 	require.NoError(t, os.WriteFile(f.config.Disks[0].Path, []byte("later"), 0o600))
 	refused := func(says string) {
@@ -294,7 +299,7 @@ func TestInterruptedRestore(t *testing.T) {
 	put := func() {
 		t.Helper()
 		require.NoError(t, os.WriteFile(paths[0], []byte("later"), 0o600))
-		_, err := disk.Put(t.Context(), f.dir.swap(), snap, paths, m.Disks)
+		_, err := disk.Put(t.Context(), f.dir.Swap(), snap, paths, m.Disks)
 		require.NoError(t, err)
 		require.NoError(t, os.Mkdir(f.dir.source(), 0o700))
 		assert.Equal(t, "saved", f.disk())
@@ -303,7 +308,7 @@ func TestInterruptedRestore(t *testing.T) {
 	require.NoError(t, f.start())
 	f.kill()
 	assert.Equal(t, "later", f.disk())
-	assert.NoFileExists(t, f.dir.swap())
+	assert.NoFileExists(t, f.dir.Swap())
 
 	f.restored(f.s.RestoreVM(t.Context(), nil, "", f.socket, snap))
 	put()
@@ -313,7 +318,7 @@ func TestInterruptedRestore(t *testing.T) {
 		return os.IsNotExist(err)
 	}, 10*time.Second, 5*time.Millisecond)
 	assert.Equal(t, "saved", f.disk())
-	assert.NoFileExists(t, f.dir.swap())
+	assert.NoFileExists(t, f.dir.Swap())
 	assert.Equal(t, hypervisor.StatePaused, f.state().state)
 
 	// A VMM that was to restore a VM, and has none, does not start it instead.

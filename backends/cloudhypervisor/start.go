@@ -16,6 +16,7 @@ import (
 	"vmfs/backends/hostnet"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/backends/rundir"
 	"vmfs/backends/serial"
 	"vmfs/backends/stored"
 	"vmfs/internal/regular"
@@ -32,7 +33,7 @@ func (s *Starter) StartVM(ctx context.Context, p *hypervisor.Paths, version, soc
 		}
 		return 0, nil, fmt.Errorf("cloud-hypervisor: start %s: %w", name, err)
 	}
-	return vm.child.PID, vm, nil
+	return vm.PID(), vm, nil
 }
 
 func (s *Starter) startVM(ctx context.Context, p *hypervisor.Paths, version, socketPath string, config hypervisor.VMConfig) (*VM, error) {
@@ -45,7 +46,7 @@ func (s *Starter) startVM(ctx context.Context, p *hypervisor.Paths, version, soc
 		return nil, err
 	}
 	if err := vm.make(ctx, pl.vm, nil); err != nil {
-		return nil, s.abandon(ctx, vm.child, vm, pl.dir, err)
+		return nil, s.abandon(ctx, vm.Child, vm, pl.dir, err)
 	}
 	return vm, nil
 }
@@ -78,14 +79,14 @@ func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socket
 // launch starts a Cloud Hypervisor that has no VM yet, and returns the handle on it. When it
 // fails nothing is left of it.
 func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
-	if err := serial.End(ctx, pl.dir.console()); err != nil {
+	if err := serial.End(ctx, serial.ConsolePath(pl.dir.Dir)); err != nil {
 		return nil, fmt.Errorf("what an earlier VMM has left: %w", err)
 	}
-	if err := pl.dir.prepare(); err != nil {
+	if err := pl.dir.Prepare(); err != nil {
 		return nil, err
 	}
 	if pl.mode == "" { // what is restored has the size that it had
-		if err := disk.TakeBack(pl.dir.swap()); err != nil {
+		if err := disk.TakeBack(pl.dir.Swap()); err != nil {
 			return nil, err
 		}
 		if err := disk.Fit(ctx, pl.config.Disks); err != nil {
@@ -113,15 +114,14 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 // spawn makes what Cloud Hypervisor inherits, starts it and connects to it. What it returns
 // beside an error is to be abandoned.
 func (s *Starter) spawn(ctx context.Context, pl *plan) (*VM, *process.Child, error) {
-	rec := &record{
-		Config: stored.Config{VMConfig: pl.config}, Binary: pl.program.path, Version: pl.program.version, Time: time.Now(), Memory: pl.mode,
-		// The descriptors are those of Files below.
-		Args: []string{
-			"--api-socket", "fd=" + strconv.Itoa(process.FirstFile), "--event-monitor", "fd=" + strconv.Itoa(process.FirstFile+1),
-			"--no-shutdown", "--log-format", logFormat,
-		},
+	args := []string{ // with the descriptors of Files below
+		"--api-socket", "fd=" + strconv.Itoa(process.FirstFile), "--event-monitor", "fd=" + strconv.Itoa(process.FirstFile+1),
+		"--no-shutdown", "--log-format", logFormat,
 	}
-	if err := rec.write(pl.dir); err != nil {
+	rec := &record{Memory: pl.mode, Record: rundir.Record{
+		Config: stored.Config{VMConfig: pl.config}, Binary: pl.program.path, Version: pl.program.version, Args: args, Time: time.Now(),
+	}}
+	if err := rundir.Write(pl.dir.Dir, rec); err != nil {
 		return nil, nil, err
 	}
 	control, err := unixsock.Bind(ctx, pl.dir.Control())
@@ -141,7 +141,7 @@ func (s *Starter) spawn(ctx context.Context, pl *plan) (*VM, *process.Child, err
 		return nil, nil, err
 	}
 	c, err := process.Start(ctx, process.Command{
-		Path: pl.program.path, Args: rec.Args, Files: []*os.File{control, events}, Log: set.Log, Output: output,
+		Path: pl.program.path, Args: args, Files: []*os.File{control, events}, Log: set.Log, Output: output,
 	})
 	_ = output.Close() // the VMM has its own by now, or never will
 	if err != nil {
@@ -149,12 +149,12 @@ func (s *Starter) spawn(ctx context.Context, pl *plan) (*VM, *process.Child, err
 	}
 	c.Writer = beside.Process
 	rec.Process, rec.Time = &c.Process, time.Now() // its program has begun just now
-	if err := rec.write(pl.dir); err != nil {
+	if err := rundir.Write(pl.dir.Dir, rec); err != nil {
 		return nil, c, err
 	}
 	vm, err := s.connect(ctx, pl.dir, rec, c)
 	if err == nil {
-		vm.spawn(func() { vm.keepSerial(beside) })
+		vm.Spawn(func() { vm.keepSerial(beside) })
 	}
 	return vm, c, err
 }
@@ -174,7 +174,7 @@ func (vm *VM) make(ctx context.Context, config, has *api.VMConfig) error {
 	if err := vm.client.Boot(ctx); err != nil {
 		return err
 	}
-	vm.setRan()
+	vm.SetRan()
 	return nil
 }
 
@@ -237,7 +237,7 @@ func (s *Starter) abandon(ctx context.Context, c *process.Child, vm *VM, dir run
 			_ = unixsock.RemoveStale(rec.Config.VsockSocket) // of a VMM that was killed
 		}
 	}
-	if cerr := dir.clear(); cerr != nil {
+	if cerr := dir.Clear(); cerr != nil {
 		s.log.Error("a failed start cannot be cleared away", "dir", dir.String(), "err", cerr)
 	}
 	return err

@@ -3,14 +3,14 @@ package cloudhypervisor
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 
+	"vmfs/backends/handle"
 	"vmfs/backends/hostpci"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/backends/rundir"
 	"vmfs/vsock"
 )
 
@@ -76,19 +76,16 @@ func (s *Starter) Open(socketPath string) (*VM, error) {
 	if err != nil {
 		return fail(err)
 	}
-	rec, err := readRecord(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.log.Warn("what a VM was started with is not known", "err", err)
-	}
 	// Connecting to a Unix socket does not wait, but for a full backlog.
-	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), handle.AskTimeout)
 	defer cancel()
+	rec := rundir.Find[record](dir.Dir, s.log)
 	vm, err := s.connect(ctx, dir, rec, nil)
 	if err != nil {
 		return fail(err)
 	}
 	if rec != nil {
-		vm.spawn(func() { vm.keepSerial(nil) })
+		vm.Spawn(func() { vm.keepSerial(nil) })
 	}
 	return vm, nil
 }

@@ -5,18 +5,13 @@ import (
 	"errors"
 
 	"vmfs/backends/cloudhypervisor/api"
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 )
 
-// The reasons of VMInfo and of events.
-const (
-	reasonPrelaunch     = "prelaunch"      // started, and the guest not yet let run
-	reasonSnapshot      = "snapshot"       // paused while a snapshot is written
-	reasonPanicked      = "guest-panicked" // the guest said that it crashed
-	reasonDebug         = "debug"          // a debugger stopped it
-	reasonGuestShutdown = "guest-shutdown" // the guest powered off
-	reasonVMMShutdown   = "vmm-shutdown"   // the VMM was told to end
-)
+// reasonVMMShutdown is a reason of VMInfo and of events beside those of package handle: the VMM
+// was told to end.
+const reasonVMMShutdown = "vmm-shutdown"
 
 // A vmState is what a state of Cloud Hypervisor's means.
 type vmState struct {
@@ -27,11 +22,11 @@ type vmState struct {
 // states has every state of Cloud Hypervisor's. A VM of its that is Created has no guest: it
 // never had one, or that has ended (see meaning).
 var states = map[api.State]vmState{
-	api.StateCreated:    {hypervisor.StateCreated, reasonPrelaunch},
+	api.StateCreated:    {hypervisor.StateCreated, handle.ReasonPrelaunch},
 	api.StateRunning:    {hypervisor.StateRunning, ""},
 	api.StatePaused:     {hypervisor.StatePaused, ""},
-	api.StateBreakPoint: {hypervisor.StatePaused, reasonDebug},
-	api.StateShutdown:   {hypervisor.StateShutdown, reasonGuestShutdown},
+	api.StateBreakPoint: {hypervisor.StatePaused, handle.ReasonDebug},
+	api.StateShutdown:   {hypervisor.StateShutdown, handle.ReasonGuestShutdown},
 }
 
 // meaning is what a state means for this VM. A state that a later Cloud Hypervisor may have is
@@ -41,19 +36,15 @@ func (vm *VM) meaning(state api.State) vmState {
 	if !ok {
 		s = vmState{hypervisor.StatePaused, string(state)}
 	}
-	vm.mu.Lock()
-	defer vm.mu.Unlock()
-	if s.state == hypervisor.StateCreated && vm.ran {
+	if s.state == hypervisor.StateCreated && vm.Ran() {
 		s = states[api.StateShutdown]
 	}
-	switch {
-	case s.state == hypervisor.StateShutdown && vm.endReason != "":
-		s.reason = vm.endReason
-	case s.state == hypervisor.StatePaused && vm.held:
-		s.reason = reasonSnapshot
-	case s.state == hypervisor.StatePaused && vm.panicked:
-		s.reason = reasonPanicked
+	vm.mu.Lock()
+	if s.state == hypervisor.StatePaused && vm.panicked {
+		s.reason = handle.ReasonPanicked
 	}
+	vm.mu.Unlock()
+	s.reason = vm.Reason(s.state, s.reason)
 	return s
 }
 

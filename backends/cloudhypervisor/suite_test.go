@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -29,25 +28,16 @@ func newStarter(t testing.TB, program string) *cloudhypervisor.Starter {
 	return s
 }
 
-// realStarter is newStarter of the real program, where that can run VMs. Where
-// $VMFS_CLOUD_HYPERVISOR names one, it has to.
+// realStarter is newStarter of the real program, where that can run VMs.
 func realStarter(t testing.TB) *cloudhypervisor.Starter {
 	t.Helper()
 	s := newStarter(t, "")
-	if _, err := s.GetVersion(nil); err != nil {
-		if os.Getenv("VMFS_CLOUD_HYPERVISOR") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("not tried on the real Cloud Hypervisor: ", err)
-	}
-	cpu, err := os.ReadFile("/proc/cpuinfo")
-	kvm, kerr := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-	if err != nil || kerr != nil || !strings.Contains(string(cpu), "svm") && !strings.Contains(string(cpu), "vmx") {
-		t.Skip("not tried on the real Cloud Hypervisor: this machine's KVM runs no guests: go test -exec build/testhost/testhost")
-	}
-	_ = kvm.Close() // nothing was written
+	chtest.NeedReal(t, func() (string, error) { return s.GetVersion(nil) })
 	return s
 }
+
+// TestRealIsNeeded: a Cloud Hypervisor that is named and is none is no reason to skip.
+func TestRealIsNeeded(t *testing.T) { chtest.CheckNeed(t, "TestSuite") }
 
 // TestSuite is the contract on the real one.
 func TestSuite(t *testing.T) {

@@ -1,8 +1,6 @@
 package cloudhypervisor
 
 import (
-	"errors"
-
 	"vmfs/backends/hypervisor"
 	"vmfs/vsock"
 )
@@ -11,12 +9,9 @@ var _ hypervisor.VsockListener = (*vsock.Hybrid)(nil)
 
 // VsockDialer returns what leads into the guest: the socket that Cloud Hypervisor was told.
 func (vm *VM) VsockDialer() (hypervisor.VsockDialer, error) {
-	rec := vm.record()
-	if rec == nil {
-		return nil, vm.wrap("vsock", errors.New("what the VM was started with is not known"))
+	c, err := vm.Vsock()
+	if err != nil {
+		return nil, vm.wrap("vsock", err)
 	}
-	if rec.Config.VsockCID == 0 {
-		return nil, vm.wrap("vsock", hypervisor.ErrNotSupported)
-	}
-	return &vsock.Hybrid{Socket: rec.Config.VsockSocket}, nil
+	return &vsock.Hybrid{Socket: c.VsockSocket}, nil
 }

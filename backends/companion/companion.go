@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"vmfs/backends/process"
+	"vmfs/internal/wait"
 )
 
 // A Companion is the process beside one VMM. It can be waited for and signalled.
@@ -55,24 +56,35 @@ func (s Spec) Start(ctx context.Context) (*Companion, error) {
 // FindOrStart returns the companion that runs already, or starts one in the place of
 // one that cannot be reached.
 func (s Spec) FindOrStart(ctx context.Context) (*Companion, error) {
-	served, err := s.Served(ctx)
-	switch {
-	case err != nil:
+	p, err := s.Find(ctx)
+	if err != nil {
 		return nil, err
-	case served:
-		p, err := s.Find(ctx)
-		if err != nil {
+	}
+	if !p.IsZero() {
+		switch served, err := s.serves(ctx, p); {
+		case err != nil:
 			return nil, err
-		}
-		if !p.IsZero() {
+		case served:
 			return &Companion{Process: p, Adopted: true}, nil
 		}
-	default:
-		if err := s.End(ctx); err != nil {
+		if err := (&Companion{Process: p}).End(ctx); err != nil {
 			return nil, err
 		}
 	}
 	return s.Start(ctx)
+}
+
+// serves tells whether the process that has the lock can be reached. One that has begun just
+// now has the lock first.
+func (s Spec) serves(ctx context.Context, p process.Process) (served bool, err error) {
+	within, cancel := context.WithTimeout(ctx, begins)
+	defer cancel()
+	for {
+		served, err = s.Served(ctx)
+		if served || err != nil || !p.Alive() || wait.For(within, 10*time.Millisecond) != nil {
+			return served, err
+		}
+	}
 }
 
 // Find returns the process that is the companion, the zero one if there is none.
@@ -90,8 +102,12 @@ func (s Spec) Find(ctx context.Context) (process.Process, error) {
 	return process.Process{}, err
 }
 
-// patience is how long a companion may take to end in good order.
-const patience = time.Second
+const (
+	// begins is how long a companion may take to serve its socket once it has its lock.
+	begins = 2 * time.Second
+	// patience is how long it may take to end in good order.
+	patience = time.Second
+)
 
 // End ends the companion, whether or not it can be reached, and waits for it. Where
 // there is none it returns nil.

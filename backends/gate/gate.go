@@ -58,3 +58,23 @@ func (g *Gate) Hold(what string, brief bool) (release func(), err error) {
 		close(freed)
 	}, nil
 }
+
+// Enter is Hold as soon as Pass lets one through.
+func (g *Gate) Enter(ctx context.Context, what string, brief bool) (release func(), err error) {
+	for {
+		if err := g.Pass(ctx); err != nil {
+			return nil, err
+		}
+		if release, err := g.Hold(what, brief); err == nil {
+			return release, nil
+		} // another was faster, whom Pass knows now
+	}
+}
+
+// Do does what others are let through for, and keeps nobody out.
+func (g *Gate) Do(ctx context.Context, f func(context.Context) error) error {
+	if err := g.Pass(ctx); err != nil {
+		return err
+	}
+	return f(ctx)
+}

@@ -41,5 +41,27 @@ func TestGate(t *testing.T) {
 		}
 		release()
 		require.NoError(t, <-free)
+
+		// One who enters waits as well, and is then whom others wait for.
+		release, err = g.Hold("a moment's work", true)
+		require.NoError(t, err)
+		entered := make(chan func(), 1)
+		go func() {
+			release, err := g.Enter(t.Context(), "a snapshot", false)
+			assert.NoError(t, err)
+			entered <- release
+		}()
+		synctest.Wait()
+		assert.Empty(t, entered)
+		release()
+		release = <-entered
+		never := func(context.Context) error { panic("it is kept out") }
+		require.ErrorIs(t, g.Do(t.Context(), never), hypervisor.ErrBusy)
+		_, err = g.Enter(t.Context(), "another", true)
+		require.ErrorIs(t, err, hypervisor.ErrBusy)
+		release()
+		done := false
+		require.NoError(t, g.Do(t.Context(), func(context.Context) error { done = true; return nil }))
+		assert.True(t, done)
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 	"vmfs/guest"
 	"vmfs/guest/guesttest"
@@ -70,8 +71,8 @@ func TestArm64Guest(t *testing.T) {
 		mark := v.events.len()
 		require.NoError(t, v.DeleteVM(testContext(t)))
 		e := v.events.await(t, mark, "end", kind(hypervisor.EventShutdown))
-		assert.Equal(t, reasonGuestShutdown, e.Reason)
-		require.NoError(t, v.child.Await(testContext(t), patience))
+		assert.Equal(t, handle.ReasonGuestShutdown, e.Reason)
+		require.NoError(t, v.Child.Await(testContext(t), patience))
 	}
 	powerOff()
 

@@ -14,24 +14,21 @@ import (
 	"vmfs/internal/wait"
 )
 
-// serial is what the process needs to know that holds what a VM and its QEMU say.
-func (d runDir) serial(c *hypervisor.VMConfig) serial.Config { return serial.In(d.Dir, c, d.log()) }
-
-// console is where that serves the console; where there is none QEMU does.
-func (d runDir) console() string { return d.serial(&hypervisor.VMConfig{}).Console }
+// console is where the process beside QEMU serves the console; where there is none QEMU does.
+func (d runDir) console() string { return serial.ConsolePath(d.Dir) }
 
 // keepSerial sees to it that QEMU has that process, for as long as the handle is there.
 // A nil p is to be found. It runs beside the handle's callers.
 func (vm *VM) keepSerial(p *companion.Companion) {
 	ctx, cancel := vm.connected()
 	defer cancel()
-	serial.Keep(ctx, vm.dir.serial(&vm.record().Config.VMConfig), p, vm.qemuGone, vm.log.With("vm", vm.name))
+	serial.Keep(ctx, serial.In(vm.dir.Dir, &vm.record().Config.VMConfig), p, vm.qemuGone, vm.Log)
 }
 
 // adoptSerial keeps the process of a VM that another server started.
 func (vm *VM) adoptSerial() {
 	if vm.aside() && vm.record() != nil {
-		vm.spawn(func() { vm.keepSerial(nil) })
+		vm.Spawn(func() { vm.keepSerial(nil) })
 	}
 }
 

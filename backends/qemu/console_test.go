@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/backends/companion"
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/serial"
 	"vmfs/guest"
@@ -32,7 +33,7 @@ func withGuest(t testing.TB, dir string) hypervisor.VMConfig {
 // holder finds the process that holds the VM's console.
 func (v *testVM) holder() *companion.Companion {
 	v.t.Helper()
-	p, err := serial.FindOrStart(testContext(v.t), v.VM.dir.serial(&v.config))
+	p, err := serial.FindOrStart(testContext(v.t), serial.In(v.VM.dir.Dir, &v.config))
 	require.NoError(v.t, err)
 	require.True(v.t, p.Adopted, "nobody holds the console")
 	return p
@@ -85,7 +86,7 @@ func TestConsoleOutlives(t *testing.T) {
 	// The next server finds the process, or starts one if it died meanwhile.
 	again := v.reopen()
 	assert.Equal(t, second.PID, again.holder().PID)
-	require.Eventually(t, func() bool { return again.info().Reason == reasonPanicked }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return again.info().Reason == handle.ReasonPanicked }, patience, 10*time.Millisecond)
 	require.NoError(t, again.Close())
 	require.NoError(t, second.Signal(syscall.SIGKILL))
 	require.NoError(t, second.Wait(testContext(t)))
@@ -97,12 +98,10 @@ func TestConsoleOutlives(t *testing.T) {
 	third := again.holder()
 
 	// It ends with QEMU, be it killed.
-	require.NoError(t, v.child.Signal(syscall.SIGKILL))
+	require.NoError(t, v.Child.Signal(syscall.SIGKILL))
 	require.NoError(t, third.Wait(testContext(t)))
-	for _, path := range serial.In(v.VM.dir.Dir, &v.config, "").Files() {
-		if filepath.Base(path) != "output" && filepath.Base(path) != "serial.sock" {
-			assert.NoFileExists(t, path)
-		}
+	for _, name := range []string{"console.sock", "console.sock.lock"} {
+		assert.NoFileExists(t, v.VM.dir.Path(name))
 	}
 }
 
@@ -114,7 +113,7 @@ func TestConsoleOfAnEarlierVersion(t *testing.T) {
 	s.aside = false
 	dir := shortDir(t)
 	v := startTest(t, s, dir, withGuest(t, dir))
-	assert.NotContains(t, mustRead(t, v.VM.dir.record()), `"serial"`, "the record is as it was")
+	assert.NotContains(t, mustRead(t, v.VM.dir.Record()), `"serial"`, "the record is as it was")
 	v.ready(0)
 	v.s = newTestStarter(t)
 	again := v.reopen()

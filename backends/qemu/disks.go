@@ -10,7 +10,6 @@ import (
 	"os"
 	"strconv"
 
-	"vmfs/backends/disk"
 	"vmfs/backends/hypervisor"
 )
 
@@ -83,33 +82,14 @@ func diskMode(d hypervisor.DiskConfig) (fs.FileMode, error) {
 
 // GrowDisk makes a disk larger. See hypervisor.DiskGrower.
 func (vm *VM) GrowDisk(ctx context.Context, index int, bytes int64) error {
-	return vm.wrap("grow a disk of", vm.growDisk(ctx, index, bytes))
-}
-
-func (vm *VM) growDisk(ctx context.Context, index int, bytes int64) error {
-	if err := vm.conn.Err(); err != nil {
-		return err
-	}
-	if err := vm.gate.Pass(ctx); err != nil {
-		return err
-	}
-	release, err := vm.gate.Hold(busyDisk, true) // a snapshot copies the image
-	if err != nil {
-		return err
-	}
-	defer release()
-	rec := vm.record()
-	if rec == nil {
-		return fmt.Errorf("which disks it was started with is not known: %w", hypervisor.ErrNotSupported)
-	}
-	disks, err := disk.Grow(rec.Config.Disks, index, bytes, func() error {
-		args := map[string]any{"node-name": "disk" + strconv.Itoa(index), "size": bytes}
-		return vm.conn.Execute(ctx, "block_resize", args, nil)
-	})
+	err := vm.conn.Err()
 	if err == nil {
-		vm.changeRecord(func(r *record) { r.Config.Disks = disks })
+		err = vm.Grow(ctx, index, bytes, func() error {
+			args := map[string]any{"node-name": "disk" + strconv.Itoa(index), "size": bytes}
+			return vm.conn.Execute(ctx, "block_resize", args, nil)
+		})
 	}
-	return err
+	return vm.wrap("grow a disk of", err)
 }
 
 // asJSON encodes what is made of strings, numbers and maps; their order is the

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/qemu/qmp"
@@ -47,7 +48,7 @@ var eventRules = map[string]eventRule{
 		kind: hypervisor.EventPowerdown,
 	},
 	"GUEST_PANICKED": {
-		kind: hypervisor.EventPanicked, state: hypervisor.StatePaused, reason: reasonPanicked,
+		kind: hypervisor.EventPanicked, state: hypervisor.StatePaused, reason: handle.ReasonPanicked,
 		when: struct{ key, value string }{"action", "pause"}, more: (*VM).panicked,
 	},
 	"GUEST_CRASHLOADED": {kind: hypervisor.EventPanicked, detail: []renamed{{"action", "action"}}, more: (*VM).panicked},
@@ -70,23 +71,13 @@ var eventRules = map[string]eventRule{
 // lostRule is for the events of QEMU's that were lost here.
 var lostRule = eventRule{kind: hypervisor.EventLost, detail: []renamed{{"n", "n"}}, more: (*VM).lostEvents}
 
-// askTimeout bounds what the handle itself asks QEMU when an event has come. A
-// QEMU that hangs sends no events.
-const askTimeout = 5 * time.Second
-
-// maxEvents bounds the events that wait for a consumer who does not receive.
-const maxEvents = 4096
-
-// Events returns the channel of the VM's events.
-func (vm *VM) Events() <-chan hypervisor.Event { return vm.events.Chan() }
-
 // follow takes QEMU's events until the connection ends. It never waits for the
 // consumer of the handle's own.
 func (vm *VM) follow(sub *qmp.Subscription) {
-	defer vm.events.End(net.ErrClosed)
+	defer vm.Queue.End(net.ErrClosed)
 	vm.catchUp()
 	for {
-		ev, err := sub.Next(vm.ctx)
+		ev, err := sub.Next(vm.Life)
 		if err != nil {
 			vm.lost(err)
 			return
@@ -119,9 +110,7 @@ func (vm *VM) translate(ev qmp.Event) {
 	if rule.more != nil {
 		rule.more(vm, ev.Data, &e)
 	}
-	if e.Kind != "" {
-		vm.events.Put(e)
-	}
+	vm.Tell(e)
 }
 
 // text is a value of QEMU's data as text.
@@ -132,33 +121,22 @@ func text(v any) string {
 	return fmt.Sprint(v)
 }
 
-// ask runs f with a context for a question of the handle's own.
-func (vm *VM) ask(f func(ctx context.Context)) {
-	ctx, cancel := context.WithTimeout(vm.ctx, askTimeout)
-	defer cancel()
-	f(ctx)
-}
-
 // stopped asks why, since the event does not say; what comes after the guest's end
 // is not told twice.
 func (vm *VM) stopped(_ map[string]any, e *hypervisor.Event) {
 	vm.mu.Lock()
-	ended, unsaid := vm.endReason != "", vm.unsaid > 0
+	unsaid := vm.unsaid > 0
 	if unsaid {
 		vm.unsaid--
 	}
 	vm.mu.Unlock()
-	if ended || unsaid {
+	if unsaid || vm.Ended() {
 		*e = hypervisor.Event{}
 		return
 	}
-	vm.ask(func(ctx context.Context) {
-		if status, err := vm.status(ctx); err == nil {
-			if s := vm.meaning(status); s.state == hypervisor.StatePaused {
-				e.Reason = s.reason
-			}
-		}
-	})
+	if s, ok := vm.learn(); ok && s.state == hypervisor.StatePaused {
+		e.Reason = s.reason
+	}
 }
 
 func (vm *VM) resumed(_ map[string]any, e *hypervisor.Event) {
@@ -169,7 +147,7 @@ func (vm *VM) resumed(_ map[string]any, e *hypervisor.Event) {
 	if unsaid {
 		*e = hypervisor.Event{}
 	}
-	vm.setRan()
+	vm.SetRan()
 }
 
 func (vm *VM) fellAsleep(map[string]any, *hypervisor.Event) {
@@ -193,40 +171,30 @@ func (vm *VM) wasReset(data map[string]any, e *hypervisor.Event) {
 
 // tellState completes an event that does not say what the VM does after it.
 func (vm *VM) tellState(e *hypervisor.Event) {
-	vm.ask(func(ctx context.Context) {
-		if status, err := vm.status(ctx); err == nil {
-			s := vm.meaning(status)
-			e.State, e.Reason = s.state, s.reason
-		}
+	if s, ok := vm.learn(); ok {
+		e.State, e.Reason = s.state, s.reason
+	}
+}
+
+// learn asks for the state, which QEMU may not tell.
+func (vm *VM) learn() (s runState, ok bool) {
+	err := vm.Ask(func(ctx context.Context) error {
+		status, err := vm.status(ctx)
+		s = vm.meaning(status)
+		return err
 	})
+	return s, err == nil
 }
 
 // ended is the guest's end, or QEMU's. A QEMU whose guest has ended is told to go;
 // that it then reports its own end is not told again.
 func (vm *VM) ended(data map[string]any, e *hypervisor.Event) {
 	e.Reason = text(data["reason"])
-	vm.mu.Lock()
-	again := vm.endReason != ""
-	if !again {
-		vm.endReason = e.Reason
-	}
-	vm.mu.Unlock()
-	if again {
-		*e = hypervisor.Event{}
-		return
-	}
+	var quit func(context.Context) error
 	if data["guest"] == true {
-		vm.sendAway()
+		quit = vm.quit
 	}
-}
-
-// sendAway tells a QEMU whose guest has ended to quit.
-func (vm *VM) sendAway() {
-	vm.spawn(func() {
-		if err := vm.quit(vm.ctx); err != nil && vm.ctx.Err() == nil {
-			vm.log.Warn("QEMU does not quit after its guest", "vm", vm.name, "err", err)
-		}
-	})
+	vm.GuestEnded(e, quit)
 }
 
 // panicked tells what the guest said of its crash, where it says more than that.
@@ -240,29 +208,31 @@ func (vm *VM) panicked(data map[string]any, e *hypervisor.Event) {
 // memoryChanged wakes those who wait for a size, and tells it.
 func (vm *VM) memoryChanged(_ map[string]any, e *hypervisor.Event) {
 	vm.wakeWaiters()
-	vm.ask(func(ctx context.Context) {
-		actual, err := vm.actualMemory(ctx)
-		if err != nil {
-			*e = hypervisor.Event{}
-			return
-		}
-		e.Detail = append(e.Detail, hypervisor.Detail{Key: "actual", Value: strconv.FormatInt(actual, 10)})
+	var actual int64
+	err := vm.Ask(func(ctx context.Context) (err error) {
+		actual, err = vm.actualMemory(ctx)
+		return err
 	})
+	if err != nil {
+		*e = hypervisor.Event{}
+		return
+	}
+	e.Detail = append(e.Detail, hypervisor.Detail{Key: "actual", Value: strconv.FormatInt(actual, 10)})
 }
 
 // catchUp learns what happened before the handle was there: a guest that has
 // ended and whose QEMU waits for somebody to be told, one that sleeps, one that
 // was paused for a snapshot by a server that died.
 func (vm *VM) catchUp() {
-	status, err := vm.status(vm.ctx) // as long as the handle is there
+	status, err := vm.status(vm.Life) // as long as the handle is there
 	if err != nil {
 		return
 	}
 	vm.findProcess()
-	if rec := vm.record(); vm.child == nil && rec != nil && rec.Resume {
-		vm.spawn(vm.recoverSnapshot)
-	}
-	if vm.child == nil {
+	if vm.Child == nil {
+		if vm.Held() {
+			vm.Spawn(vm.recoverSnapshot)
+		}
 		vm.settleRestore(status)
 	}
 	switch s := vm.meaning(status); {
@@ -271,9 +241,7 @@ func (vm *VM) catchUp() {
 	case s.state == hypervisor.StateShutdown:
 		e := hypervisor.Event{Kind: hypervisor.EventShutdown, Time: time.Now(), State: s.state}
 		vm.ended(map[string]any{"reason": s.reason, "guest": true}, &e)
-		if e.Kind != "" {
-			vm.events.Put(e)
-		}
+		vm.Tell(e)
 	}
 }
 
@@ -283,46 +251,33 @@ const exitWait = 5 * time.Second
 // lost is the end of the connection. A QEMU that ended without a word is reported.
 func (vm *VM) lost(err error) {
 	if !errors.Is(err, qmp.ErrDisconnected) {
-		if vm.ctx.Err() == nil {
-			vm.log.Error("QMP connection lost", "vm", vm.name, "err", err)
+		if vm.Life.Err() == nil {
+			vm.Log.Error("QMP connection lost", "err", err)
 		}
 		return
 	}
-	e := hypervisor.Event{Kind: hypervisor.EventShutdown, State: hypervisor.StateShutdown, Reason: hypervisor.ReasonVMMDied}
 	exit, ended := vm.awaitEnd()
 	if !ended {
 		return // it lives: only the connection is gone
 	}
-	if exit != "" {
-		e.Detail = []hypervisor.Detail{{Key: "exit", Value: exit}}
-	}
-	e.Time = time.Now()
-	serial.Settle(vm.ctx, vm.dir.console()) // who is told may look what was said last
-	vm.mu.Lock()
-	told := vm.endReason != ""
-	if !told {
-		vm.endReason = hypervisor.ReasonVMMDied
-	}
-	vm.mu.Unlock()
-	if !told {
-		vm.events.Put(e)
-	}
+	serial.Settle(vm.Life, vm.dir.console()) // who is told may look what was said last
+	vm.VMMEnded(exit)
 }
 
 // awaitEnd waits for the end of QEMU's process, and says how it ended if that can
 // be known.
 func (vm *VM) awaitEnd() (exit string, ended bool) {
-	if vm.child != nil {
-		err := vm.child.Await(vm.ctx, exitWait)
-		return vm.child.How(), err == nil
+	if vm.Child != nil {
+		err := vm.Child.Await(vm.Life, exitWait)
+		return vm.Child.How(), err == nil
 	}
-	ctx, cancel := context.WithTimeout(vm.ctx, exitWait)
+	ctx, cancel := context.WithTimeout(vm.Life, exitWait)
 	defer cancel()
 	vm.mu.Lock()
 	proc := vm.proc
 	vm.mu.Unlock()
 	if proc.IsZero() {
-		served, err := unixsock.Served(vm.dir.control())
+		served, err := unixsock.Served(vm.dir.Control())
 		return "", err == nil && !served
 	}
 	how, err := proc.WaitExit(ctx)

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/handle"
 	"vmfs/backends/hostnet/hostnettest"
 	"vmfs/backends/hypervisor"
 	"vmfs/guest"
@@ -327,7 +328,7 @@ func TestGuest(t *testing.T) {
 		sh.run("true")
 	})
 	t.Run("guest ends while nobody looks", func(t *testing.T) {
-		pid := v.child.PID
+		pid := v.Child.PID
 		sh.run("{ sleep 1; poweroff; } & true")
 		require.NoError(t, sh.conn.Close())
 		require.NoError(t, v.Close())
@@ -342,11 +343,11 @@ func TestGuest(t *testing.T) {
 		require.NoError(t, err)
 		again := ended(t, s, dir, config, vm)
 		e := again.events.await(t, 0, "end", kind(hypervisor.EventShutdown))
-		assert.Equal(t, reasonGuestShutdown, e.Reason)
+		assert.Equal(t, handle.ReasonGuestShutdown, e.Reason)
 		again.events.awaitClosed(t)
-		require.NoError(t, v.child.Await(testContext(t), patience))
-		assert.Equal(t, "exit status 0", v.child.How())
-		assert.Equal(t, pid, v.child.PID)
+		require.NoError(t, v.Child.Await(testContext(t), patience))
+		assert.Equal(t, "exit status 0", v.Child.How())
+		assert.Equal(t, pid, v.Child.PID)
 	})
 	t.Run("restore with disks", func(t *testing.T) {
 		require.NoError(t, os.Remove(qcow), "a disk that was removed comes back")
@@ -367,7 +368,7 @@ func TestGuest(t *testing.T) {
 	})
 	t.Run("restore of what was damaged", func(t *testing.T) {
 		v.end()
-		require.NoError(t, v.VM.dir.clear(), "what the killed QEMU left")
+		require.NoError(t, v.VM.dir.Clear(), "what the killed QEMU left")
 		disk, err := os.ReadFile(raw)
 		require.NoError(t, err)
 		require.True(t, bytes.HasPrefix(disk, []byte("later\n")))

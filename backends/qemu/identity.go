@@ -58,20 +58,20 @@ const noUUID = "00000000-0000-0000-0000-000000000000"
 // its own pid, in its pid file too, is not believed: in a pid namespace of its own that is
 // another one, and a QEMU that was taken over can say what it likes.
 func (vm *VM) pid() (int, error) {
-	if vm.child != nil {
-		return vm.child.PID, nil
+	if vm.Child != nil {
+		return vm.Child.PID, nil
 	}
 	if rec := vm.record(); rec != nil && rec.Process != nil {
 		if rec.Process.Alive() {
 			return rec.Process.PID, nil
 		}
-		return 0, fmt.Errorf("%s is served, and not by the QEMU that was started (pid %d), which has ended", vm.dir.control(), rec.Process.PID)
+		return 0, fmt.Errorf("%s is served, and not by the QEMU that was started (pid %d), which has ended", vm.dir.Control(), rec.Process.PID)
 	}
 	peer, err := process.Peer(vm.conn.NetConn()) // who called listen(2), which QEMU did
 	if err == nil && vm.isOurs(peer.PID) {
 		return peer.PID, nil
 	}
-	return 0, fmt.Errorf("%s is served, and no QEMU of its directory is found by it", vm.dir.control())
+	return 0, fmt.Errorf("%s is served, and no QEMU of its directory is found by it", vm.dir.Control())
 }
 
 // isOurs tells whether a process is the QEMU of this directory, by its arguments.

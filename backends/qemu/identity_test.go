@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/backends/process"
+	"vmfs/backends/rundir"
 )
 
 // What a QEMU says of its pid is not believed: 1 is what one says that has a pid namespace
@@ -20,19 +21,19 @@ func TestPIDFileIsNotBelieved(t *testing.T) {
 	v := startTest(t, s, dir, bare(dir))
 	rec := v.record()
 	require.NotNil(t, rec.Process)
-	assert.Equal(t, v.child.Process, *rec.Process)
+	assert.Equal(t, v.Child.Process, *rec.Process)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "qemu.pid"), []byte("1\n"), 0o600))
 	again := v.reopen()
 	id, err := again.Identify(testContext(t))
 	require.NoError(t, err)
-	assert.Equal(t, v.child.PID, id.PID)
+	assert.Equal(t, v.Child.PID, id.PID)
 
 	// One that an earlier version has started is found by its socket.
-	again.changeRecord(func(r *record) { r.Process = nil })
+	require.NoError(t, again.rec.Change(func(r *rundir.Record) { r.Process = nil }))
 	again = again.reopen()
 	id, err = again.Identify(testContext(t))
 	require.NoError(t, err)
-	assert.Equal(t, v.child.PID, id.PID)
+	assert.Equal(t, v.Child.PID, id.PID)
 }
 
 // Whoever serves the socket in the place of a QEMU that was recorded, or that is none, is
@@ -45,7 +46,7 @@ func TestAnotherServesTheSocket(t *testing.T) {
 	defer l.Close()
 	for name, p := range map[string]*process.Process{"none recorded": nil, "ended": {PID: 1, Start: "long ago"}} {
 		t.Run(name, func(t *testing.T) {
-			require.NoError(t, record{Process: p}.write(testDir(dir)))
+			require.NoError(t, rundir.Write(testDir(dir).Dir, &record{Record: rundir.Record{Process: p}}))
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "qemu.pid"), []byte("1\n"), 0o600))
 			vm, err := s.Open(filepath.Join(dir, SocketName))
 			require.NoError(t, err)

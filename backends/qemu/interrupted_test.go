@@ -13,8 +13,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/handle"
 	"vmfs/backends/hostnet/hostnettest"
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/rundir"
 )
 
 // startIn names the directory in which this program, started anew, is to start a
@@ -119,15 +121,15 @@ func TestPausedForASnapshot(t *testing.T) {
 	dir := shortDir(t)
 	v := startTest(t, s, dir, bare(dir))
 	ctx := testContext(t)
-	v.hold(true)
+	v.Hold(true)
 	require.NoError(t, v.raw(ctx).Stop())
-	assert.Equal(t, reasonSnapshot, v.info().Reason)
+	assert.Equal(t, handle.ReasonSnapshot, v.info().Reason)
 
 	v = v.reopen()
 	e := v.events.await(t, 0, "going on", kind(hypervisor.EventRunning))
 	assert.Equal(t, hypervisor.StateRunning, e.State)
 	require.Eventually(t, func() bool {
-		rec, err := readRecord(v.VM.dir)
+		rec, err := rundir.Read[record](v.VM.dir.Dir)
 		return err == nil && !rec.Resume
 	}, patience, 5*time.Millisecond)
 	assert.Equal(t, hypervisor.StateRunning, v.info().State)
@@ -144,7 +146,7 @@ func TestHungWhileClosed(t *testing.T) {
 	s := newTestStarter(t)
 	dir := shortDir(t)
 	v := startTest(t, s, dir, bare(dir))
-	pid := v.child.PID
+	pid := v.Child.PID
 	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
 	began := time.Now()
 	again := v.reopen()

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/rundir"
 )
 
 // unpackOld unpacks testdata/old-state.tar.gz: a state directory of vmfs as it was
@@ -69,17 +70,17 @@ func TestOldState(t *testing.T) {
 	dir := t.TempDir()
 	unpackOld(t, dir)
 	vm := filepath.Join(dir, "vmfs", "vms", "web")
-	rec, err := readRecord(testDir(filepath.Join(vm, "run")))
+	rec, err := rundir.Read[record](testDir(filepath.Join(vm, "run")).Dir)
 	require.NoError(t, err)
 	assert.Equal(t, oldConfig("/srv"), rec.Config.VMConfig)
 	assert.True(t, rec.Vsock && rec.Ejects && rec.Ran)
 	// A VM of it that still runs gets a record of today's at the next change.
 	now := testDir(t.TempDir())
-	require.NoError(t, rec.write(now))
-	again, err := readRecord(now)
+	require.NoError(t, rundir.Write(now.Dir, rec))
+	again, err := rundir.Read[record](now.Dir)
 	require.NoError(t, err)
-	rec.Format = recordFormat
 	assert.Equal(t, rec, again)
+	assert.Equal(t, runDirs.Newest, again.Format)
 	m, err := readManifest(filepath.Join(vm, "snapshots", "one", "vmm"))
 	require.NoError(t, err)
 	assert.Equal(t, oldConfig("/srv"), m.Config.VMConfig)

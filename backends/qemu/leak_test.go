@@ -40,7 +40,7 @@ func TestNothingLeaks(t *testing.T) {
 		require.NoError(t, v.Snapshot(testContext(t), snap))
 	}
 	v.end()
-	require.NoError(t, v.VM.dir.clear())
+	require.NoError(t, v.VM.dir.Clear())
 	manifest := filepath.Join(damaged, manifestFile)
 	b, err := os.ReadFile(manifest)
 	require.NoError(t, err)
@@ -60,9 +60,9 @@ func TestNothingLeaks(t *testing.T) {
 			cancel()
 			if err == nil { // it was fast
 				vm := hv.(*VM)
-				require.NoError(t, vm.child.Kill())
+				require.NoError(t, vm.Child.Kill())
 				require.NoError(t, vm.Close())
-				require.NoError(t, vm.dir.clear())
+				require.NoError(t, vm.dir.Clear())
 				continue
 			}
 			ended(pid, hv, err)
@@ -86,9 +86,9 @@ func TestNothingLeaks(t *testing.T) {
 		require.Error(t, vm.Snapshot(ctx, filepath.Join(t.TempDir(), "snap")))
 		_, err = vm.OpenConsole(ctx)
 		require.Error(t, err)
-		require.NoError(t, vm.child.Kill())
+		require.NoError(t, vm.Child.Kill())
 		require.NoError(t, vm.Close())
-		require.NoError(t, vm.dir.clear())
+		require.NoError(t, vm.dir.Clear())
 	}
 	held := func() int {
 		fds, err := os.ReadDir("/proc/self/fd")

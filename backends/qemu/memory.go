@@ -72,17 +72,13 @@ func (vm *VM) memoryLimits(ctx context.Context) (resize.Limits, error) {
 	return l, nil
 }
 
+// target sets a target, and returns it rounded.
+func (vm *VM) target(ctx context.Context, bytes int64) (int64, error) {
+	return vm.Target(ctx, bytes, vm.setTarget)
+}
+
 // setTarget gives QEMU the target, and returns it rounded.
 func (vm *VM) setTarget(ctx context.Context, bytes int64) (int64, error) {
-	if err := vm.gate.Pass(ctx); err != nil {
-		return 0, err
-	}
-	select { // two targets at once must not be mixed
-	case vm.resizing <- struct{}{}:
-		defer func() { <-vm.resizing }()
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
 	l, err := vm.memoryLimits(ctx)
 	if err != nil {
 		return 0, err
@@ -102,7 +98,7 @@ func (vm *VM) setTarget(ctx context.Context, bytes int64) (int64, error) {
 
 // ResizeMemory sets the target.
 func (vm *VM) ResizeMemory(ctx context.Context, bytes int64) error {
-	_, err := vm.setTarget(ctx, bytes)
+	_, err := vm.target(ctx, bytes)
 	return vm.wrap("memory", err)
 }
 
@@ -115,7 +111,7 @@ func (vm *VM) resizeAndWait(ctx context.Context, bytes int64, timeout time.Durat
 	changed, forget := vm.wait()
 	defer forget()
 	return resize.Guest{
-		Set:    func(ctx context.Context) (int64, error) { return vm.setTarget(ctx, bytes) },
+		Set:    func(ctx context.Context) (int64, error) { return vm.target(ctx, bytes) },
 		Actual: vm.actualMemory,
 		Changed: func(ctx context.Context) error {
 			select {

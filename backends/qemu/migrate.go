@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"vmfs/backends/handle"
 	"vmfs/backends/qemu/qmp"
 	"vmfs/internal/wait"
 )
@@ -92,7 +93,7 @@ func (t *transfer) run(ctx context.Context, progress func(context.Context)) erro
 	if err != nil && ctx.Err() != nil && t.out {
 		err = errors.Join(err, t.cancel(ctx)) // it may have begun all the same
 	}
-	late, stop := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+	late, stop := context.WithTimeout(context.WithoutCancel(ctx), handle.AskTimeout)
 	defer stop()
 	if t.conn.Err() == nil && (!begun || mapsRAM(t.conn.Version())) {
 		done(late)

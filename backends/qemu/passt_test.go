@@ -135,18 +135,18 @@ func TestPasstDies(t *testing.T) {
 	config.KernelArgs, config.MemoryBytes = "quiet", 128*mib
 	config.Networks = []hypervisor.NetworkConfig{{Passt: true}, {Passt: true}}
 	v := startTest(t, s, dir, config)
-	require.Len(t, v.child.Beside, 2)
+	require.Len(t, v.Child.Beside, 2)
 	v.ready(0)
 	// Newer passts speak first (an ARP request). Until the guest takes that, QEMU does
 	// not read on, and so does not find that one is gone.
 	v.shell(t).run("ip link set eth1 up")
-	require.NoError(t, v.child.Beside[1].Kill())
+	require.NoError(t, v.Child.Beside[1].Kill())
 	e := v.events.await(t, 0, "loss of the network", kind(hypervisor.EventNetwork))
 	assert.Equal(t, []hypervisor.Detail{{Key: "network", Value: "net1"}}, e.Detail)
 	assert.Equal(t, hypervisor.StateRunning, v.info().State)
 	require.NoError(t, v.Shutdown(testContext(t)))
-	require.NoError(t, v.child.Beside[0].Await(testContext(t), patience))
-	assert.Equal(t, "exit status 0", v.child.Beside[0].How(), "it ends by itself")
+	require.NoError(t, v.Child.Beside[0].Await(testContext(t), patience))
+	assert.Equal(t, "exit status 0", v.Child.Beside[0].How(), "it ends by itself")
 }
 
 // TestFailingPasst has starts that fail because of passt, and beside it.

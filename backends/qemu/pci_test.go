@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/rundir"
 )
 
 // TestNoSnapshotWithPCI has a VM that was given a device of the host: it cannot be
@@ -21,7 +22,7 @@ func TestNoSnapshotWithPCI(t *testing.T) {
 	assert.Equal(t, s.Capabilities(config), v.Capabilities())
 
 	// Hosts of tests have no device to give away; the record is all that knows.
-	v.changeRecord(func(r *record) { r.Config.PCIDevices = []string{"0000:01:00.0"} })
+	require.NoError(t, v.rec.Change(func(r *rundir.Record) { r.Config.PCIDevices = []string{"0000:01:00.0"} }))
 	config.PCIDevices = v.record().Config.PCIDevices
 	v = v.reopen()
 	assert.False(t, s.Capabilities(config).SupportsSnapshot)

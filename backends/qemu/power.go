@@ -24,48 +24,34 @@ func (vm *VM) GetVMInfo(ctx context.Context) (*hypervisor.VMInfo, error) {
 	if err != nil {
 		return nil, vm.wrap("info", err)
 	}
+	memory := &actual
+	if memoryErr != nil {
+		if refused := (*qmp.Error)(nil); !errors.As(memoryErr, &refused) {
+			return nil, vm.wrap("info", memoryErr)
+		}
+		memory = nil
+	}
 	s := vm.meaning(status)
-	info := &hypervisor.VMInfo{State: s.state, Reason: s.reason}
-	var refused *qmp.Error
-	switch {
-	case memoryErr == nil:
-		info.MemoryActualSize = &actual
-	case !errors.As(memoryErr, &refused):
-		return nil, vm.wrap("info", memoryErr)
-	}
-	if s.state == hypervisor.StateShutdown {
-		vm.mu.Lock()
-		vm.told = true
-		vm.mu.Unlock()
-	}
-	return info, nil
+	return vm.Info(s.state, s.reason, memory), nil
 }
 
 // Pause stops the virtual CPUs. When QEMU answers they stand still.
-func (vm *VM) Pause(ctx context.Context) error {
-	if err := vm.gate.Pass(ctx); err != nil {
-		return vm.wrap("pause", err)
-	}
-	return vm.wrap("pause", vm.order(ctx, "stop"))
-}
+func (vm *VM) Pause(ctx context.Context) error { return vm.wrap("pause", vm.Gate.Do(ctx, vm.stop)) }
+
+func (vm *VM) stop(ctx context.Context) error { return vm.order(ctx, "stop") }
 
 // Resume lets the virtual CPUs go on; a guest that sleeps is woken. After an
 // internal error only a reset helps, and the error says so.
-func (vm *VM) Resume(ctx context.Context) error {
-	if err := vm.gate.Pass(ctx); err != nil {
-		return vm.wrap("resume", err)
-	}
-	return vm.wrap("resume", vm.resume(ctx))
-}
+func (vm *VM) Resume(ctx context.Context) error { return vm.wrap("resume", vm.Gate.Do(ctx, vm.resume)) }
 
 func (vm *VM) resume(ctx context.Context) error {
 	vm.mu.Lock()
-	ended, suspended := vm.endReason != "", vm.suspended
+	suspended := vm.suspended
 	vm.mu.Unlock()
 	if err := vm.conn.Err(); err != nil {
 		return err
 	}
-	if ended {
+	if vm.Ended() {
 		return fmt.Errorf("the guest has ended: %w", hypervisor.ErrBusy)
 	}
 	if suspended {
@@ -80,30 +66,28 @@ func (vm *VM) resume(ctx context.Context) error {
 		}
 	}
 	if err == nil {
-		vm.setRan()
+		vm.SetRan()
 	}
 	return err
 }
 
 // Reset resets the VM as a reset button does. A paused VM stays paused.
 func (vm *VM) Reset(ctx context.Context) error {
-	if err := vm.gate.Pass(ctx); err != nil {
-		return vm.wrap("reset", err)
-	}
-	return vm.wrap("reset", vm.raw(ctx).SystemReset())
+	return vm.wrap("reset", vm.Gate.Do(ctx, func(ctx context.Context) error { return vm.raw(ctx).SystemReset() }))
 }
 
 // InjectNMI presses the NMI button.
 func (vm *VM) InjectNMI(ctx context.Context) error {
-	if err := vm.gate.Pass(ctx); err != nil {
-		return vm.wrap("nmi", err)
-	}
+	return vm.wrap("nmi", vm.Gate.Do(ctx, vm.injectNMI))
+}
+
+func (vm *VM) injectNMI(ctx context.Context) error {
 	err := vm.order(ctx, "inject-nmi")
 	var refused *qmp.Error
 	if errors.As(err, &refused) && !vm.hasNMI(ctx) {
-		err = fmt.Errorf("a machine of this kind has no NMI: %w", hypervisor.ErrNotSupported)
+		return fmt.Errorf("a machine of this kind has no NMI: %w", hypervisor.ErrNotSupported)
 	}
-	return vm.wrap("nmi", err)
+	return err
 }
 
 // hasNMI tells whether the machine takes an NMI, as far as QEMU answers.
@@ -130,20 +114,9 @@ func (vm *VM) DeleteVM(ctx context.Context) error {
 }
 
 // Shutdown tells QEMU to quit: it writes out what the guest has written to its
-// disks, and ends.
-//
-// When the guest has ended the handle does so by itself. A caller whom GetVMInfo
-// has told of that end, and who orders it too, is not refused for being late:
-// the first call returns nil then though QEMU be gone already.
+// disks, and ends. See handle.Order.
 func (vm *VM) Shutdown(ctx context.Context) error {
-	err := vm.quit(ctx)
-	vm.mu.Lock()
-	defer vm.mu.Unlock()
-	if errors.Is(err, qmp.ErrDisconnected) && vm.told && !vm.ordered {
-		err = nil
-	}
-	vm.ordered = vm.ordered || err == nil
-	return vm.wrap("stop", err)
+	return vm.Order(func() error { return vm.wrap("stop", vm.quit(ctx)) })
 }
 
 // quit gives QEMU the order. QEMU may go before it has answered.

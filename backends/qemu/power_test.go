@@ -17,11 +17,9 @@ func TestShutdownLate(t *testing.T) {
 			s := newTestStarter(t)
 			dir := shortDir(t)
 			v := startTest(t, s, dir, bare(dir))
-			v.mu.Lock()
-			v.told = true // as if by GetVMInfo: the guest has none that could end
-			v.mu.Unlock()
+			v.Info(hypervisor.StateShutdown, "", nil) // as if by GetVMInfo: the guest has none that could end
 			if gone {
-				require.NoError(t, v.child.Kill())
+				require.NoError(t, v.Child.Kill())
 				<-v.conn.Done()
 			}
 			require.NoError(t, v.Shutdown(testContext(t)))

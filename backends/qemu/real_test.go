@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/snapshot"
 	"vmfs/guest/guesttest"
@@ -179,8 +180,8 @@ func ended(t testing.TB, s *Starter, dir string, config hypervisor.VMConfig, vm 
 
 // end ends the VM at once.
 func (v *testVM) end() {
-	if v.child != nil {
-		assert.NoError(v.t, v.child.Kill())
+	if v.Child != nil {
+		assert.NoError(v.t, v.Child.Kill())
 	} else if pid, err := v.pid(); err == nil {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // may have ended
 	}
@@ -393,11 +394,11 @@ func TestOddNames(t *testing.T) {
 	v := startTest(t, s, dir, config)
 	id, err := v.Identify(testContext(t))
 	require.NoError(t, err)
-	assert.Equal(t, hypervisor.Identity{Name: config.Name, UUID: config.UUID, PID: v.child.PID}, id)
+	assert.Equal(t, hypervisor.Identity{Name: config.Name, UUID: config.UUID, PID: v.Child.PID}, id)
 	again := v.reopen()
 	id, err = again.Identify(testContext(t))
 	require.NoError(t, err)
-	assert.Equal(t, hypervisor.Identity{Name: config.Name, UUID: config.UUID, PID: v.child.PID}, id, "of a handle that did not start it")
+	assert.Equal(t, hypervisor.Identity{Name: config.Name, UUID: config.UUID, PID: v.Child.PID}, id, "of a handle that did not start it")
 
 	for _, name := range []string{SocketName, "monitor.sock", "console.sock"} {
 		fi, err := os.Stat(filepath.Join(dir, name))
@@ -406,7 +407,7 @@ func TestOddNames(t *testing.T) {
 	}
 	require.NoError(t, again.Shutdown(testContext(t)))
 	again.events.awaitClosed(t)
-	require.NoError(t, v.child.Await(testContext(t), patience))
+	require.NoError(t, v.Child.Await(testContext(t), patience))
 	// QEMU takes its sockets along; the rest goes at the next start.
 	assert.NoFileExists(t, filepath.Join(dir, SocketName))
 	said, err := os.ReadFile(config.LogPath)
@@ -421,18 +422,18 @@ func TestDescriptors(t *testing.T) {
 	require.NoError(t, err)
 	defer secret.Close()
 	v := startTest(t, s, shortDir(t), bare(shortDir(t)))
-	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", v.child.PID))
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", v.Child.PID))
 	require.NoError(t, err)
 	for _, fd := range fds {
 		to, _ := os.Readlink(fd)
 		assert.NotEqual(t, "/etc/passwd", to)
 	}
-	in, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/0", v.child.PID))
+	in, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/0", v.Child.PID))
 	require.NoError(t, err)
 	assert.Equal(t, "/dev/null", in)
-	sid, _, errno := syscall.Syscall(syscall.SYS_GETSID, uintptr(v.child.PID), 0, 0)
+	sid, _, errno := syscall.Syscall(syscall.SYS_GETSID, uintptr(v.Child.PID), 0, 0)
 	require.Zero(t, errno)
-	assert.EqualValues(t, v.child.PID, sid, "a session of its own")
+	assert.EqualValues(t, v.Child.PID, sid, "a session of its own")
 }
 
 // TestEndWithoutAWord is a QEMU that is killed: the handle that started it knows
@@ -442,7 +443,7 @@ func TestEndWithoutAWord(t *testing.T) {
 	for _, own := range []bool{true, false} {
 		dir := shortDir(t)
 		v := startTest(t, s, dir, bare(dir))
-		pid := v.child.PID
+		pid := v.Child.PID
 		if !own {
 			v = v.reopen()
 		}
@@ -477,7 +478,7 @@ func TestStatesWithoutAGuest(t *testing.T) {
 	v := ended(t, s, dir, config, vm).reopen()
 	info := v.info()
 	assert.Equal(t, hypervisor.StateCreated, info.State)
-	assert.Equal(t, reasonPrelaunch, info.Reason)
+	assert.Equal(t, handle.ReasonPrelaunch, info.Reason)
 	require.NoError(t, v.Reset(ctx))
 	assert.Equal(t, hypervisor.StateCreated, v.info().State, "a reset does not start it")
 	require.ErrorIs(t, v.Snapshot(ctx, t.TempDir()), hypervisor.ErrBusy)
@@ -502,7 +503,7 @@ func TestStatesWithoutAGuest(t *testing.T) {
 	require.FileExists(t, filepath.Join(snap, manifestFile))
 
 	// While a snapshot is written the rest has to wait.
-	release, err := v.gate.Hold(snapshot.Busy, false)
+	release, err := v.Gate.Hold(snapshot.Busy, false)
 	require.NoError(t, err)
 	for name, err := range map[string]error{
 		"pause": v.Pause(ctx), "resume": v.Resume(ctx), "reset": v.Reset(ctx), "memory": v.ResizeMemory(ctx, config.MemoryBytes),
@@ -514,7 +515,7 @@ func TestStatesWithoutAGuest(t *testing.T) {
 	require.NoError(t, v.Resume(ctx))
 
 	// What takes but a moment is waited for.
-	release, err = v.gate.Hold(busyDevice, true)
+	release, err = v.Gate.Hold(busyDevice, true)
 	require.NoError(t, err)
 	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 	defer cancel()
@@ -540,12 +541,12 @@ func TestUncooperativeGuest(t *testing.T) {
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.ErrorContains(t, err, "qemu: memory "+config.Name)
 
-	require.NoError(t, syscall.Kill(v.child.PID, syscall.SIGSTOP))
+	require.NoError(t, syscall.Kill(v.Child.PID, syscall.SIGSTOP))
 	began := time.Now()
 	err = v.ResizeMemoryAndWait(context.Background(), 80*mib, 200*time.Millisecond)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.Less(t, time.Since(began), 5*time.Second)
-	require.NoError(t, syscall.Kill(v.child.PID, syscall.SIGCONT))
+	require.NoError(t, syscall.Kill(v.Child.PID, syscall.SIGCONT))
 	require.NoError(t, v.ResizeMemoryAndWait(testContext(t), 64*mib, patience), "what it has already is reached at once")
 }
 

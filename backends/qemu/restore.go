@@ -30,7 +30,7 @@ func (s *Starter) restore(ctx context.Context, p *hypervisor.Paths, version, soc
 	if err != nil {
 		return 0, nil, fmt.Errorf("qemu: restore %s: %w", filepath.Base(filepath.Dir(socketPath)), err)
 	}
-	return vm.child.PID, vm, nil
+	return vm.PID(), vm, nil
 }
 
 // restoreVM restores with the configuration over laid over the saved one, unless it
@@ -65,11 +65,11 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 		return nil, err
 	}
 	defer memory.Close()
-	if err := pl.dir.prepare(); err != nil { // before any disk is touched
+	if err := pl.dir.Prepare(); err != nil { // before any disk is touched
 		return nil, err
 	}
 	var vm *VM
-	err = m.WithDisks(ctx, s.log, pl.dir.swap(), snapshotPath, config, func() (err error) {
+	err = m.WithDisks(ctx, s.log, pl.dir.Swap(), snapshotPath, config, func() (err error) {
 		vm, err = s.launch(ctx, pl)
 		if err != nil {
 			return err
@@ -82,7 +82,7 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 			err = vm.plugVsock(ctx)
 		}
 		if err != nil {
-			err = s.abandon(ctx, vm.child, vm, pl.dir, err)
+			err = s.abandon(ctx, vm.Child, vm, pl.dir, err)
 		}
 		return err
 	})
@@ -121,5 +121,5 @@ func (vm *VM) settleRestore(status string) {
 	default:
 		return
 	}
-	snapshot.Settle(vm.log, vm.dir.swap(), vm.name)
+	snapshot.Settle(vm.Log, vm.dir.Swap())
 }

@@ -25,7 +25,7 @@ func TestRestoreOfReset(t *testing.T) {
 	snap := filepath.Join(t.TempDir(), "snap")
 	require.NoError(t, v.Snapshot(testContext(t), snap))
 	require.NoError(t, v.Shutdown(testContext(t)))
-	require.NoError(t, v.child.Await(testContext(t), patience))
+	require.NoError(t, v.Child.Await(testContext(t), patience))
 
 	_, hv, err := s.RestoreVM(testContext(t), nil, "", filepath.Join(dir, SocketName), snap)
 	require.NoError(t, err)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"vmfs/backends/handle"
 )
 
 // A slot is the PCI Express slot of the vsock device, by the registers of its port.
@@ -58,7 +60,7 @@ func (vm *VM) eject(ctx context.Context) error {
 	if err := s.configure(ctx, s.switchOff); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, handle.AskTimeout)
 	defer cancel()
 	for {
 		ev, err := events.Next(ctx)
@@ -103,7 +105,7 @@ func (s *slot) configure(ctx context.Context, f func(context.Context) error) err
 		return err
 	}
 	err = f(ctx)
-	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), handle.AskTimeout)
 	defer cancel()
 	return errors.Join(err, s.out(late, 'w', configAddress, begun))
 }

@@ -1,15 +1,12 @@
 package qemu
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
-	"time"
 
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
-	"vmfs/backends/qemu/qmp"
 	"vmfs/backends/snapshot"
 )
 
@@ -34,7 +31,7 @@ func (vm *VM) snapshot(ctx context.Context, destPath string) error {
 	if err := vm.conn.Err(); err != nil {
 		return err
 	}
-	if !vm.caps.SupportsSnapshot {
+	if !vm.Capabilities().SupportsSnapshot {
 		return fmt.Errorf("the VM has a PCI device of the host (pci=), whose state cannot be saved: %w", hypervisor.ErrNotSupported)
 	}
 	s := &saving{Taking: vm.saver().Begin(destPath), vm: vm}
@@ -43,17 +40,7 @@ func (vm *VM) snapshot(ctx context.Context, destPath string) error {
 
 // saver is how the VM's snapshots are taken.
 func (vm *VM) saver() *snapshot.Saver {
-	return &snapshot.Saver{
-		Name: vm.name, Log: vm.log, Gate: &vm.gate, Life: vm.ctx, Hold: vm.hold,
-		Spawn: func(f func()) error {
-			if !vm.spawn(f) {
-				return cmp.Or(vm.conn.Err(), qmp.ErrClosed)
-			}
-			return nil
-		},
-		Stop: func(ctx context.Context) error { return vm.order(ctx, "stop") },
-		Go:   func(ctx context.Context) error { return vm.order(ctx, "cont") },
-	}
+	return vm.Saver(vm.stop, func(ctx context.Context) error { return vm.order(ctx, "cont") })
 }
 
 // save does all for which the VM has to stand still.
@@ -64,7 +51,8 @@ func (s *saving) save(ctx context.Context) error {
 		return err
 	}
 	running := status == "running"
-	if !running && status != "paused" && status != "postmigrate" && !vm.hasRun(status) {
+	reset := status == "prelaunch" && vm.Ran() // which was not its first state
+	if !running && status != "paused" && status != "postmigrate" && !reset {
 		return fmt.Errorf("a VM that is %s cannot be saved: resume or reset it first: %w", status, hypervisor.ErrBusy)
 	}
 	if err := s.describe(ctx); err != nil {
@@ -99,30 +87,13 @@ func (s *saving) save(ctx context.Context) error {
 	return s.CopyDisks(ctx, &s.m.Manifest)
 }
 
-// hold notes, also for a server to come, that a running VM stands still for a
-// snapshot alone.
-func (vm *VM) hold(held bool) {
-	vm.mu.Lock()
-	vm.held = held
-	vm.mu.Unlock()
-	vm.changeRecord(func(r *record) { r.Resume = held })
-}
-
-// hasRun tells whether a guest in the state prelaunch was reset there, after
-// having run.
-func (vm *VM) hasRun(status string) bool {
-	vm.mu.Lock()
-	defer vm.mu.Unlock()
-	return status == "prelaunch" && vm.ran
-}
-
 // describe fills the manifest with what is known beforehand, and refuses what
 // cannot be saved.
 func (s *saving) describe(ctx context.Context) error {
-	rec := s.vm.record()
-	if rec == nil {
-		return fmt.Errorf("what the VM was started with is not known, since %s is missing or damaged: start it again", s.vm.dir.record())
+	if _, err := s.vm.Known(); err != nil {
+		return err
 	}
+	rec := s.vm.record()
 	var machine string
 	args := map[string]any{"path": "/machine", "property": "type"}
 	if err := s.vm.conn.Execute(ctx, "qom-get", args, &machine); err != nil {
@@ -154,24 +125,20 @@ func (vm *VM) blink(ctx context.Context) error {
 		return err
 	}
 	// It must be stopped again, whoever has gone.
-	ctx, cancel := context.WithTimeout(vm.ctx, cancelWait)
+	ctx, cancel := context.WithTimeout(vm.Life, cancelWait)
 	defer cancel()
-	return vm.order(ctx, "stop")
+	return vm.stop(ctx)
 }
 
 // tellProgress reports how much of the memory is written.
 func (vm *VM) tellProgress(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, handle.AskTimeout)
 	defer cancel()
 	var info migrationInfo
 	if vm.conn.Execute(ctx, "query-migrate", nil, &info) != nil || info.RAM.Total == 0 {
 		return
 	}
-	vm.events.Put(hypervisor.Event{Kind: hypervisor.EventSnapshot, Time: time.Now(), Detail: []hypervisor.Detail{
-		{Key: "done", Value: strconv.FormatInt(info.RAM.Total-info.RAM.Remaining, 10)},
-		{Key: "total", Value: strconv.FormatInt(info.RAM.Total, 10)},
-		{Key: "rate", Value: strconv.FormatInt(int64(info.RAM.Mbps*1e6/8), 10)},
-	}})
+	vm.Tell(snapshot.Progress(info.RAM.Total-info.RAM.Remaining, info.RAM.Total, int64(info.RAM.Mbps*1e6/8)))
 }
 
 // recoverSnapshot lets a VM go on that a server had paused for a snapshot, and

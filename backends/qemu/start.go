@@ -13,11 +13,13 @@ import (
 
 	"vmfs/backends/companion"
 	"vmfs/backends/disk"
+	"vmfs/backends/handle"
 	"vmfs/backends/hostnet"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/qemu/qmp"
 	"vmfs/backends/qemu/vsockdev"
+	"vmfs/backends/rundir"
 	"vmfs/backends/serial"
 	"vmfs/backends/stored"
 	"vmfs/internal/unixsock"
@@ -29,7 +31,7 @@ func (s *Starter) StartVM(ctx context.Context, p *hypervisor.Paths, version, soc
 	if err != nil {
 		return 0, nil, fmt.Errorf("qemu: start %s: %w", nameOf(config, socketPath), err)
 	}
-	return vm.child.PID, vm, nil
+	return vm.PID(), vm, nil
 }
 
 func nameOf(config hypervisor.VMConfig, socketPath string) string {
@@ -49,7 +51,7 @@ func (s *Starter) startVM(ctx context.Context, p *hypervisor.Paths, version, soc
 		return nil, err
 	}
 	if err := vm.letRun(ctx); err != nil {
-		return nil, s.abandon(ctx, vm.child, vm, pl.dir, err)
+		return nil, s.abandon(ctx, vm.Child, vm, pl.dir, err)
 	}
 	return vm, nil
 }
@@ -97,7 +99,7 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 	if err := serial.End(ctx, pl.dir.console()); err != nil {
 		return nil, fmt.Errorf("what an earlier QEMU has left: %w", err)
 	}
-	if err := pl.dir.prepare(); err != nil {
+	if err := pl.dir.Prepare(); err != nil {
 		return nil, err
 	}
 	if vsockdev.Supported && pl.config.VsockSocket != "" {
@@ -106,7 +108,7 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 		}
 	}
 	if !pl.incoming {
-		if err := disk.TakeBack(pl.dir.swap()); err != nil {
+		if err := disk.TakeBack(pl.dir.Swap()); err != nil {
 			return nil, err
 		}
 	}
@@ -142,11 +144,14 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 // beside an error is to be abandoned.
 func (s *Starter) spawn(ctx context.Context, pl *plan, args []string) (*VM, *process.Child, error) {
 	rec := &record{
-		Config: stored.Config{VMConfig: pl.config}, Layout: pl.layout, Binary: pl.program.path, Version: pl.program.version,
-		Accel: pl.accel, Machine: pl.machine, Args: args, Time: time.Now(),
-		Ran: pl.incoming, Serial: pl.aside, Vsock: pl.config.VsockSocket != "", Ejects: pl.config.VsockSocket != "" && pl.ejects(),
+		Record: rundir.Record{
+			Config: stored.Config{VMConfig: pl.config}, Binary: pl.program.path, Version: pl.program.version, Args: args, Time: time.Now(),
+			Ran: pl.incoming,
+		},
+		Layout: pl.layout, Accel: pl.accel, Machine: pl.machine,
+		Serial: pl.aside, Vsock: pl.config.VsockSocket != "", Ejects: pl.config.VsockSocket != "" && pl.ejects(),
 	}
-	if err := rec.write(pl.dir); err != nil {
+	if err := rundir.Write(pl.dir.Dir, rec); err != nil {
 		return nil, nil, err
 	}
 	c, holder, err := pl.run(ctx, args)
@@ -154,12 +159,12 @@ func (s *Starter) spawn(ctx context.Context, pl *plan, args []string) (*VM, *pro
 		return nil, nil, err
 	}
 	rec.Process = &c.Process
-	if err := rec.write(pl.dir); err != nil {
+	if err := rundir.Write(pl.dir.Dir, rec); err != nil {
 		return nil, c, err
 	}
 	vm, err := s.connect(ctx, pl.dir, rec, c)
 	if err == nil && holder != nil {
-		vm.spawn(func() { vm.keepSerial(holder) })
+		vm.Spawn(func() { vm.keepSerial(holder) })
 	}
 	return vm, c, err
 }
@@ -167,7 +172,7 @@ func (s *Starter) spawn(ctx context.Context, pl *plan, args []string) (*VM, *pro
 // run starts QEMU with what it inherits, and what is beside it before it. The holder is
 // that of the console, nil where there is none.
 func (p *plan) run(ctx context.Context, args []string) (c *process.Child, holder *companion.Companion, err error) {
-	set := p.dir.serial(&p.config)
+	set := serial.In(p.dir.Dir, &p.config)
 	var files []*os.File
 	var beside []*process.Child
 	defer func() {
@@ -217,10 +222,10 @@ func (p *plan) open(ctx context.Context, name, log string) (*os.File, *process.C
 	}
 	console := p.dir.console()
 	if p.aside {
-		console = p.dir.serial(&p.config).VMM
+		console = serial.In(p.dir.Dir, &p.config).VMM
 	}
 	f, err := unixsock.Bind(ctx, map[string]string{
-		fileControl: p.dir.control(), fileMonitor: p.dir.monitor(), fileConsole: console, fileVsock: p.dir.vhost(),
+		fileControl: p.dir.Control(), fileMonitor: p.dir.monitor(), fileConsole: console, fileVsock: p.dir.vhost(),
 	}[name])
 	return f, nil, err
 }
@@ -235,7 +240,7 @@ func (vm *VM) letRun(ctx context.Context) error {
 		return err
 	}
 	switch s := vm.meaning(status); s.reason {
-	case reasonInternalError, reasonPrelaunch:
+	case reasonInternalError, handle.ReasonPrelaunch:
 		return fmt.Errorf("the guest does not run: QEMU says %s", status)
 	}
 	return nil
@@ -254,7 +259,7 @@ func (s *Starter) abandon(ctx context.Context, c *process.Child, vm *VM, dir run
 			_ = unixsock.RemoveStale(rec.Config.VsockSocket) // a vsock device that was killed has left it
 		}
 	}
-	if cerr := dir.clear(); cerr != nil {
+	if cerr := dir.Clear(); cerr != nil {
 		s.log.Error("a failed start cannot be cleared away", "dir", dir.String(), "err", cerr)
 	}
 	return err

@@ -2,15 +2,15 @@ package qemu
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 
 	"vmfs/backends/companion"
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/qemu/vsockdev"
+	"vmfs/backends/rundir"
 	"vmfs/backends/serial"
 )
 
@@ -76,14 +76,10 @@ func (s *Starter) Open(socketPath string) (*VM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("qemu: open %s: %w", socketPath, err)
 	}
-	rec, err := readRecord(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.log.Warn("what a VM was started with is not known", "err", err)
-	}
 	// Connecting to a Unix socket does not wait, but for a full backlog.
-	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), handle.AskTimeout)
 	defer cancel()
-	vm, err := s.connect(ctx, dir, rec, nil)
+	vm, err := s.connect(ctx, dir, rundir.Find[record](dir.Dir, s.log), nil)
 	if err != nil {
 		return nil, fmt.Errorf("qemu: open %s: %w", socketPath, err)
 	}

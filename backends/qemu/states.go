@@ -3,24 +3,20 @@ package qemu
 import (
 	"context"
 
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 )
 
-// The reasons of VMInfo and of events that are not simply QEMU's own words for
+// The reasons of VMInfo and of events beside those of package handle, and QEMU's own words for
 // why a guest has ended ("guest-shutdown", "guest-panic", "host-qmp-quit",
 // "host-signal" and so on).
 const (
-	reasonPrelaunch     = "prelaunch"      // started, and the guest not yet let run
 	reasonRestoring     = "restoring"      // a snapshot is being read
-	reasonSnapshot      = "snapshot"       // paused while a snapshot is written
-	reasonPanicked      = "guest-panicked" // the guest said that it crashed
 	reasonIOError       = "io-error"       // a write to a disk failed
 	reasonInternalError = "internal-error" // QEMU or KVM cannot go on; needs a reset
 	reasonWatchdog      = "watchdog"       // a watchdog fired and was to pause
 	reasonSuspended     = "suspended"      // the guest sleeps; Resume wakes it
-	reasonDebug         = "debug"          // a debugger stopped it
 	reasonColo          = "colo"           // between the checkpoints of COLO
-	reasonGuestShutdown = "guest-shutdown" // the guest powered off
 )
 
 // A runState is what one of QEMU's run states means.
@@ -34,20 +30,20 @@ var runStates = map[string]runState{
 	"running":        {hypervisor.StateRunning, ""},
 	"paused":         {hypervisor.StatePaused, ""},
 	"postmigrate":    {hypervisor.StatePaused, ""}, // paused, and a snapshot was taken
-	"prelaunch":      {hypervisor.StateCreated, reasonPrelaunch},
-	"preconfig":      {hypervisor.StateCreated, reasonPrelaunch},
+	"prelaunch":      {hypervisor.StateCreated, handle.ReasonPrelaunch},
+	"preconfig":      {hypervisor.StateCreated, handle.ReasonPrelaunch},
 	"inmigrate":      {hypervisor.StateCreated, reasonRestoring},
 	"restore-vm":     {hypervisor.StatePaused, reasonRestoring},
-	"save-vm":        {hypervisor.StatePaused, reasonSnapshot},
-	"finish-migrate": {hypervisor.StatePaused, reasonSnapshot},
+	"save-vm":        {hypervisor.StatePaused, handle.ReasonSnapshot},
+	"finish-migrate": {hypervisor.StatePaused, handle.ReasonSnapshot},
 	"suspended":      {hypervisor.StatePaused, reasonSuspended},
-	"guest-panicked": {hypervisor.StatePaused, reasonPanicked},
+	"guest-panicked": {hypervisor.StatePaused, handle.ReasonPanicked},
 	"io-error":       {hypervisor.StatePaused, reasonIOError},
 	"internal-error": {hypervisor.StatePaused, reasonInternalError},
 	"watchdog":       {hypervisor.StatePaused, reasonWatchdog},
-	"debug":          {hypervisor.StatePaused, reasonDebug},
+	"debug":          {hypervisor.StatePaused, handle.ReasonDebug},
 	"colo":           {hypervisor.StatePaused, reasonColo},
-	"shutdown":       {hypervisor.StateShutdown, reasonGuestShutdown},
+	"shutdown":       {hypervisor.StateShutdown, handle.ReasonGuestShutdown},
 }
 
 // status asks QEMU for its run state.
@@ -66,15 +62,9 @@ func (vm *VM) meaning(status string) runState {
 	if !ok {
 		s = runState{hypervisor.StatePaused, status}
 	}
-	vm.mu.Lock()
-	defer vm.mu.Unlock()
-	switch {
-	case status == "prelaunch" && vm.ran:
+	if status == "prelaunch" && vm.Ran() {
 		s = runState{state: hypervisor.StatePaused} // reset while it was paused
-	case s.state == hypervisor.StateShutdown && vm.endReason != "":
-		s.reason = vm.endReason
-	case s.state == hypervisor.StatePaused && vm.held:
-		s.reason = reasonSnapshot
 	}
+	s.reason = vm.Reason(s.state, s.reason)
 	return s
 }

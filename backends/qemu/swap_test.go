@@ -45,7 +45,7 @@ func TestInterruptedRestore(t *testing.T) {
 	require.NoError(t, os.Remove(paths[2]))
 	m, err := readManifest(snap)
 	require.NoError(t, err)
-	_, err = disk.Put(testContext(t), v.VM.dir.swap(), snap, paths, m.Disks)
+	_, err = disk.Put(testContext(t), v.VM.dir.Swap(), snap, paths, m.Disks)
 	require.NoError(t, err)
 	kept := filepath.Join(disks, ".b.before1")
 	for _, path := range paths {
@@ -59,25 +59,25 @@ func TestInterruptedRestore(t *testing.T) {
 	assert.Equal(t, "later", read(paths[0]))
 	assert.Equal(t, "later", read(paths[1]))
 	assert.Equal(t, []string{"a", "b", "gone"}, bases(listing(t, disks)))
-	assert.NoFileExists(t, v.VM.dir.swap())
+	assert.NoFileExists(t, v.VM.dir.Swap())
 	v.end()
 
 	// A VM that is there has what was restored, and what was kept for it goes.
 	_, hv, err := s.RestoreVM(testContext(t), nil, "", filepath.Join(dir, SocketName), snap)
 	require.NoError(t, err)
 	v = ended(t, s, dir, config, hv.(*VM))
-	assert.NoFileExists(t, v.VM.dir.swap())
+	assert.NoFileExists(t, v.VM.dir.Swap())
 	kept = filepath.Join(disks, ".a.before0")
 	require.NoError(t, os.WriteFile(kept, []byte("later"), 0o600))
 	journal := fmt.Sprintf(`[{"disk": %q, "kept": %q}, {"disk": %q}]`, paths[0], kept, paths[2])
-	require.NoError(t, os.WriteFile(v.VM.dir.swap(), []byte(journal), 0o600))
+	require.NoError(t, os.WriteFile(v.VM.dir.Swap(), []byte(journal), 0o600))
 	v = v.reopen()
 	assert.Equal(t, hypervisor.StatePaused, v.info().State)
 	require.Eventually(t, func() bool {
 		_, err := os.Lstat(kept)
 		return os.IsNotExist(err)
 	}, patience, 5*time.Millisecond)
-	assert.NoFileExists(t, v.VM.dir.swap())
+	assert.NoFileExists(t, v.VM.dir.Swap())
 	assert.Equal(t, "saved", read(paths[0]))
 	assert.Equal(t, []string{"a", "b", "gone"}, bases(listing(t, disks)))
 
@@ -88,7 +88,7 @@ func TestInterruptedRestore(t *testing.T) {
 	require.NoError(t, err)
 	v.end()
 	require.NoError(t, proc.Wait(testContext(t)))
-	require.NoError(t, os.WriteFile(v.VM.dir.swap(), []byte("["), 0o600))
+	require.NoError(t, os.WriteFile(v.VM.dir.Swap(), []byte("["), 0o600))
 	_, _, err = s.StartVM(testContext(t), nil, "", filepath.Join(dir, SocketName), config)
-	require.ErrorContains(t, err, v.VM.dir.swap())
+	require.ErrorContains(t, err, v.VM.dir.Swap())
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/qemu/qmp"
 	"vmfs/backends/qemu/qmp/qmptest"
@@ -170,13 +171,13 @@ func TestProgress(t *testing.T) {
 	vm := &VM{conn: dialogue(t, greeting("7", "2")+"C: query-migrate\n"+
 		`S: {"return": {"status": "active", "ram": {"transferred": 5, "remaining": 300, "total": 400, "mbps": 8.5}}, "id": ${}}`+"\n"+
 		"C: query-migrate\n"+`S: {"return": {"status": "setup"}, "id": ${}}`+"\n")}
-	vm.events = queue.New(maxEvents, hypervisor.LostEvents)
+	vm.Handle = &handle.Handle{Queue: queue.New(2, hypervisor.LostEvents)}
 	vm.tellProgress(testContext(t))
 	vm.tellProgress(testContext(t)) // of nothing yet, nothing is told
-	e, ok := vm.events.TryNext()
+	e, ok := vm.Queue.TryNext()
 	require.True(t, ok)
 	assert.Equal(t, hypervisor.EventSnapshot, e.Kind)
 	assert.Equal(t, []hypervisor.Detail{{Key: "done", Value: "100"}, {Key: "total", Value: "400"}, {Key: "rate", Value: "1062500"}}, e.Detail)
-	_, ok = vm.events.TryNext()
+	_, ok = vm.Queue.TryNext()
 	assert.False(t, ok)
 }

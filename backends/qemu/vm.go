@@ -4,21 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net"
 	"sync"
 
 	"github.com/digitalocean/go-qemu/qmp/raw"
 
 	"vmfs/backends/companion"
-	"vmfs/backends/gate"
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/qemu/qmp"
 	"vmfs/backends/qemu/vsockdev"
 	"vmfs/backends/resize"
 	"vmfs/backends/rundir"
-	"vmfs/internal/queue"
 	"vmfs/internal/unixsock"
 )
 
@@ -26,31 +23,13 @@ import (
 // socket serves, so that there is one handle at a time: a second one waits, within
 // its calls, until the first is closed.
 type VM struct {
+	*handle.Handle
 	dir   runDir
-	name  string
 	conn  *qmp.Conn
-	child *process.Child // nil where another server started it
-	log   *slog.Logger
 	start func(ctx context.Context, c vsockdev.Config, find bool) (*companion.Companion, error)
-	caps  hypervisor.Capabilities
-	rec   *rundir.Kept[record]
+	rec   *rundir.Kept[record, *record]
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup // what the handle runs beside its callers
-	events *queue.Queue[hypervisor.Event]
-
-	gate gate.Gate // held while a snapshot is written, or a device is put in place
-
-	resizing chan struct{} // holds a token while a memory target is being set
-
-	mu        sync.Mutex // guards the fields below
-	closed    bool
-	ran       bool            // the guest was let run
-	held      bool            // a snapshot has stopped it, and will let it go on
-	endReason string          // why the guest ended, once it has
-	told      bool            // GetVMInfo has told of the guest's end, see Shutdown
-	ordered   bool            // Shutdown has been called, and returned nil
+	mu        sync.Mutex      // guards the fields below
 	suspended bool            // the guest sleeps (ACPI S3)
 	unsaid    int             // the number of times it ran and stopped of which no event is to tell
 	console   bool            // there is a console connection
@@ -74,43 +53,20 @@ var (
 // does not wait for an answer: a QEMU that hangs makes the handle's calls wait, as
 // far as their contexts let them.
 func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *process.Child) (*VM, error) {
-	conn, err := qmp.Dial(ctx, dir.control())
+	conn, err := qmp.Dial(ctx, dir.Control())
 	if err != nil {
 		return nil, dialError(err)
 	}
+	kept := rundir.Keep(dir.Dir, rec)
 	vm := &VM{
-		dir:      dir,
-		name:     dir.VM(),
-		conn:     conn,
-		child:    c,
-		log:      s.log,
-		start:    s.startDevice,
-		caps:     s.Capabilities(recorded(rec)),
-		resizing: make(chan struct{}, 1),
-		rec:      rundir.Keep(rec, func(r record) error { return r.write(dir) }),
-		waiters:  make(map[chan struct{}]struct{}),
-		events:   queue.New(maxEvents, hypervisor.LostEvents),
-	}
-	if rec != nil {
-		vm.ran, vm.held = rec.Ran, rec.Resume
-		if rec.Config.Name != "" {
-			vm.name = rec.Config.Name
-		}
+		Handle: handle.New(handle.Config{Dir: dir.Dir, Record: kept, Child: c, Able: s, Log: s.log, HangUp: conn.Close}),
+		dir:    dir, conn: conn, start: s.startDevice, rec: kept, waiters: make(map[chan struct{}]struct{}),
 	}
 	vm.findProcess()
-	vm.ctx, vm.cancel = context.WithCancel(context.Background())
 	sub := conn.Subscribe()
 	conn.Start()
-	vm.wg.Go(func() { vm.follow(sub) })
+	vm.Spawn(func() { vm.follow(sub) })
 	return vm, nil
-}
-
-// recorded is the configuration in a record that may be missing.
-func recorded(rec *record) hypervisor.VMConfig {
-	if rec == nil {
-		return hypervisor.VMConfig{}
-	}
-	return rec.Config.VMConfig
 }
 
 // dialError makes of "nobody is there" what the contract calls it.
@@ -120,32 +76,6 @@ func dialError(err error) error {
 	}
 	return err
 }
-
-// Close gives up the connection and leaves QEMU as it is.
-func (vm *VM) Close() error {
-	vm.mu.Lock()
-	vm.closed = true
-	vm.mu.Unlock()
-	vm.cancel()
-	_ = vm.conn.Close() // never fails
-	vm.wg.Wait()
-	vm.events.Close(net.ErrClosed)
-	return nil
-}
-
-// spawn runs f beside the handle's callers, unless it is closed.
-func (vm *VM) spawn(f func()) bool {
-	vm.mu.Lock()
-	defer vm.mu.Unlock()
-	if vm.closed {
-		return false
-	}
-	vm.wg.Go(f)
-	return true
-}
-
-// Capabilities tells what works for this VM.
-func (vm *VM) Capabilities() hypervisor.Capabilities { return vm.caps }
 
 // raw is go-qemu's typed calls, obeying ctx.
 func (vm *VM) raw(ctx context.Context) *raw.Monitor { return raw.NewMonitor(vm.conn.Monitor(ctx)) }
@@ -164,35 +94,16 @@ func (vm *VM) wrap(op string, err error) error {
 		return nil
 	case errors.Is(err, qmp.ErrDisconnected):
 		err = hypervisor.ErrHypervisorNotRunning
-		if vm.child != nil {
-			if how := vm.child.How(); how != "" {
+		if vm.Child != nil {
+			if how := vm.Child.How(); how != "" {
 				err = fmt.Errorf("%w (%s)", err, how)
 			}
 		}
 	case errors.As(err, &refused) && refused.Class == qmp.ClassCommandNotFound:
 		err = fmt.Errorf("%w: %w", err, hypervisor.ErrNotSupported)
 	}
-	return fmt.Errorf("qemu: %s %s: %w", op, vm.name, err)
-}
-
-// changeRecord replaces the record, if there is one. That it could not be written
-// is logged: the VM runs on, and only what a restarted server knows of it suffers.
-func (vm *VM) changeRecord(change func(*record)) {
-	if err := vm.rec.Change(change); err != nil {
-		vm.log.Warn("record not written", "vm", vm.name, "err", err)
-	}
+	return fmt.Errorf("qemu: %s %s: %w", op, vm.Name, err)
 }
 
 // record returns what the VM was started with, nil where that is not known.
 func (vm *VM) record() *record { return vm.rec.Get() }
-
-// setRan notes that the guest was let run.
-func (vm *VM) setRan() {
-	vm.mu.Lock()
-	first := !vm.ran
-	vm.ran = true
-	vm.mu.Unlock()
-	if first {
-		vm.changeRecord(func(r *record) { r.Ran = true })
-	}
-}

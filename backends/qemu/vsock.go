@@ -69,14 +69,11 @@ var (
 // VsockDialer returns what leads into the guest, by the device that QEMU was started
 // with, be it that one would be started with the other now.
 func (vm *VM) VsockDialer() (hypervisor.VsockDialer, error) {
-	rec := vm.record()
-	if rec == nil {
-		return nil, vm.wrap("vsock", errors.New("what the VM was started with is not known"))
+	c, err := vm.Vsock()
+	if err != nil {
+		return nil, vm.wrap("vsock", err)
 	}
-	if rec.Config.VsockCID == 0 {
-		return nil, vm.wrap("vsock", hypervisor.ErrNotSupported)
-	}
-	return vsockDialer(rec.Config.VsockSocket, rec.Config.VsockCID), nil
+	return vsockDialer(c.VsockSocket, c.VsockCID), nil
 }
 
 // plugVsock starts the device of a VM that has one in user space, and plugs it in.
@@ -92,7 +89,7 @@ func (vm *VM) plugVsock(ctx context.Context) error {
 	if err = vm.awaitDevice(ctx, device); err == nil {
 		err = vm.addVsock(ctx)
 	}
-	if err == nil && !vm.spawn(func() { vm.keepVsock(device) }) {
+	if err == nil && !vm.Spawn(func() { vm.keepVsock(device) }) {
 		err = vm.conn.Err()
 	}
 	if err != nil {

@@ -26,15 +26,12 @@ const ownEnd = 100 * time.Millisecond
 // reviveTimeout bounds what gets the guest's rings going again.
 const reviveTimeout = 30 * time.Second
 
-// What keeps other commands out, in words for those.
-const (
-	busyDevice = "the vsock device is being restarted"
-	busyDisk   = "a disk is being made larger"
-)
+// busyDevice keeps other commands out, in words for those.
+const busyDevice = "the vsock device is being restarted"
 
 // vsockDevice is what the device of the VM of this directory needs to know.
 func (d runDir) vsockDevice(c hypervisor.VMConfig) vsockdev.Config {
-	return vsockdev.Config{QEMUSocket: d.vhost(), Socket: c.VsockSocket, CID: c.VsockCID, Log: cmp.Or(c.LogPath, d.log())}
+	return vsockdev.Config{QEMUSocket: d.vhost(), Socket: c.VsockSocket, CID: c.VsockCID, Log: cmp.Or(c.LogPath, d.Log())}
 }
 
 // startDevice starts a VM's device. Where QEMU has run for a while it finds the one
@@ -49,7 +46,7 @@ func startDevice(ctx context.Context, c vsockdev.Config, find bool) (*companion.
 // adoptVsock keeps the device of a VM that another server started.
 func (vm *VM) adoptVsock() {
 	if rec := vm.record(); rec != nil && rec.Vsock && vsockdev.Supported {
-		vm.spawn(func() { vm.keepVsock(nil) })
+		vm.Spawn(func() { vm.keepVsock(nil) })
 	}
 }
 
@@ -60,19 +57,19 @@ func (vm *VM) keepVsock(device *companion.Companion) {
 	ctx, cancel := vm.connected()
 	defer cancel()
 	k := companion.Keeper{
-		What: "the vsock device", Revive: vm.reviveVsock, Over: vm.qemuGone, Linger: ownEnd, Log: vm.log.With("vm", vm.name),
+		What: "the vsock device", Revive: vm.reviveVsock, Over: vm.qemuGone, Linger: ownEnd, Log: vm.Log,
 	}
 	k.Run(ctx, device)
 }
 
 // connected returns a context that ends with the connection to QEMU and the handle.
 func (vm *VM) connected() (context.Context, context.CancelFunc) {
-	return wait.While(vm.ctx, vm.conn.Done())
+	return wait.While(vm.Life, vm.conn.Done())
 }
 
 // qemuGone tells whether QEMU, not only the connection to it, has ended.
 func (vm *VM) qemuGone() bool {
-	if errors.Is(vm.conn.Err(), qmp.ErrDisconnected) || vm.child != nil && vm.child.How() != "" {
+	if errors.Is(vm.conn.Err(), qmp.ErrDisconnected) || vm.Child != nil && vm.Child.How() != "" {
 		return true
 	}
 	vm.mu.Lock()
@@ -110,8 +107,8 @@ func (vm *VM) reconnectVsock(ctx context.Context, device *companion.Companion) e
 	e := hypervisor.Event{Kind: EventVsock, Time: time.Now(), Detail: []hypervisor.Detail{
 		{Key: "device", Value: "restarted"}, {Key: "pid", Value: strconv.Itoa(device.PID)},
 	}}
-	vm.events.Put(e)
-	release, err := vm.gate.Hold(busyDevice, true)
+	vm.Tell(e)
+	release, err := vm.Gate.Hold(busyDevice, true)
 	if err != nil {
 		return nil // a snapshot takes the device out and puts it in, which does as well
 	}
@@ -130,7 +127,7 @@ func (vm *VM) reconnectVsock(ctx context.Context, device *companion.Companion) e
 		return err
 	}
 	// It must go on again, whatever else happens.
-	ctx, cancel := context.WithTimeout(vm.ctx, reviveTimeout)
+	ctx, cancel := context.WithTimeout(vm.Life, reviveTimeout)
 	defer cancel()
 	return vm.order(ctx, "cont")
 }

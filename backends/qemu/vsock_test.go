@@ -74,7 +74,7 @@ func TestVsock(t *testing.T) {
 	require.NoError(t, v.Resume(testContext(t)))
 	refuses()
 	require.NoError(t, v.Shutdown(testContext(t)))
-	require.NoError(t, v.child.Await(testContext(t), patience))
+	require.NoError(t, v.Child.Await(testContext(t), patience))
 
 	for _, snap := range []string{snaps[3], snaps[0]} {
 		_, hv, err := s.RestoreVM(testContext(t), nil, "", filepath.Join(dir, SocketName), snap)
@@ -87,7 +87,7 @@ func TestVsock(t *testing.T) {
 		save(hypervisor.StateRunning)
 		refuses()
 		v.end()
-		require.NoError(t, v.VM.dir.clear(), "what the killed QEMU left")
+		require.NoError(t, v.VM.dir.Clear(), "what the killed QEMU left")
 	}
 }
 

@@ -2,33 +2,42 @@
 // and the back end its record: named by the control socket, made ready for a start, and
 // cleared of what an earlier VMM has left.
 //
-// The package imports the standard library, package hypervisor, internal/regular, internal/unixsock
-// and renameio.
+// The package imports the standard library, packages hypervisor, process and stored, internal/regular,
+// internal/unixsock and renameio.
 package rundir
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-
-	"github.com/google/renameio/v2"
+	"slices"
 
 	"vmfs/backends/hypervisor"
-	"vmfs/internal/regular"
 	"vmfs/internal/unixsock"
 )
 
+// A Kind is the run-time directories of one VMM: what is in them, by its file name.
+type Kind struct {
+	Record string // the record
+	Log    string // what the VMM says, where VMConfig.LogPath is empty
+	// Sockets are those beside the control socket, and Files what else a VMM may leave
+	// that was killed.
+	Sockets, Files []string
+	// Oldest and Newest are the formats of records that are read; the newest is written.
+	Oldest, Newest int
+}
+
 // A Dir is the run-time directory of one VM.
 type Dir struct {
+	kind   *Kind
 	dir    string // absolute
 	socket string // the control socket's file name
 }
 
 // Of returns the run-time directory of a control socket.
-func Of(socketPath string) (Dir, error) {
+func (k *Kind) Of(socketPath string) (Dir, error) {
 	if socketPath == "" {
 		return Dir{}, fmt.Errorf("no socket path: %w", hypervisor.ErrInvalid)
 	}
@@ -36,7 +45,7 @@ func Of(socketPath string) (Dir, error) {
 	if err != nil {
 		return Dir{}, err
 	}
-	return Dir{filepath.Dir(path), filepath.Base(path)}, nil
+	return Dir{k, filepath.Dir(path), filepath.Base(path)}, nil
 }
 
 // String returns the directory's path.
@@ -48,26 +57,34 @@ func (d Dir) Path(name string) string { return filepath.Join(d.dir, name) }
 // Control returns the path of the control socket.
 func (d Dir) Control() string { return d.Path(d.socket) }
 
+// Record returns that of the record.
+func (d Dir) Record() string { return d.Path(d.kind.Record) }
+
+// Log returns that of the log of a VM whose configuration names none.
+func (d Dir) Log() string { return d.Path(d.kind.Log) }
+
+// Swap returns that of the journal which is there while a VM is restored (see disk.Swap).
+func (d Dir) Swap() string { return d.Path("restore.json") }
+
 // VM returns what a VM is called that has no name: as its directory is.
 func (d Dir) VM() string { return filepath.Base(d.dir) }
 
-// Clear removes files that an earlier VMM left, which need not be there. No VMM of this
-// directory must run.
-func Clear(paths []string) error {
+// Clear removes what an earlier VMM left. No VMM of this directory must run.
+func (d Dir) Clear() error {
 	var errs []error
-	for _, path := range paths {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for _, name := range slices.Concat([]string{d.socket, d.kind.Record}, d.kind.Sockets, d.kind.Files) {
+		if err := os.Remove(d.Path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// Prepare makes the directory ready for a start: it exists, sockets can have the paths
-// given, nobody serves the control socket, and what an earlier VMM left is removed.
-func (d Dir) Prepare(sockets, left []string) error {
-	for _, path := range append([]string{d.Control()}, sockets...) {
-		if err := unixsock.CheckPath(path); err != nil {
+// Prepare makes the directory ready for a start: it exists, its sockets can have their
+// paths, nobody serves the control socket, and what an earlier VMM left is removed.
+func (d Dir) Prepare() error {
+	for _, name := range append([]string{d.socket}, d.kind.Sockets...) {
+		if err := unixsock.CheckPath(d.Path(name)); err != nil {
 			return fmt.Errorf("%w: %w", hypervisor.ErrInvalid, err)
 		}
 	}
@@ -81,40 +98,5 @@ func (d Dir) Prepare(sockets, left []string) error {
 	if served {
 		return fmt.Errorf("a process serves %s already: %w", d.Control(), hypervisor.ErrBusy)
 	}
-	return Clear(left)
-}
-
-// Write replaces a record at path. It lasts as long as the VMM does, and so is not
-// synced.
-func Write(path string, record any) error {
-	b, err := json.MarshalIndent(record, "", "\t")
-	if err != nil {
-		return err
-	}
-	return renameio.WriteFile(path, append(b, '\n'), 0o600)
-}
-
-// maxRecord bounds a record: a configuration can have as much.
-const maxRecord = 4 << 20
-
-// Read reads a record of one of the formats from first to last, or returns an error,
-// which is fs.ErrNotExist where there is none.
-func Read(path string, first, last int, record any) error {
-	b, err := regular.ReadOwn(path, maxRecord)
-	if err != nil {
-		return err
-	}
-	var is struct {
-		Format int `json:"format"`
-	}
-	if err := json.Unmarshal(b, &is); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	if is.Format < first || is.Format > last {
-		return fmt.Errorf("%s: the format is %d, and this version reads up to %d", path, is.Format, last)
-	}
-	if err := json.Unmarshal(b, record); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
+	return d.Clear()
 }

@@ -72,21 +72,30 @@ type Config struct {
 // LogMax is the bound of a VMM's log.
 const LogMax = 1 << 20
 
+// What the process and the VMM make in the VM's run-time directory, beside the logs, by file name.
+const (
+	vmmSocket     = "serial.sock"
+	consoleSocket = "console.sock"
+	outputFIFO    = "output"
+)
+
+// Sockets are the sockets that the two make.
+func Sockets() []string { return []string{vmmSocket, consoleSocket} }
+
+// Files are what else they may leave when they are killed.
+func Files() []string { return []string{lockPath(consoleSocket), outputFIFO} }
+
 // In returns what the process beside the VMM of a run-time directory needs to know, in
-// which its sockets and the FIFO are, and the VMM's socket is to be. The log is where
-// the VM's configuration says no other.
-func In(dir rundir.Dir, c *hypervisor.VMConfig, log string) Config {
+// which its sockets and the FIFO are, and the VMM's socket is to be.
+func In(dir rundir.Dir, c *hypervisor.VMConfig) Config {
 	return Config{
-		VMM: dir.Path("serial.sock"), Console: dir.Path("console.sock"), Output: dir.Path("output"),
-		SerialLog: c.SerialLogPath, SerialLogMax: c.SerialLogMax, Log: cmp.Or(c.LogPath, log), LogMax: LogMax,
+		VMM: dir.Path(vmmSocket), Console: ConsolePath(dir), Output: dir.Path(outputFIFO),
+		SerialLog: c.SerialLogPath, SerialLogMax: c.SerialLogMax, Log: cmp.Or(c.LogPath, dir.Log()), LogMax: LogMax,
 	}
 }
 
-// Sockets are the sockets that the process and the VMM make.
-func (c Config) Sockets() []string { return []string{c.VMM, c.Console} }
-
-// Files are what the two may leave when they are killed, beside the logs.
-func (c Config) Files() []string { return []string{c.VMM, c.Console, lockPath(c.Console), c.Output} }
+// ConsolePath is where the process serves the console of the VM of a run-time directory.
+func ConsolePath(dir rundir.Dir) string { return dir.Path(consoleSocket) }
 
 // lockPath is the file whose lock the process has that serves a console.
 func lockPath(console string) string { return console + ".lock" }

@@ -22,6 +22,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/serial"
+	"vmfs/internal/flock"
 )
 
 // patience bounds every step.
@@ -184,10 +185,8 @@ func TestOutput(t *testing.T) {
 	b, err = os.ReadFile(r.config.Log)
 	require.NoError(t, err)
 	assert.True(t, strings.HasSuffix(string(b), "killed\n"), "%q", b)
-	for _, path := range r.config.Files() {
-		if path != r.config.Output {
-			assert.NoFileExists(t, path)
-		}
+	for _, path := range []string{r.config.VMM, r.config.Console, r.config.Console + ".lock"} {
+		assert.NoFileExists(t, path)
 	}
 	ctx, cancel := context.WithTimeout(testContext(t), 500*time.Millisecond)
 	defer cancel()
@@ -337,6 +336,23 @@ func TestKilled(t *testing.T) {
 	assert.False(t, r.proc.Alive())
 	r.accept()
 	r.proc = p
+
+	// One that has its lock and does not serve yet is waited for.
+	dir, err := flock.Dir(testContext(t), filepath.Dir(r.config.Console)) // without which nobody makes a socket there
+	require.NoError(t, err)
+	require.NoError(t, r.proc.Signal(syscall.SIGKILL))
+	require.NoError(t, r.proc.Wait(testContext(t)))
+	r.proc, err = serial.Start(testContext(t), r.config)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		pid, err := flock.Holder(testContext(t), r.config.Console+".lock")
+		return err == nil && pid == r.proc.PID
+	}, time.Minute, time.Millisecond)
+	time.AfterFunc(100*time.Millisecond, func() { _ = dir.Close() }) // it was locked alone
+	again, err := serial.FindOrStart(testContext(t), r.config)
+	require.NoError(t, err)
+	assert.Equal(t, &companion.Companion{Process: r.proc.Process, Adopted: true}, again)
+	r.accept()
 
 	// A second one beside it does not stay, and says why.
 	second, err := serial.Start(testContext(t), r.config)

@@ -32,11 +32,11 @@ func (m *Manifest) WithDisks(ctx context.Context, log *slog.Logger, journal, dir
 }
 
 // Settle is for a VM whose server was killed after all of it had been restored, and
-// before it had put that down.
-func Settle(log *slog.Logger, journal, name string) {
+// before it had put that down. The log names the VM.
+func Settle(log *slog.Logger, journal string) {
 	s, err := disk.Pending(journal)
 	if err != nil {
-		log.Warn("a restore cannot be settled", "vm", name, "err", err)
+		log.Warn("a restore cannot be settled", "err", err)
 	}
 	if s != nil {
 		s.Settle(log)

@@ -52,7 +52,7 @@ func (m *machine) done() []string {
 
 func (m *machine) saver(t *testing.T) *Saver {
 	return &Saver{
-		Name: "web", Log: slog.New(slog.DiscardHandler), Gate: &m.gate, Life: t.Context(),
+		Log: slog.New(slog.DiscardHandler), Gate: &m.gate, Life: t.Context(),
 		Spawn: func(f func()) error { m.wg.Go(f); return nil },
 		Stop:  func(context.Context) error { return m.do("stop") },
 		Go:    func(ctx context.Context) error { return errors.Join(ctx.Err(), m.do("go")) },
@@ -192,14 +192,14 @@ func TestSnapshotAndRestore(t *testing.T) {
 		require.NoError(t, err)
 	}
 	put()
-	Settle(slog.New(slog.DiscardHandler), journal, "web")
+	Settle(slog.New(slog.DiscardHandler), journal)
 	assert.Equal(t, "saved", read())
 	assert.Equal(t, []string{"a", "b"}, names(t, filepath.Dir(path)))
 	require.NoError(t, os.WriteFile(path, []byte("later"), 0o600))
 	put()
 	require.ErrorIs(t, restore(errStuck), errStuck)
 	assert.Equal(t, "later", read())
-	Settle(slog.New(slog.DiscardHandler), journal, "web")
+	Settle(slog.New(slog.DiscardHandler), journal)
 	assert.Equal(t, "later", read(), "nothing is left to settle")
 
 	// What is damaged is refused.

@@ -13,6 +13,7 @@ import (
 
 	"vmfs/backends/disk"
 	"vmfs/backends/gate"
+	"vmfs/backends/hypervisor"
 	"vmfs/internal/regular"
 )
 
@@ -21,8 +22,7 @@ const Busy = "a snapshot is being taken"
 
 // A Saver takes the snapshots of one VM. Its fields say how that VM is handled.
 type Saver struct {
-	Name string // the VM's
-	Log  *slog.Logger
+	Log  *slog.Logger // names the VM
 	Gate *gate.Gate
 	// Life ends with the handle on the VM. For as long a snapshot goes on undoing what
 	// it has done to the VM.
@@ -56,10 +56,7 @@ func (s *Saver) Begin(dir string) *Taking { return &Taking{Dir: dir, saver: s} }
 //
 // All of it goes on beside the caller, who is let go a while after ctx has ended.
 func (t *Taking) Run(ctx context.Context, save, finish func(context.Context) error) error {
-	if err := t.saver.Gate.Pass(ctx); err != nil {
-		return err
-	}
-	release, err := t.saver.Gate.Hold(Busy, false)
+	release, err := t.saver.Gate.Enter(ctx, Busy, false)
 	if err != nil {
 		return err
 	}
@@ -203,6 +200,19 @@ func syncFile(path string) error {
 	return f.Sync()
 }
 
+// Progress is the event that tells how many bytes of a snapshot are written, of how many
+// in all, and how many a second.
+func Progress(done, total, rate int64) hypervisor.Event {
+	e := hypervisor.Event{Kind: hypervisor.EventSnapshot, Time: time.Now()}
+	for _, d := range []struct {
+		key   string
+		value int64
+	}{{"done", done}, {"total", total}, {"rate", rate}} {
+		e.Detail = append(e.Detail, hypervisor.Detail{Key: d.key, Value: strconv.FormatInt(d.value, 10)})
+	}
+	return e
+}
+
 // Finish writes the manifest m of a kind, with which the snapshot is whole.
 func (t *Taking) Finish(k Kind, m Manifested) error {
 	t.made = append(t.made, filepath.Join(t.Dir, k.File))
@@ -222,7 +232,7 @@ func (s *Saver) Recover(settle func(context.Context) error) {
 	}
 	if err != nil {
 		if s.Life.Err() == nil {
-			s.Log.Error("a VM that was paused for a snapshot cannot be resumed", "vm", s.Name, "err", err)
+			s.Log.Error("a VM that was paused for a snapshot cannot be resumed", "err", err)
 		}
 		return
 	}

@@ -200,7 +200,7 @@ func (vm *VM) catchUp() {
 		vm.saver().Recover(func(context.Context) error { return nil })
 	}
 	if s.state == hypervisor.StateRunning || s.state == hypervisor.StatePaused {
-		snapshot.Settle(vm.log, vm.dir.swap(), vm.name)
+		snapshot.Settle(vm.log.With("vm", vm.name), vm.dir.Swap())
 	}
 	if s.state == hypervisor.StateShutdown && vm.ended(s.reason) {
 		// Its event has been reported by a server that did not live to send it away.

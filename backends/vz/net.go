@@ -16,7 +16,9 @@ import (
 const firstNet = shim.FirstNet
 
 // net is the near end of a network's socket.
-func (d runDir) net(i int) string { return d.Path("net" + strconv.Itoa(i) + ".sock") }
+func (d runDir) net(i int) string { return d.Path(netSocket(i)) }
+
+func netSocket(i int) string { return "net" + strconv.Itoa(i) + ".sock" }
 
 // The room of a network's socket: the framework's documentation wants at least twice as
 // much to receive as to send, and recommends four times.

@@ -67,11 +67,11 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 	if pl.state, err = filepath.Abs(filepath.Join(snapshotPath, stateFile)); err != nil {
 		return nil, err
 	}
-	if err := pl.dir.prepare(); err != nil { // before any disk is touched
+	if err := pl.dir.Prepare(); err != nil { // before any disk is touched
 		return nil, err
 	}
 	var vm *VM
-	err = m.WithDisks(ctx, s.log, pl.dir.swap(), snapshotPath, config, func() (err error) {
+	err = m.WithDisks(ctx, s.log.With("vm", pl.config.Name), pl.dir.Swap(), snapshotPath, config, func() (err error) {
 		if vm, err = s.launch(ctx, pl); err != nil && m.Version != "" {
 			if host, herr := s.host(ctx, pl.binary); herr == nil && host.Version != m.Version {
 				err = fmt.Errorf("%w (the snapshot was written on version %s of the system, and this is %s)", err, m.Version, host.Version)

@@ -56,7 +56,7 @@ type saving struct {
 func (vm *VM) snapshot(ctx context.Context, destPath string) error {
 	rec := vm.record()
 	if rec == nil || rec.Report == nil {
-		return fmt.Errorf("what the VM was started with is not known, since %s is missing or damaged: start it again", vm.dir.record())
+		return fmt.Errorf("what the VM was started with is not known, since %s is missing or damaged: start it again", vm.dir.Record())
 	}
 	dir, err := filepath.Abs(destPath) // the shim's working directory is another
 	if err != nil {
@@ -75,7 +75,7 @@ func (vm *VM) snapshot(ctx context.Context, destPath string) error {
 // saver is how the VM's snapshots are taken.
 func (vm *VM) saver() *snapshot.Saver {
 	return &snapshot.Saver{
-		Name: vm.name, Log: vm.log, Gate: &vm.gate, Life: vm.ctx, Hold: vm.hold,
+		Log: vm.log.With("vm", vm.name), Gate: &vm.gate, Life: vm.ctx, Hold: vm.hold,
 		Spawn: func(f func()) error {
 			if !vm.spawn(f) {
 				return shimapi.ErrClosed

@@ -11,6 +11,7 @@ import (
 	"vmfs/backends/disk"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/backends/rundir"
 	"vmfs/backends/stored"
 	"vmfs/backends/vz/shim"
 	"vmfs/backends/vz/shimapi"
@@ -81,11 +82,11 @@ func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socket
 // launch starts a shim, and has it start its VM, or restore it. When it fails nothing is left
 // of it.
 func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
-	if err := pl.dir.prepare(); err != nil {
+	if err := pl.dir.Prepare(); err != nil {
 		return nil, err
 	}
 	if pl.state == "" { // what is restored has the size that it had
-		if err := disk.TakeBack(pl.dir.swap()); err != nil {
+		if err := disk.TakeBack(pl.dir.Swap()); err != nil {
 			return nil, err
 		}
 		if err := disk.Fit(ctx, pl.config.Disks); err != nil {
@@ -111,12 +112,13 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 // an error is to be abandoned.
 func (s *Starter) spawn(ctx context.Context, pl *plan) (*VM, *process.Child, error) {
 	rec := &record{
-		Config: stored.Config{VMConfig: pl.config}, Binary: pl.binary, Time: time.Now(), Restores: pl.state != "", Memory: pl.memory,
+		Record:   rundir.Record{Config: stored.Config{VMConfig: pl.config}, Binary: pl.binary, Time: time.Now()},
+		Restores: pl.state != "", Memory: pl.memory,
 	}
 	for _, n := range pl.vm.Nets {
 		rec.MACs = append(rec.MACs, n.MAC)
 	}
-	if err := rec.write(pl.dir); err != nil {
+	if err := rundir.Write(pl.dir.Dir, rec); err != nil {
 		return nil, nil, err
 	}
 	config, err := openConfig(pl)
@@ -140,13 +142,13 @@ func (s *Starter) spawn(ctx context.Context, pl *plan) (*VM, *process.Child, err
 	}
 	c, err := process.Start(ctx, process.Command{
 		Path: pl.binary, Args: []string{shim.Name, "--" + shim.FlagSocket, pl.dir.Control()},
-		Files: files, Log: cmp.Or(pl.config.LogPath, pl.dir.log()),
+		Files: files, Log: cmp.Or(pl.config.LogPath, pl.dir.Log()),
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	rec.Process = &c.Process
-	if err := rec.write(pl.dir); err != nil {
+	if err := rundir.Write(pl.dir.Dir, rec); err != nil {
 		return nil, c, err
 	}
 	vm, err := s.connect(ctx, pl.dir, rec, c)
@@ -219,7 +221,7 @@ func (s *Starter) abandon(ctx context.Context, c *process.Child, vm *VM, pl *pla
 	if socket := pl.config.VsockSocket; socket != "" {
 		_ = unixsock.RemoveStale(socket) // of a shim that was killed
 	}
-	if cerr := pl.dir.clear(); cerr != nil {
+	if cerr := pl.dir.Clear(); cerr != nil {
 		s.log.Error("a failed start cannot be cleared away", "dir", pl.dir.String(), "err", cerr)
 	}
 	return err

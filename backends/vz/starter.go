@@ -2,14 +2,13 @@ package vz
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"time"
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/backends/rundir"
 	"vmfs/backends/vz/shimconfig"
 )
 
@@ -74,10 +73,7 @@ func (s *Starter) Open(socketPath string) (*VM, error) {
 	if err != nil {
 		return fail(err)
 	}
-	rec, err := readRecord(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.log.Warn("what a VM was started with is not known", "err", err)
-	}
+	rec := rundir.Find[record](dir.Dir, s.log)
 	// Connecting to a Unix socket does not wait, but for a full backlog.
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()

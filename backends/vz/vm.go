@@ -26,7 +26,7 @@ type VM struct {
 	proc  process.Process
 	child *process.Child // nil where another server started it
 	log   *slog.Logger
-	rec   *rundir.Kept[record]
+	rec   *rundir.Kept[record, *record]
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -81,7 +81,7 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *proce
 	vm := &VM{
 		dir: dir, name: dir.VM(), api: api, proc: proc, child: c, log: s.log,
 		events: queue.New(maxEvents, hypervisor.LostEvents), gone: make(chan struct{}),
-		rec: rundir.Keep(rec, func(r record) error { return r.write(dir) }),
+		rec: rundir.Keep(dir.Dir, rec),
 	}
 	if rec != nil {
 		vm.name = cmp.Or(rec.Config.Name, vm.name)
@@ -279,7 +279,7 @@ func (vm *VM) over() bool {
 // changeRecord replaces the record, if there is one. That it could not be written
 // is logged: the VM runs on, and only what a restarted server knows of it suffers.
 func (vm *VM) changeRecord(change func(*record)) {
-	if err := vm.rec.Change(change); err != nil {
+	if err := vm.rec.ChangeAll(change); err != nil {
 		vm.log.Warn("record not written", "vm", vm.name, "err", err)
 	}
 }

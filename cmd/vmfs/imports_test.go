@@ -146,10 +146,19 @@ var layers = []layer{
 	},
 	{
 		part:    "vmfs/backends/rundir",
-		vmfs:    []string{"vmfs/internal", "vmfs/backends/hypervisor"},
+		vmfs:    []string{"vmfs/internal", "vmfs/backends/stored", "vmfs/backends/hypervisor"},
 		foreign: []string{"github.com/google/renameio"},
 		reason: "the directory of a VM's sockets is made ready and cleared for any VMM alike: what is in it " +
 			"the back ends say",
+	},
+	{
+		part: "vmfs/backends/handle",
+		vmfs: []string{
+			"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/gate", "vmfs/backends/rundir", "vmfs/backends/snapshot",
+			"vmfs/backends/process", "vmfs/backends/hypervisor",
+		},
+		reason: "what a handle knows and does beside its connection to the VMM is the same for all of them: with a back end " +
+			"in it, the next one would have to do it again",
 	},
 	{
 		part:   "vmfs/backends/extras",
@@ -227,6 +236,7 @@ var layers = []layer{
 		part: "vmfs/backends",
 		vmfs: []string{
 			"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/stored", "vmfs/backends/snapshot", "vmfs/backends/rundir", "vmfs/backends/extras",
+			"vmfs/backends/handle",
 			"vmfs/backends/gate", "vmfs/backends/resize", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/hostnet",
 			"vmfs/backends/hostpci", "vmfs/backends/companion", "vmfs/backends/serial", "vmfs/vsock", "vmfs/guest/control",
 		},

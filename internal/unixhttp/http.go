@@ -2,12 +2,12 @@ package unixhttp
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/textproto"
 	"os"
 	"strconv"
 	"strings"
@@ -32,9 +32,12 @@ type Request struct {
 
 // bytes are the request as it is sent.
 func (r *Request) bytes() []byte {
-	b := fmt.Appendf(nil, "%s %s HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n", r.Method, r.Path)
+	b := append(make([]byte, 0, 256), r.Method...)
+	b = append(append(b, ' '), r.Path...)
+	b = append(b, " HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n"...)
 	if r.Body != nil {
-		b = fmt.Appendf(b, "Content-Type: application/json\r\nContent-Length: %d\r\n", len(r.Body))
+		b = append(b, "Content-Type: application/json\r\nContent-Length: "...)
+		b = append(strconv.AppendInt(b, int64(len(r.Body)), 10), "\r\n"...)
 	}
 	return append(append(b, "\r\n"...), r.Body...)
 }
@@ -136,34 +139,54 @@ func readAnswer(r *bufio.Reader) (Answer, error) {
 
 // readHead reads the first line and the header. A length of -1 is none.
 func readHead(r *bufio.Reader) (a Answer, length int64, err error) {
-	tp := textproto.NewReader(r)
-	line, err := tp.ReadLine()
+	line, err := readLine(r)
 	if err != nil {
 		return a, 0, err
 	}
-	proto, rest, _ := strings.Cut(line, " ")
+	proto, rest, _ := strings.Cut(string(line), " ")
 	code, _, _ := strings.Cut(rest, " ")
 	a.Status, err = strconv.Atoi(code)
 	if err != nil || len(code) != 3 || a.Status < 100 || proto != "HTTP/1.1" && proto != "HTTP/1.0" {
 		return a, 0, fmt.Errorf("%w: it begins with %.100q", ErrProtocol, line)
 	}
-	h, err := tp.ReadMIMEHeader()
-	if err != nil {
-		var malformed textproto.ProtocolError
-		if errors.As(err, &malformed) {
-			err = fmt.Errorf("%w: %w", ErrProtocol, err)
-		}
-		return a, 0, err
-	}
-	if h.Get("Transfer-Encoding") != "" {
-		return a, 0, fmt.Errorf("%w: its body is encoded as %.100q", ErrProtocol, h.Get("Transfer-Encoding"))
-	}
-	a.keep = proto == "HTTP/1.1" && !strings.EqualFold(h.Get("Connection"), "close") && a.Status <= 299
+	a.keep = proto == "HTTP/1.1" && a.Status <= 299
 	length = -1
-	if s := h.Get("Content-Length"); s != "" {
-		if length, err = strconv.ParseInt(s, 10, 64); err != nil || length < 0 {
-			return a, 0, fmt.Errorf("%w: its length is %.100q", ErrProtocol, s)
+	for {
+		line, err := readLine(r)
+		if err != nil || len(line) == 0 {
+			return a, length, err
+		}
+		key, value, ok := bytes.Cut(line, []byte(":"))
+		if !ok || len(key) == 0 || bytes.ContainsAny(key, " \t") {
+			return a, 0, fmt.Errorf("%w: a line of its header is %.100q", ErrProtocol, line)
+		}
+		value = bytes.TrimSpace(value)
+		switch {
+		case is(key, "Connection"):
+			a.keep = a.keep && !is(value, "close")
+		case is(key, "Transfer-Encoding"):
+			return a, 0, fmt.Errorf("%w: its body is encoded as %.100q", ErrProtocol, value)
+		case is(key, "Content-Length"):
+			if length, err = strconv.ParseInt(string(value), 10, 64); err != nil || length < 0 {
+				return a, 0, fmt.Errorf("%w: its length is %.100q", ErrProtocol, value)
+			}
 		}
 	}
-	return a, length, nil
+}
+
+// is compares as the names of HTTP's headers are compared.
+func is(b []byte, word string) bool { return len(b) == len(word) && strings.EqualFold(string(b), word) }
+
+// readLine reads a line of a head, without its end. It is good until the next read.
+func readLine(r *bufio.Reader) ([]byte, error) {
+	line, err := r.ReadSlice('\n')
+	switch {
+	case errors.Is(err, bufio.ErrBufferFull):
+		return nil, fmt.Errorf("%w: a line of its header has more than %d bytes", ErrProtocol, r.Size())
+	case errors.Is(err, io.EOF) && len(line) > 0:
+		return nil, io.ErrUnexpectedEOF
+	case err != nil:
+		return nil, err
+	}
+	return bytes.TrimRight(line, "\r\n"), nil
 }

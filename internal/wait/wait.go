@@ -83,5 +83,8 @@ func (b *Backoff) Next() time.Duration {
 // Reset makes First the next wait, since an attempt has succeeded.
 func (b *Backoff) Reset() { b.next = 0 }
 
+// Settle makes Most the next wait, since nothing is to be expected.
+func (b *Backoff) Settle() { b.next = b.Most }
+
 // Wait waits for Next, or returns the cause of ctx when that ends before.
 func (b *Backoff) Wait(ctx context.Context) error { return For(ctx, b.Next()) }

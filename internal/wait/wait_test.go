@@ -65,6 +65,10 @@ func TestBackoff(t *testing.T) {
 	}
 	b.Reset()
 	assert.Equal(t, 10*time.Millisecond, b.Next())
+	b.Settle()
+	assert.Equal(t, 35*time.Millisecond, b.Next())
+	b.Reset()
+	b.Next()
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		assert.NoError(t, b.Wait(t.Context()))

@@ -5,22 +5,17 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/cloudhypervisor"
 	"vmfs/guest/guesttest"
 )
 
-const (
-	// recordingFile is what the real one said. `make record-cloud-hypervisor` makes it.
-	recordingFile = "testdata/exchanges.json"
-	// programVariable names the real one; else it is the one in $PATH.
-	programVariable = "VMFS_CLOUD_HYPERVISOR"
-)
+// recordingFile is what the real one said. `make record-cloud-hypervisor` makes it.
+const recordingFile = "testdata/exchanges.json"
 
 var record = flag.String("record", "", "write what the real Cloud Hypervisor says to this file")
 
@@ -68,16 +63,10 @@ func TestFakeExchanges(t *testing.T) {
 
 // TestRealExchanges holds the recording to the real one, so that it is true and the fake with it.
 func TestRealExchanges(t *testing.T) {
-	program := os.Getenv(programVariable)
-	if program == "" {
-		var err error
-		if program, err = exec.LookPath(programName); err != nil {
-			t.Skipf("no Cloud Hypervisor is in $PATH or named by $%s: %s is believed", programVariable, recordingFile)
-		}
-	}
-	if !runsGuests() {
-		t.Skip("no KVM that runs guests here: `make host` has one")
-	}
+	s := cloudhypervisor.New(cloudhypervisor.Config{})
+	NeedReal(t, func() (string, error) { return s.GetVersion(nil) })
+	program, err := s.GetBinaryPath(nil, "")
+	require.NoError(t, err)
 	kernel, initrd := guesttest.Image(t)
 	got := play(t, program, kernel, initrd)
 	if *record != "" {
@@ -92,28 +81,5 @@ func TestRealExchanges(t *testing.T) {
 	compare(t, want, got)
 }
 
-// runsGuests tells whether the CPU virtualizes and KVM can be used: within another VM /dev/kvm may
-// be there and run no guest.
-func runsGuests() bool {
-	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-	if err != nil {
-		return false
-	}
-	_ = f.Close() // nothing was written
-	b, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(b)) {
-		key, flags, _ := strings.Cut(line, ":")
-		if strings.TrimSpace(key) != "flags" {
-			continue
-		}
-		for _, f := range strings.Fields(flags) {
-			if f == "svm" || f == "vmx" {
-				return true
-			}
-		}
-	}
-	return false
-}
+// TestRealIsNeeded: a Cloud Hypervisor that is named and is none is no reason to skip.
+func TestRealIsNeeded(t *testing.T) { CheckNeed(t, "TestRealExchanges") }
