@@ -23,7 +23,7 @@ DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
 TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt iproute2 cpio diod socat gcc libc6-dev debootstrap lz4 xz-utils zstd
 
 .DEFAULT_GOAL := build
-.PHONY: build install guest demo test test-all host testhost host-ring test-host test-cloud-hypervisor record-cloud-hypervisor bench-cloud-hypervisor lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
+.PHONY: build install guest demo test test-all host testhost host-ring test-host test-cloud-hypervisor record-cloud-hypervisor bench-cloud-hypervisor lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock bench-attacks soak soak-vsock gobench deps deps-demo deps-bench clean help
 
 ## build: bin/vmfs, a static binary
 build:
@@ -194,6 +194,10 @@ bench-cloud-hypervisor: deps-bench testhost build
 ## bench-vsock: streams through 9P and v9fs beside the device's socket, socat and slirp (ten minutes)
 bench-vsock: deps
 	VMFS_BENCH=vsock $(GO) test -count=1 -timeout 60m -run '^TestBenchVsock$$' -v ./cmd/vmfs
+
+## bench-attacks: how long another client waits while clients without rights do their worst (two minutes, two cores)
+bench-attacks:
+	VMFS_BENCH=attacks $(GO) test -count=1 -timeout 10m -run '^TestBenchAttacks$$' -v ./cmd/vmfs
 
 ## soak: random verbs and random ends on 20 VMs, for SOAK (BACKEND=sim: simulated; VMFS_SOAK_SEED=N: as it was)
 SOAK ?= 10m
