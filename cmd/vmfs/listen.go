@@ -120,7 +120,7 @@ func listenAll(ctx context.Context, endpoints []endpoint, log *slog.Logger) (lis
 	for _, e := range endpoints {
 		if e.own {
 			if err := os.MkdirAll(filepath.Dir(e.addr.Host), 0o700); err != nil {
-				return listeners, fmt.Errorf("directory of the default socket: %w: set $XDG_RUNTIME_DIR, or name a socket with --listen", err)
+				return listeners, fmt.Errorf("directory of the default socket: %w: set $XDG_RUNTIME_DIR to a directory of yours, or name a socket with --listen", err)
 			}
 		}
 		ln, err := dial.Listen(ctx, e.addr.String())
