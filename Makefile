@@ -23,20 +23,49 @@ DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
 TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt iproute2 cpio diod socat gcc libc6-dev debootstrap lz4 xz-utils zstd
 
 .DEFAULT_GOAL := build
-.PHONY: build install guest demo test test-all host testhost host-ring test-host test-cloud-hypervisor record-cloud-hypervisor bench-cloud-hypervisor lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock soak soak-vsock gobench deps deps-demo deps-bench clean help
+.PHONY: build mac install-agent mac-checklist install guest guest-arm64 demo test test-all host testhost host-ring test-host test-cloud-hypervisor record-cloud-hypervisor bench-cloud-hypervisor lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock bench-attacks soak soak-vsock gobench deps deps-demo deps-bench clean help
 
-## build: bin/vmfs, a static binary
+## build: bin/vmfs, a static binary; on a Mac as `make mac` has it
+ifeq ($(shell uname -s),Darwin)
+build: mac
+else
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/vmfs ./cmd/vmfs
+endif
+
+# A Mac's program has Virtualization.framework by cgo, and the right to use it by its
+# signature: "-" is an ad-hoc one, for this Mac alone.
+SIGN_AS      ?= -
+ENTITLEMENTS ?= mac/vmfs.entitlements
+## mac: bin/vmfs on a Mac, with Virtualization.framework (SIGN_AS=IDENTITY, ENTITLEMENTS=FILE)
+mac:
+	@[ "$$(uname -s)" = Darwin ] || { echo "make mac: on a Mac alone: its framework and codesign are nowhere else; make cross builds what can be built here" >&2; exit 1; }
+	@xcode-select -p >/dev/null || { echo "make mac: a compiler is missing: run xcode-select --install" >&2; exit 1; }
+	CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/vmfs ./cmd/vmfs
+	codesign --force --sign '$(SIGN_AS)' --entitlements $(ENTITLEMENTS) bin/vmfs
+
+## install-agent: on a Mac, the server from login on (launchd), of the installed vmfs
+AGENT := $(HOME)/Library/LaunchAgents/vmfs.plist
+install-agent:
+	@[ -x '$(PREFIX)/bin/vmfs' ] || { echo "make install-agent: $(PREFIX)/bin/vmfs is not there: make install comes first" >&2; exit 1; }
+	mkdir -p $(dir $(AGENT)) $(HOME)/Library/Logs
+	sed -e 's|PROGRAM|$(PREFIX)/bin/vmfs|' -e 's|>HOME/|>$(HOME)/|' mac/vmfs.plist >$(AGENT)
+	-launchctl bootout gui/$$(id -u)/vmfs 2>/dev/null
+	launchctl bootstrap gui/$$(id -u) $(AGENT)
+
+## mac-checklist: on a Mac, docs/mac-checklist.md run from one end to the other; a report to send back
+mac-checklist: mac
+	mac/checklist.sh
 
 ## install: the program, its manual and its completions, in PREFIX (/usr/local) below DESTDIR
 PREFIX ?= /usr/local
 install: build
-	install -D -m 755 bin/vmfs $(DESTDIR)$(PREFIX)/bin/vmfs
+	install -d $(DESTDIR)$(PREFIX)/bin $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	install -m 755 bin/vmfs $(DESTDIR)$(PREFIX)/bin/vmfs
 	for page in docs/man/*.[1-9]; do \
-		install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/} || exit 1; \
+		dir=$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}; \
+		install -d $$dir && install -m 644 $$page $$dir || exit 1; \
 	done
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
 	bin/vmfs completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmfs
 	bin/vmfs completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vmfs
 	bin/vmfs completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vmfs.fish
@@ -44,6 +73,11 @@ install: build
 ## guest: the demo guest, build/guest/vmlinuz and build/guest/initrd
 guest: build
 	bin/vmfs guest build -o build/guest
+
+## guest-arm64: the same for an arm64 host, a Mac too, made on Debian: build/guest-arm64
+guest-arm64: build deps-demo
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o build/cross/vmfs-linux-arm64 ./cmd/vmfs
+	bin/vmfs guest build -o build/guest-arm64 --arch arm64 --agent build/cross/vmfs-linux-arm64
 
 ## demo: the whole life of a VM, told as it happens (BACKEND=cloud-hypervisor; BACKEND=sim needs Go only)
 ifeq ($(BACKEND),sim)
@@ -195,6 +229,10 @@ bench-cloud-hypervisor: deps-bench testhost build
 ## bench-vsock: streams through 9P and v9fs beside the device's socket, socat and slirp (ten minutes)
 bench-vsock: deps
 	VMFS_BENCH=vsock $(GO) test -count=1 -timeout 60m -run '^TestBenchVsock$$' -v ./cmd/vmfs
+
+## bench-attacks: how long another client waits while clients without rights do their worst (two minutes, two cores)
+bench-attacks:
+	VMFS_BENCH=attacks $(GO) test -count=1 -timeout 10m -run '^TestBenchAttacks$$' -v ./cmd/vmfs
 
 ## soak: random verbs and random ends on 20 VMs, for SOAK (BACKEND=sim: simulated; VMFS_SOAK_SEED=N: as it was)
 SOAK ?= 10m

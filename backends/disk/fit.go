@@ -2,12 +2,12 @@ package disk
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -93,19 +93,21 @@ func create(ctx context.Context, d hypervisor.DiskConfig) (err error) {
 	if _, err := os.Lstat(d.Path); err == nil {
 		return fmt.Errorf("it is a link to what is not there: %w", fs.ErrNotExist)
 	}
-	aside := beside(d.Path, "new", 0)
-	if err := remove(aside); err != nil { // what a killed server has left
+	p, err := placeOf(d.Path)
+	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(aside, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	defer p.close()
+	aside := p.beside("new", 0)
+	f, err := p.create(aside)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		err = errors.Join(err, f.Close(), remove(aside))
+		err = errors.Join(err, f.Close(), p.remove(aside))
 	}()
 	if d.Format == hypervisor.DiskQCOW2 {
-		err = qemuImg(ctx, "create", "-q", "-f", "qcow2", aside, strconv.FormatInt(d.Size, 10))
+		err = qemuImg(ctx, f, "create", "-q", "-f", "qcow2", byFile(f), strconv.FormatInt(d.Size, 10))
 	} else {
 		err = f.Truncate(d.Size)
 	}
@@ -113,10 +115,13 @@ func create(ctx context.Context, d hypervisor.DiskConfig) (err error) {
 		err = f.Sync()
 	}
 	if err == nil {
-		err = os.Link(aside, d.Path) // which fails where somebody else has made it meanwhile
+		err = p.is(aside, f)
 	}
 	if err == nil {
-		err = durable.SyncDir(filepath.Dir(d.Path))
+		err = p.dir.Link(aside, p.name) // which fails where somebody else has made it meanwhile
+	}
+	if err == nil {
+		err = durable.SyncDir(p.dir.Name())
 	}
 	return err
 }
@@ -124,26 +129,41 @@ func create(ctx context.Context, d hypervisor.DiskConfig) (err error) {
 // grow makes an image larger that nobody uses. What it has stays where it is: whenever
 // this ends, the image is whole.
 func grow(ctx context.Context, d hypervisor.DiskConfig) error {
-	if d.Format == hypervisor.DiskQCOW2 {
-		return qemuImg(ctx, "resize", "-q", "-f", "qcow2", d.Path, strconv.FormatInt(d.Size, 10))
-	}
-	f, err := os.OpenFile(d.Path, os.O_RDWR, 0)
+	f, _, err := Open(d.Path, os.O_RDWR)
 	if err != nil {
 		return err
 	}
-	if err = f.Truncate(d.Size); err == nil {
+	if d.Format == hypervisor.DiskQCOW2 {
+		err = growQCOW2(ctx, d, f)
+	} else if err = f.Truncate(d.Size); err == nil {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
 }
 
+// growQCOW2 makes a qcow2 larger that is open. qemu-img opens what is below it, too, and
+// follows no header to that either.
+func growQCOW2(ctx context.Context, d hypervisor.DiskConfig, f *os.File) error {
+	chain, err := ChainOf(d.Path, d.Format)
+	if err != nil {
+		return err
+	}
+	chain[0].Path = byFile(f)
+	b, err := json.Marshal(chain.Options())
+	if err != nil {
+		return err
+	}
+	return qemuImg(ctx, f, "resize", "-q", "json:"+string(b), strconv.FormatInt(d.Size, 10))
+}
+
 // qemuImg runs qemu-img, which knows qcow2 as nobody else does.
-func qemuImg(ctx context.Context, args ...string) error {
+func qemuImg(ctx context.Context, f *os.File, args ...string) error {
 	path, err := exec.LookPath("qemu-img")
 	if err != nil {
 		return fmt.Errorf("a qcow2 image is made and grown by qemu-img, and it is not in PATH (Debian: apt-get install qemu-utils): %w", hypervisor.ErrNotSupported)
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.ExtraFiles = []*os.File{f}
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {

@@ -11,6 +11,8 @@ import (
 	"hash"
 	"io"
 	"os"
+
+	"vmfs/internal/regular"
 )
 
 // blockSize is the unit in which files are copied and summed.
@@ -71,7 +73,7 @@ func eachBlock(ctx context.Context, file *os.File, size int64, f func(off int64,
 
 // sum reads a file and returns its size and content sum.
 func sum(ctx context.Context, path string) (size int64, sum string, err error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return 0, "", err
 	}

@@ -9,10 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"syscall"
 
 	"vmfs/internal/durable"
+	"vmfs/internal/regular"
 )
 
 // A Swap is disk images that were given other content, and where their own is kept
@@ -32,37 +31,26 @@ type swapped struct {
 // Put gives the images the content that the snapshot in dir has of them: all is
 // copied beside them first, and then moved into place. When it fails they are as
 // they were.
-func Put(ctx context.Context, journal, dir string, images []string, saved []Saved) (s *Swap, err error) {
-	s = &Swap{journal: journal}
-	var fresh []string
+func Put(ctx context.Context, journal, dir string, images []string, saved []Saved) (_ *Swap, err error) {
+	s := &Swap{journal: journal}
+	var all []*fresh
 	defer func() {
-		for _, path := range fresh {
-			err = errors.Join(err, remove(path))
+		for _, f := range all {
+			err = errors.Join(err, f.drop())
 		}
 	}()
 	for i, d := range saved {
 		if d.Copy == nil {
 			continue
 		}
-		image := images[i]
-		if real, err := filepath.EvalSymlinks(image); err == nil {
-			image = real // the link stays
+		f, kept, err := prepare(ctx, filepath.Join(dir, d.Copy.Name), images[i], i)
+		if f != nil {
+			all = append(all, f)
 		}
-		path, kept := beside(image, "restored", i), beside(image, "before", i)
-		if err := errors.Join(remove(path), remove(kept)); err != nil {
-			return nil, err
+		if err != nil {
+			return nil, fmt.Errorf("disk %s: %w", images[i], err)
 		}
-		if _, _, err := Copy(ctx, filepath.Join(dir, d.Copy.Name), path, 0o600); err != nil {
-			return nil, fmt.Errorf("disk %s: %w", image, err)
-		}
-		fresh = append(fresh, path)
-		switch there, err := likeness(image, path); {
-		case err != nil:
-			return nil, fmt.Errorf("disk %s: %w", image, err)
-		case !there:
-			kept = ""
-		}
-		s.list = append(s.list, swapped{image, kept})
+		s.list = append(s.list, swapped{f.path(), kept})
 	}
 	if len(s.list) == 0 {
 		return s, nil
@@ -71,11 +59,12 @@ func Put(ctx context.Context, journal, dir string, images []string, saved []Save
 		return nil, err
 	}
 	for i, x := range s.list {
+		f := all[i]
 		if x.Kept != "" {
-			err = os.Link(x.Disk, x.Kept)
+			err = f.dir.Link(f.place.name, filepath.Base(x.Kept))
 		}
 		if err == nil {
-			err = os.Rename(fresh[i], x.Disk)
+			err = f.put()
 		}
 		if err != nil {
 			undone := Swap{journal, s.list[:i]}
@@ -88,6 +77,69 @@ func Put(ctx context.Context, journal, dir string, images []string, saved []Save
 	return s, nil
 }
 
+// A fresh is a file beside an image that has the content which the image is to have.
+type fresh struct {
+	place
+	file *os.File
+	name string // in the place's directory; "" once it is the image
+}
+
+// prepare makes a file beside an image with the content of another file, and the owner and
+// mode that the image has. Kept is where the image is to be kept, "" if it is not there. A
+// fresh that is not nil is to be dropped, also with an error.
+func prepare(ctx context.Context, content, image string, i int) (f *fresh, kept string, err error) {
+	src, err := regular.Open(content)
+	if err != nil {
+		return nil, "", err
+	}
+	defer src.Close()
+	p, err := placeOf(image)
+	if err != nil {
+		return nil, "", err
+	}
+	f = &fresh{place: p}
+	aside, name := p.beside("before", i), p.beside("restored", i)
+	if err := p.remove(aside); err != nil {
+		return f, "", err
+	}
+	if f.file, err = p.create(name); err != nil {
+		return f, "", err
+	}
+	f.name = name
+	if _, _, err := fill(ctx, f.file, src); err != nil {
+		return f, "", err
+	}
+	there, err := p.likeness(f.file)
+	if there {
+		kept = filepath.Join(p.dir.Name(), aside)
+	}
+	return f, kept, err
+}
+
+// put makes the file the image.
+func (f *fresh) put() error {
+	if err := f.is(f.name, f.file); err != nil {
+		return err
+	}
+	if err := f.dir.Rename(f.name, f.place.name); err != nil {
+		return err
+	}
+	f.name = ""
+	return f.is(f.place.name, f.file)
+}
+
+// drop lets go of the file, and removes it where it is not the image.
+func (f *fresh) drop() (err error) {
+	if f.name != "" {
+		err = f.remove(f.name)
+	}
+	if f.file != nil {
+		_ = f.file.Close() // it was synced
+	}
+	f.close()
+	return err
+}
+
 func (s *Swap) write() error {
 	b, err := json.MarshalIndent(s.list, "", "\t")
 	if err != nil {
@@ -96,9 +148,12 @@ func (s *Swap) write() error {
 	return durable.Replace(s.journal, append(b, '\n'))
 }
 
+// maxJournal bounds a journal in bytes.
+const maxJournal = 1 << 20
+
 // Pending returns what a killed server has left, nil if there is nothing.
 func Pending(journal string) (*Swap, error) {
-	b, err := os.ReadFile(journal)
+	b, err := regular.ReadOwn(journal, maxJournal)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -129,21 +184,29 @@ func TakeBack(journal string) error {
 func (s *Swap) TakeBack() error {
 	var errs []error
 	for _, x := range s.list {
-		var err error
-		gone := x.Disk
-		if x.Kept != "" {
-			err = durable.IgnoreMissing(os.Rename(x.Kept, x.Disk))
-			gone = x.Kept // also where it was the disk yet: renaming that does nothing
-		}
-		if err == nil {
-			err = remove(gone)
-		}
-		errs = append(errs, err)
+		errs = append(errs, x.takeBack())
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("not every disk has back what it had before the restore: %w", err)
 	}
 	return remove(s.journal)
+}
+
+func (x swapped) takeBack() error {
+	dir, err := os.OpenRoot(filepath.Dir(x.Disk))
+	if err != nil {
+		return durable.IgnoreMissing(err)
+	}
+	p := place{dir, filepath.Base(x.Disk)}
+	defer p.close()
+	gone := p.name
+	if x.Kept != "" {
+		gone = filepath.Base(x.Kept) // also where it is the disk yet: renaming that does nothing
+		if err := durable.IgnoreMissing(dir.Rename(gone, p.name)); err != nil {
+			return err
+		}
+	}
+	return p.remove(gone)
 }
 
 // Settle gives up what the disks had before.
@@ -164,23 +227,3 @@ func (s *Swap) Settle(log *slog.Logger) {
 
 // remove removes a file, if it is there.
 func remove(path string) error { return durable.IgnoreMissing(os.Remove(path)) }
-
-// beside names a file next to a disk.
-func beside(disk, what string, i int) string {
-	return filepath.Join(filepath.Dir(disk), "."+filepath.Base(disk)+"."+what+strconv.Itoa(i))
-}
-
-// likeness gives a file the owner and mode of another, if that is there.
-func likeness(of, to string) (there bool, err error) {
-	fi, err := os.Stat(of)
-	if err != nil {
-		return false, durable.IgnoreMissing(err)
-	}
-	if err := os.Chmod(to, fi.Mode().Perm()); err != nil {
-		return true, err
-	}
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok && (int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid()) {
-		return true, os.Chown(to, int(st.Uid), int(st.Gid))
-	}
-	return true, nil
-}

@@ -93,13 +93,16 @@ func TestArgsOfAMinimalVM(t *testing.T) {
 	assert.Equal(t, []string{fileControl, fileMonitor, fileConsole}, p.files)
 }
 
+// emptyQCOW2 is the header of a qcow2 of version 2.
+var emptyQCOW2 = append([]byte("QFI\xfb\x00\x00\x00\x02"), append(make([]byte, 12), append([]byte{0, 0, 0, 16}, make([]byte, 64)...)...)...)
+
 // TestArgs looks at the options that a part of the configuration makes.
 func TestArgs(t *testing.T) {
 	dir := t.TempDir()
 	disk := filepath.Join(dir, `a disk, "quoted".img`)
 	require.NoError(t, os.WriteFile(disk, make([]byte, 512), 0o600))
 	ro := filepath.Join(dir, "ro.qcow2")
-	require.NoError(t, os.WriteFile(ro, make([]byte, 512), 0o400))
+	require.NoError(t, os.WriteFile(ro, emptyQCOW2, 0o400))
 	quotedDisk := strings.ReplaceAll(disk, `"`, `\"`)
 
 	for name, c := range map[string]struct {
@@ -195,7 +198,7 @@ func TestArgs(t *testing.T) {
 				`-blockdev {"discard":"unmap","driver":"throttle","file":{"discard":"unmap","driver":"raw","file":{"driver":"file","filename":"` + quotedDisk +
 					`"},"node-name":"image0","read-only":false},"node-name":"disk0","read-only":false,"throttle-group":"limit0"}`,
 				"-device virtio-blk-pci,id=blk0,drive=disk0,werror=stop,rerror=report,bootindex=0",
-				`-blockdev {"discard":"unmap","driver":"qcow2","file":{"driver":"file","filename":"` + ro + `"},"node-name":"disk1","read-only":true}`,
+				`-blockdev {"backing":null,"discard":"unmap","driver":"qcow2","file":{"driver":"file","filename":"` + ro + `"},"node-name":"disk1","read-only":true}`,
 				"-device virtio-blk-pci,id=blk1,drive=disk1,werror=stop,rerror=report,bootindex=1",
 			},
 		},

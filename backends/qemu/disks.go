@@ -1,7 +1,6 @@
 package qemu
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,22 +13,20 @@ import (
 )
 
 // disks makes a virtio disk of every DiskConfig. The image's format is the
-// declared one, never a guess, and is told to QEMU as JSON, which quotes any
-// path.
+// declared one, never a guess, and so are those of the images below it: they are told to
+// QEMU as JSON, which quotes any path, and it follows no header to another file.
 func (p *plan) disks(a *commandLine) error {
 	for i, d := range p.config.Disks {
 		n := strconv.Itoa(i)
-		mode, err := diskMode(d)
-		if err != nil {
+		if err := checkDisk(d); err != nil {
 			return err
 		}
-		file := map[string]any{"driver": "file", "filename": d.Path}
-		if mode&fs.ModeDevice != 0 {
-			file["driver"] = "host_device"
+		chain, err := disk.ChainOf(d.Path, d.Format)
+		if err != nil {
+			return fmt.Errorf("disk %s: %w", d.Path, err)
 		}
-		node := map[string]any{
-			"driver": cmp.Or(d.Format, hypervisor.DiskRaw), "node-name": "disk" + n, "read-only": d.Readonly, "discard": "unmap", "file": file,
-		}
+		node := chain.Options()
+		node["node-name"], node["read-only"], node["discard"] = "disk"+n, d.Readonly, "unmap"
 		if d.IOBps > 0 {
 			limits := map[string]int64{"bps-total": d.IOBps}
 			if d.IOBurstBps > d.IOBps {
@@ -57,27 +54,22 @@ func (p *plan) disks(a *commandLine) error {
 	return nil
 }
 
-// diskMode looks whether a disk can be used, for an error that says which.
-func diskMode(d hypervisor.DiskConfig) (fs.FileMode, error) {
-	fi, err := os.Stat(d.Path)
-	if err != nil {
-		return 0, fmt.Errorf("disk: %w", err)
-	}
-	if m := fi.Mode(); !m.IsRegular() && m&fs.ModeDevice == 0 || m&fs.ModeCharDevice != 0 {
-		return 0, fmt.Errorf("disk %s is neither a file nor a block device: %w", d.Path, hypervisor.ErrInvalid)
-	}
+// checkDisk looks whether a disk can be used, for an error that says which.
+func checkDisk(d hypervisor.DiskConfig) error {
 	how := os.O_RDWR
 	if d.Readonly {
 		how = os.O_RDONLY
 	}
-	f, err := os.OpenFile(d.Path, how, 0)
-	if errors.Is(err, fs.ErrPermission) && !d.Readonly {
-		return 0, fmt.Errorf("disk: %w (try readonly:yes)", err)
+	f, _, err := disk.Open(d.Path, how)
+	switch {
+	case errors.Is(err, hypervisor.ErrInvalid):
+		return fmt.Errorf("disk %s: %w", d.Path, err)
+	case errors.Is(err, fs.ErrPermission) && !d.Readonly:
+		return fmt.Errorf("disk: %w (try readonly:yes)", err)
+	case err != nil:
+		return fmt.Errorf("disk: %w", err)
 	}
-	if err != nil {
-		return 0, fmt.Errorf("disk: %w", err)
-	}
-	return fi.Mode(), f.Close()
+	return f.Close()
 }
 
 // GrowDisk makes a disk larger. See hypervisor.DiskGrower.

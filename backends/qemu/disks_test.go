@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -138,4 +139,53 @@ func mustSize(t testing.TB, path string) int64 {
 	fi, err := os.Stat(path)
 	require.NoError(t, err)
 	return fi.Size()
+}
+
+// TestBackingChain starts VMs of disks with other files below them: QEMU has those that are
+// declared open, and no other, whatever the guest of one has written there.
+func TestBackingChain(t *testing.T) {
+	if _, err := exec.LookPath("qemu-img"); err != nil {
+		guesttest.Missing(t, "qemu-img is missing: apt-get install qemu-utils")
+	}
+	s := newTestStarter(t)
+	dir, disks := shortDir(t), t.TempDir()
+	at := func(name string) string { return filepath.Join(disks, name) }
+	img := func(args ...string) {
+		t.Helper()
+		cmd := exec.Command("qemu-img", args...)
+		cmd.Dir = disks
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	require.NoError(t, os.WriteFile(at("secret"), make([]byte, mib), 0o600))
+	img("create", "-q", "-f", "qcow2", "-b", "secret", "-F", "raw", "raw") // a raw disk, whose guest has written this
+	img("create", "-q", "-f", "qcow2", "-b", "raw", "-F", "raw", "middle", "8M")
+	img("create", "-q", "-f", "qcow2", "-b", "middle", "-F", "qcow2", "top")
+	config := bare(dir)
+	config.Disks = []hypervisor.DiskConfig{
+		{Path: at("top"), Format: hypervisor.DiskQCOW2, Size: 16 * mib}, {Path: at("middle"), Format: hypervisor.DiskQCOW2, Readonly: true, IOBps: mib},
+	}
+	v := startTest(t, s, dir, config)
+	var nodes []struct {
+		File   string `json:"file"`
+		Driver string `json:"drv"`
+	}
+	require.NoError(t, v.conn.Execute(testContext(t), "query-named-block-nodes", map[string]any{"flat": true}, &nodes))
+	drivers, files := map[string]int{}, map[string]int{}
+	for _, n := range nodes {
+		drivers[n.Driver]++
+		if n.Driver == "file" {
+			files[filepath.Base(n.File)]++
+		}
+	}
+	assert.Equal(t, map[string]int{"top": 1, "middle": 2, "raw": 2}, files)
+	assert.Equal(t, map[string]int{"throttle": 1, "qcow2": 3, "raw": 2, "file": 5}, drivers, "the raw disk is no qcow2")
+	v.end()
+
+	b, err := os.ReadFile(at("top"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(at("top"), bytes.Replace(b, []byte("\xe2\x79\x2a\xca"), []byte("none"), 1), 0o600))
+	_, _, err = s.StartVM(testContext(t), nil, "", filepath.Join(dir, SocketName), config)
+	require.ErrorIs(t, err, hypervisor.ErrInvalid)
+	assert.ErrorContains(t, err, "`qemu-img rebase -u -f qcow2 -F raw -b middle "+at("top")+"`")
 }

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -9,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vmfs/backends/disk"
 	"vmfs/backends/hypervisor"
 	"vmfs/internal/wait"
 )
@@ -26,10 +28,10 @@ func awaitImages(ctx context.Context, disks []hypervisor.DiskConfig) error {
 		if d.Readonly {
 			continue
 		}
-		if fi, err := os.Stat(d.Path); err != nil || !fi.Mode().IsRegular() && fi.Mode()&fs.ModeDevice == 0 {
+		f, _, err := disk.Open(d.Path, os.O_RDONLY)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, hypervisor.ErrInvalid) {
 			continue // it is made, or refused, later
 		}
-		f, err := os.Open(d.Path)
 		if err != nil {
 			return err
 		}

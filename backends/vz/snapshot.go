@@ -90,6 +90,9 @@ func (vm *VM) saver() *snapshot.Saver {
 // hold notes, also for a server to come, that a running VM stands still for a
 // snapshot alone.
 func (vm *VM) hold(held bool) {
+	if !held && vm.ctx.Err() != nil {
+		return // the handle could not let it go on any more: the next one is to
+	}
 	vm.mu.Lock()
 	vm.held = held
 	vm.mu.Unlock()

@@ -26,6 +26,10 @@ func TestMain(m *testing.M) {
 			Lag: 2 * time.Millisecond, BootTime: 5 * time.Millisecond, PowerOffTime: 5 * time.Millisecond,
 		})))
 	}
+	if dir := os.Getenv(dyingServer); dir != "" {
+		dieInAStart(dir)
+		return
+	}
 	os.Exit(m.Run())
 }
 

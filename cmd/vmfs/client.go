@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -39,17 +38,6 @@ func serverAddr(cmd *cobra.Command) string {
 		return a
 	}
 	return "unix!" + defaultSocket()
-}
-
-// defaultSocket is the Unix socket on which a server listens, and where clients
-// look for it, unless told otherwise: a system's one for root, a user's own for
-// anybody else.
-func defaultSocket() string {
-	dir := "/run"
-	if x := os.Getenv("XDG_RUNTIME_DIR"); x != "" && os.Geteuid() != 0 {
-		dir = x
-	}
-	return filepath.Join(dir, "vmfs", "vmfs.sock")
 }
 
 // connect attaches to the server that cmd names.

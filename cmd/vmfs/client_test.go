@@ -202,21 +202,27 @@ func TestWarnOpen(t *testing.T) {
 }
 
 func TestDefaultPlaces(t *testing.T) {
-	t.Setenv("XDG_RUNTIME_DIR", "/run/user/1000")
-	t.Setenv("XDG_STATE_HOME", "/home/ann/state")
+	xdg := map[string]string{"XDG_RUNTIME_DIR": "/run/user/1000", "XDG_STATE_HOME": "/home/ann/state"}
+	for _, c := range []struct {
+		goos  string
+		root  bool
+		home  string
+		env   map[string]string
+		wants places
+	}{
+		{"linux", false, "/home/ann", xdg, places{"/home/ann/state/vmfs", "/run/user/1000/vmfs/vmfs.sock"}},
+		{"linux", false, "/home/ann", nil, places{"/home/ann/.local/state/vmfs", "/run/vmfs/vmfs.sock"}},
+		{"linux", true, "/root", xdg, places{"/var/lib/vmfs", "/run/vmfs/vmfs.sock"}},
+		{"linux", false, "", nil, places{"", "/run/vmfs/vmfs.sock"}},
+		{"linux", false, "/home/ann", map[string]string{"XDG_STATE_HOME": "state"}, places{"/home/ann/.local/state/vmfs", "/run/vmfs/vmfs.sock"}},
+		{"darwin", false, "/Users/ann", nil, places{"/Users/ann/Library/vmfs", "/Users/ann/Library/vmfs/vmfs.sock"}},
+		{"darwin", false, "/Users/ann", xdg, places{"/home/ann/state/vmfs", "/run/user/1000/vmfs/vmfs.sock"}},
+		{"darwin", true, "/var/root", nil, places{"/var/db/vmfs", "/var/run/vmfs/vmfs.sock"}},
+	} {
+		got := placesOf(c.goos, c.root, c.home, func(key string) string { return c.env[key] })
+		assert.Equal(t, c.wants, got, "%+v", c)
+	}
 	state, err := defaultState()
 	require.NoError(t, err)
-	if root := defaultSocket() == "/run/vmfs/vmfs.sock"; root {
-		assert.Equal(t, "/var/lib/vmfs", state)
-		return
-	}
-	assert.Equal(t, "/run/user/1000/vmfs/vmfs.sock", defaultSocket())
-	assert.Equal(t, "/home/ann/state/vmfs", state)
-	t.Setenv("XDG_RUNTIME_DIR", "")
-	t.Setenv("XDG_STATE_HOME", "")
-	t.Setenv("HOME", "/home/ann")
-	assert.Equal(t, "/run/vmfs/vmfs.sock", defaultSocket())
-	state, err = defaultState()
-	require.NoError(t, err)
-	assert.Equal(t, "/home/ann/.local/state/vmfs", state)
+	assert.Equal(t, defaultPlaces(), places{state, defaultSocket()})
 }

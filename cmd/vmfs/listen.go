@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"vmfs/internal/unixsock"
 	"vmfs/ninep"
 	"vmfs/ninep/dial"
 )
@@ -119,7 +120,7 @@ func listenAll(ctx context.Context, endpoints []endpoint, log *slog.Logger) (lis
 	for _, e := range endpoints {
 		if e.own {
 			if err := os.MkdirAll(filepath.Dir(e.addr.Host), 0o700); err != nil {
-				return listeners, fmt.Errorf("directory of the default socket: %w: set $XDG_RUNTIME_DIR, or name a socket with --listen", err)
+				return listeners, fmt.Errorf("directory of the default socket: %w: set $XDG_RUNTIME_DIR to a directory of yours, or name a socket with --listen", err)
 			}
 		}
 		ln, err := dial.Listen(ctx, e.addr.String())
@@ -141,18 +142,13 @@ func listenAll(ctx context.Context, endpoints []endpoint, log *slog.Logger) (lis
 // letIn gives a Unix socket, which only its owner can connect to so far, its
 // group and mode.
 func letIn(e endpoint, log *slog.Logger) error {
-	if e.group != nil {
-		if err := os.Lchown(e.addr.Host, -1, int(*e.group)); err != nil {
-			if errors.Is(err, os.ErrPermission) {
-				return fmt.Errorf("group %d: %w: the server's user is not a member of it", *e.group, err)
-			}
-			return err
-		}
-	}
 	if e.mode == 0 {
-		return nil
+		return nil // without one there is no group either
 	}
-	if err := os.Chmod(e.addr.Host, e.mode); err != nil {
+	if err := unixsock.Share(e.addr.Host, e.group, e.mode); err != nil {
+		if e.group != nil && errors.Is(err, os.ErrPermission) {
+			return fmt.Errorf("group %d: %w: the server's user is not a member of it", *e.group, err)
+		}
 		return err
 	}
 	dir := filepath.Dir(e.addr.Host)

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	// A process with the race detector otherwise waits for a second at its end.
 	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	// The scripts' vmfs is this test binary, and so has the race detector.
-	testscript.Main(m, map[string]func(){"vmfs": main})
+	testscript.Main(m, map[string]func(){"vmfs": main, "vmfs-attack": attackMain})
 }
 
 // TestScripts runs the stories in testdata/script. Beside testscript's own they

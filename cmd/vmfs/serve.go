@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -51,8 +50,8 @@ the server, and the next one on the same state directory finds them again; only
 VMs of the simulated hypervisor (config: hypervisor=sim) end with it.
 
 Without --listen it is the Unix socket ` + "`vmfs/vmfs.sock`" + ` in /run for root, in
-$XDG_RUNTIME_DIR for others, with mode 0600. Users of a Unix socket are who the
-kernel says they are; unix!PATH,group=GROUP lets the members of a group in, and
+$XDG_RUNTIME_DIR for others, with mode 0600; on a Mac in /var/run and ~/Library.
+Users of a Unix socket are who the kernel says they are; unix!PATH,group=GROUP lets the members of a group in, and
 unix!PATH,mode=0666 everybody who reaches the socket's directory. On any other
 listener nobody is known: clients may read what all may read, or, with
 ADDR,user=NAME, act for that user, all of them.
@@ -73,7 +72,7 @@ at once.`,
 	}
 	f := cmd.Flags()
 	f.StringArrayVar(&o.listen, "listen", nil, "`address` to listen on: unix!PATH, tcp!HOST!PORT or vsock!CID!PORT, with ,user=NAME appended to name the user of all its clients, or ,group=GROUP or ,mode=MODE for a Unix socket; repeat for more")
-	f.StringVar(&o.state, "state", "", "`directory` of all that is kept (default /var/lib/vmfs for root, else vmfs in $XDG_STATE_HOME or ~/.local/state)")
+	f.StringVar(&o.state, "state", "", "`directory` of all that is kept (default /var/lib/vmfs for root, else vmfs in $XDG_STATE_HOME or ~/.local/state; on a Mac /var/db/vmfs and ~/Library/vmfs)")
 	f.StringVar(&o.qemu, "qemu", "", "QEMU's `program` (default the one in $PATH)")
 	f.StringVar(&o.cloud, "cloud-hypervisor", "", "Cloud Hypervisor's `program` (default $VMFS_CLOUD_HYPERVISOR, else the one in $PATH)")
 	f.StringVar(&o.createGroup, "create-group", "", "`group` whose members may make VMs, besides root and the server's user")
@@ -208,21 +207,6 @@ func serveListeners(out io.Writer, srv *ninep.Server, listeners []net.Listener, 
 		log.Info("ended")
 	}
 	return errors.Join(failure, err)
-}
-
-// defaultState is the directory of all that is kept, unless told otherwise.
-func defaultState() (string, error) {
-	if os.Geteuid() == 0 {
-		return "/var/lib/vmfs", nil
-	}
-	if x := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(x) {
-		return filepath.Join(x, "vmfs"), nil
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "", fmt.Errorf("serve: no place for the state: %w: name one with --state", err)
-	}
-	return filepath.Join(home, ".local", "state", "vmfs"), nil
 }
 
 func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {

@@ -35,8 +35,9 @@ type server struct {
 	tcp   string   // the address of its TCP listener, for root
 	tcps  []string // those of all
 
-	cmd *exec.Cmd
-	log *logBuffer
+	under []string // what runs it, with its arguments; nothing as a rule
+	cmd   *exec.Cmd
+	log   *logBuffer
 }
 
 // newServer makes the directory for a server. At the test's end whatever still
@@ -75,18 +76,19 @@ func (s *server) logVMs() {
 // start starts the server and waits until it listens.
 func (s *server) start(args ...string) {
 	s.t.Helper()
-	s.cmd = exec.Command("vmfs", append([]string{"serve", "--state", s.state, "--listen", s.addr}, args...)...)
+	line := append(slices.Clone(s.under), "vmfs", "serve", "--state", s.state, "--listen", s.addr)
+	s.cmd = exec.Command(line[0], append(line[1:], args...)...)
 	s.cmd.Stderr = s.log
 	out, err := s.cmd.StdoutPipe()
 	require.NoError(s.t, err)
 	require.NoError(s.t, s.cmd.Start())
-	line, err := bufio.NewReader(out).ReadString('\n')
+	said, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		s.kill()
 		s.t.Fatalf("the server did not start: %v\n%s", err, s.log)
 	}
 	s.tcps = nil
-	for _, a := range strings.Fields(line) {
+	for _, a := range strings.Fields(said) {
 		if strings.HasPrefix(a, "tcp!") {
 			s.tcp, s.tcps = a, append(s.tcps, a)
 		}

@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -86,13 +87,23 @@ func Dial(ctx context.Context, path string) (*net.UnixConn, error) {
 			return c.(*net.UnixConn), nil
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
-		case !errors.Is(err, syscall.EAGAIN):
+		case !full(path, err):
 			return nil, errno(err)
 		}
 		if err := pause.Wait(ctx); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// full tells of an error of connecting whether who has the socket has too many waiting.
+// BSD's error for that is the one for a socket that nobody has.
+func full(path string, err error) bool {
+	if runtime.GOOS == "linux" || !errors.Is(err, syscall.ECONNREFUSED) {
+		return errors.Is(err, syscall.EAGAIN)
+	}
+	served, serr := Served(path)
+	return served && serr == nil
 }
 
 // errno strips the layers with which package net repeats what our own messages say.

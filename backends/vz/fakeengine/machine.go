@@ -68,7 +68,7 @@ func (m *Machine) set(s shim.State, why error) {
 	time.AfterFunc(m.engine.config.Lag, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		m.can = s
+		m.can = m.state // timers may come in another order
 	})
 }
 
