@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 
+	"vmfs/backends/disk"
 	"vmfs/backends/hypervisor"
 )
 
