@@ -215,8 +215,10 @@ func TestFlush(t *testing.T) {
 			} else {
 				assert.ErrorIs(t, err, test.err)
 			}
-			// The connection goes on, and the tags come back: many more reads need no new ones.
-			for i := range 3 {
+			// The connection goes on, and the tags come back, soon after the answer: many more
+			// reads need no new ones.
+			for i, back := 0, 0; back < 3; i++ {
+				require.Less(t, i, 1000, "the tags do not come back")
 				result := read(t.Context(), f)
 				asks := 1
 				if i == 0 && test.text != "" {
@@ -225,7 +227,11 @@ func TestFlush(t *testing.T) {
 				for range asks {
 					m := s.expect(wire.Tread)
 					assert.Equal(t, uint64(len(test.text)), m.Offset)
-					assert.Less(t, m.Tag, uint16(2))
+					if m.Tag < 2 {
+						back++
+					} else {
+						time.Sleep(time.Millisecond)
+					}
 					s.say(wire.Rread, wire.Msg{Tag: m.Tag})
 				}
 				_, err := result()
