@@ -215,7 +215,13 @@ func TestFlush(t *testing.T) {
 			} else {
 				assert.ErrorIs(t, err, test.err)
 			}
-			// The connection goes on, and the tags come back: many more reads need no new ones.
+			// The connection goes on, and the tags come back, soon after the answer: many more
+			// reads need no new ones.
+			require.Eventually(t, func() bool {
+				c.conn.mu.Lock()
+				defer c.conn.mu.Unlock()
+				return len(c.conn.tags) == 2
+			}, patience, time.Millisecond)
 			for i := range 3 {
 				result := read(t.Context(), f)
 				asks := 1

@@ -21,6 +21,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/rundir"
+	"vmfs/backends/starter"
 	"vmfs/internal/unixsock"
 	"vmfs/internal/wait"
 )
@@ -312,7 +313,7 @@ func TestKilledInAStart(t *testing.T) {
 				t.Parallel()
 				f := newFake(t, chtest.Config{})
 				ctx := testContext(t)
-				pl, err := f.s.plan(ctx, nil, "", f.socket, f.config)
+				pl, err := f.s.plan(ctx, starter.Request{SocketPath: f.socket}, f.config)
 				require.NoError(t, err)
 				vm, err := f.s.launch(ctx, pl)
 				require.NoError(t, err)

@@ -11,6 +11,7 @@ import (
 	"vmfs/backends/cloudhypervisor/api"
 	"vmfs/backends/hostpci"
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/starter"
 )
 
 // The names of the devices that the handle uses. Those of which there can be several have
@@ -37,7 +38,7 @@ const (
 // A plan is all that a VM is made of. Making one starts nothing.
 type plan struct {
 	config  hypervisor.VMConfig
-	program program
+	program starter.Program
 	dir     runDir
 	vm      *api.VMConfig // without its networks, which are added one by one: see VM.addNets
 	// mode is how the memory is read of a VM that is restored; "" is one that is not.

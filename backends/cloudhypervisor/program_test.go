@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/starter"
 )
 
 func TestParseVersion(t *testing.T) {
@@ -80,7 +81,9 @@ func TestLookUp(t *testing.T) {
 	config := hypervisor.VMConfig{Extras: map[string]string{keyBinary: own}}
 	t.Setenv(programVariable, env)
 	t.Setenv("PATH", filepath.Dir(inPath))
-	assert.Equal(t, own, s.binary(paths, config))
+	prog, err := s.Program(t.Context(), starter.Request{Paths: paths}, config)
+	require.NoError(t, err)
+	assert.Equal(t, starter.Program{Path: own, Version: "56.0"}, prog)
 	for _, c := range []struct {
 		paths *hypervisor.Paths
 		env   string
@@ -92,7 +95,7 @@ func TestLookUp(t *testing.T) {
 		assert.Equal(t, c.want, path)
 	}
 	t.Setenv("PATH", t.TempDir())
-	_, err := s.GetBinaryPath(nil, "")
+	_, err = s.GetBinaryPath(nil, "")
 	require.ErrorIs(t, err, exec.ErrNotFound)
 	for _, says := range []string{releases, "--cloud-hypervisor", "$" + programVariable} {
 		assert.ErrorContains(t, err, says)

@@ -11,44 +11,22 @@ import (
 	"vmfs/backends/hostnet"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/snapshot"
+	"vmfs/backends/starter"
 	"vmfs/internal/regular"
 )
 
-// RestoreVM starts a Cloud Hypervisor with the VM that Snapshot wrote to snapshotPath,
-// paused, with the configuration it had then. The disks that the guest could write get
-// back the content they had; what they have now is lost once the VM is there, and
-// comes back if it fails.
+// restore starts a Cloud Hypervisor with the VM that Snapshot wrote to snapshotPath, paused.
 //
 // Where the VMM may use userfaultfd it reads the guest's memory from the snapshot while the
 // guest runs. It has the file open: that the snapshot is removed meanwhile does no harm, but
 // its content must not change.
-func (s *Starter) RestoreVM(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string) (int, hypervisor.Hypervisor, error) {
-	return s.restore(ctx, p, version, socketPath, snapshotPath, nil)
-}
-
-// RestoreVMWith is RestoreVM with this host's configuration. See
-// hypervisor.ConfigRestorer.
-func (s *Starter) RestoreVMWith(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string, config hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
-	return s.restore(ctx, p, version, socketPath, snapshotPath, &config)
-}
-
-func (s *Starter) restore(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string, over *hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
-	vm, err := s.restoreVM(ctx, p, version, socketPath, snapshotPath, over)
-	if err != nil {
-		return 0, nil, fmt.Errorf("cloud-hypervisor: restore %s: %w", filepath.Base(filepath.Dir(socketPath)), err)
-	}
-	return vm.PID(), vm, nil
-}
-
-// restoreVM restores with the configuration over laid over the saved one, unless it
-// is nil.
-func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string, over *hypervisor.VMConfig) (*VM, error) {
+func (s *Starter) restore(ctx context.Context, r starter.Request, snapshotPath string, over *hypervisor.VMConfig) (*VM, error) {
 	var m manifest
 	if err := snapshots.Read(snapshotPath, &m); err != nil {
 		return nil, err
 	}
 	if over != nil {
-		dir, err := dirOf(socketPath)
+		dir, err := dirOf(r.SocketPath)
 		if err != nil {
 			return nil, err
 		}
@@ -65,7 +43,7 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 	if err := m.check(ctx, snapshotPath, config, mode); err != nil {
 		return nil, err
 	}
-	pl, err := s.plan(ctx, p, version, socketPath, config)
+	pl, err := s.plan(ctx, r, config)
 	if err != nil {
 		return nil, err
 	}
@@ -79,8 +57,8 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 			return err
 		}
 		if err = vm.load(ctx, pl, snapshotPath); err != nil {
-			if m.Version != pl.program.version {
-				err = fmt.Errorf("%w (the snapshot was written by version %s of Cloud Hypervisor, and this is %s)", err, m.Version, pl.program.version)
+			if m.Version != pl.program.Version {
+				err = fmt.Errorf("%w (the snapshot was written by version %s of Cloud Hypervisor, and this is %s)", err, m.Version, pl.program.Version)
 			}
 			err = s.abandon(ctx, vm.Child, vm, pl.dir, err)
 		}

@@ -23,6 +23,7 @@ import (
 	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/rundir"
+	"vmfs/internal/wait"
 )
 
 // startFake starts a VM with a disk that it can write and one that it cannot.
@@ -205,7 +206,13 @@ func TestPausedForASnapshot(t *testing.T) {
 		return err == nil && !rec.Resume && f.state().state == hypervisor.StateRunning
 	}, 10*time.Second, 5*time.Millisecond)
 	// One that was paused by a command stays so.
-	require.NoError(t, f.Pause(t.Context()))
+	require.NoError(t, wait.Until(testContext(t), time.Millisecond, func() (bool, error) {
+		err := f.Pause(t.Context())
+		if errors.Is(err, hypervisor.ErrBusy) {
+			return false, nil // it lets others in a moment after it has put that down
+		}
+		return true, err
+	}))
 	f.reopen()
 	assert.Equal(t, hypervisor.StatePaused, f.state().state)
 }

@@ -1,7 +1,6 @@
 package cloudhypervisor
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,26 +17,15 @@ import (
 	"vmfs/backends/process"
 	"vmfs/backends/rundir"
 	"vmfs/backends/serial"
+	"vmfs/backends/starter"
 	"vmfs/backends/stored"
 	"vmfs/internal/regular"
 	"vmfs/internal/unixsock"
 )
 
-// StartVM starts a Cloud Hypervisor and lets its guest run. See hypervisor.VMStarter.
-func (s *Starter) StartVM(ctx context.Context, p *hypervisor.Paths, version, socketPath string, config hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
-	vm, err := s.startVM(ctx, p, version, socketPath, config)
-	if err != nil {
-		name := config.Name
-		if dir, derr := dirOf(socketPath); derr == nil {
-			name = cmp.Or(name, dir.VM())
-		}
-		return 0, nil, fmt.Errorf("cloud-hypervisor: start %s: %w", name, err)
-	}
-	return vm.PID(), vm, nil
-}
-
-func (s *Starter) startVM(ctx context.Context, p *hypervisor.Paths, version, socketPath string, config hypervisor.VMConfig) (*VM, error) {
-	pl, err := s.plan(ctx, p, version, socketPath, config)
+// start starts a Cloud Hypervisor and lets its guest run.
+func (s *Starter) start(ctx context.Context, r starter.Request, config hypervisor.VMConfig) (*VM, error) {
+	pl, err := s.plan(ctx, r, config)
 	if err != nil {
 		return nil, err
 	}
@@ -52,11 +40,11 @@ func (s *Starter) startVM(ctx context.Context, p *hypervisor.Paths, version, soc
 }
 
 // plan finds out what a VM is to be made with.
-func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socketPath string, config hypervisor.VMConfig) (*plan, error) {
+func (s *Starter) plan(ctx context.Context, r starter.Request, config hypervisor.VMConfig) (*plan, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	dir, err := dirOf(socketPath)
+	dir, err := dirOf(r.SocketPath)
 	if err != nil {
 		return nil, err
 	}
@@ -64,12 +52,8 @@ func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socket
 		return nil, err
 	}
 	dir.placeVsock(&config)
-	path, err := findProgram(s.binary(p, config))
-	if err != nil {
-		return nil, err
-	}
 	pl := &plan{config: config, dir: dir}
-	if pl.program, err = s.program(ctx, path, version); err != nil {
+	if pl.program, err = s.Program(ctx, r, config); err != nil {
 		return nil, err
 	}
 	pl.vm, err = vmConfig(dir, &pl.config)
@@ -119,7 +103,7 @@ func (s *Starter) spawn(ctx context.Context, pl *plan) (*VM, *process.Child, err
 		"--no-shutdown", "--log-format", logFormat,
 	}
 	rec := &record{Memory: pl.mode, Record: rundir.Record{
-		Config: stored.Config{VMConfig: pl.config}, Binary: pl.program.path, Version: pl.program.version, Args: args, Time: time.Now(),
+		Config: stored.Config{VMConfig: pl.config}, Binary: pl.program.Path, Version: pl.program.Version, Args: args, Time: time.Now(),
 	}}
 	if err := rundir.Write(pl.dir.Dir, rec); err != nil {
 		return nil, nil, err
@@ -141,7 +125,7 @@ func (s *Starter) spawn(ctx context.Context, pl *plan) (*VM, *process.Child, err
 		return nil, nil, err
 	}
 	c, err := process.Start(ctx, process.Command{
-		Path: pl.program.path, Args: args, Files: []*os.File{control, events}, Log: set.Log, Output: output,
+		Path: pl.program.Path, Args: args, Files: []*os.File{control, events}, Log: set.Log, Output: output,
 	})
 	_ = output.Close() // the VMM has its own by now, or never will
 	if err != nil {
@@ -226,21 +210,11 @@ func (vm *VM) finish(ctx context.Context) error {
 // abandon ends what a failed start has made, and returns err with Cloud Hypervisor's own
 // words. The child or the handle may be nil.
 func (s *Starter) abandon(ctx context.Context, c *process.Child, vm *VM, dir runDir, err error) error {
-	if c != nil {
-		err = c.Abandon(ctx, err, process.Words{
-			Program: "Cloud Hypervisor", Plain: plain, Ending: errors.Is(err, hypervisor.ErrHypervisorNotRunning),
-		})
-	}
+	made := starter.Made{Dir: dir.Dir, Child: c}
 	if vm != nil {
-		_ = vm.Close() // never fails
-		if rec := vm.record(); rec.Config.VsockSocket != "" {
-			_ = unixsock.RemoveStale(rec.Config.VsockSocket) // of a VMM that was killed
-		}
+		made.Handle, made.VsockSocket = vm, vm.record().Config.VsockSocket
 	}
-	if cerr := dir.Clear(); cerr != nil {
-		s.log.Error("a failed start cannot be cleared away", "dir", dir.String(), "err", cerr)
-	}
-	return err
+	return s.Abandon(ctx, made, err)
 }
 
 // logFormat is how Cloud Hypervisor writes its messages.

@@ -2,7 +2,6 @@ package cloudhypervisor_test
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -52,35 +51,11 @@ func TestSuite(t *testing.T) {
 				KernelPath: kernel, InitrdPath: initrd, KernelArgs: "quiet no_timer_check",
 			}
 		},
-		Ready:    hypervisortest.ReadyLine("vmfs guest ready"),
-		Timeout:  180 * time.Second,
-		Deadline: time.Second,
-		Prompt:   10 * time.Second,
-		Echo: func(token string) (string, string) {
-			return "echo " + token + "\r", "\n" + token
-		},
-		Remember: func(token string) (string, string) {
-			return "T=" + token + "; echo kept$T\r", "\nkept" + token
-		},
-		Recall: func(token string) (string, string) {
-			return "echo $T\r", "\n" + token
-		},
-		DiskSize: func(i int, bytes int64) (string, string) {
-			return fmt.Sprintf("echo $(cat /sys/block/vd%c/size) sectors\r", 'a'+i), fmt.Sprintf("\n%d sectors", bytes/512)
-		},
-		NMI:      "NMI received for unknown reason",
-		EchoPort: 7, RefusedError: vsock.ErrRefused, PortError: vsock.ErrPort,
-		Stops: []hypervisortest.Stop{
-			{
-				Name: "guest powers off", Provoke: typing("poweroff\r"),
-				Kind: hypervisor.EventShutdown, State: hypervisor.StateShutdown, Reason: "guest-shutdown",
-			},
-			{
-				Name: "guest panics", Provoke: typing("echo c > /proc/sysrq-trigger\r"),
-				Kind: hypervisor.EventPanicked, State: hypervisor.StatePaused, Reason: "guest-panicked",
-			},
-		},
-	})
+		Timeout:      180 * time.Second,
+		Deadline:     time.Second,
+		Prompt:       10 * time.Second,
+		RefusedError: vsock.ErrRefused, PortError: vsock.ErrPort,
+	}.WithGuest())
 }
 
 // TestSuiteOnFake is the contract on machines without KVM.
@@ -102,33 +77,12 @@ func TestSuiteOnFake(t *testing.T) {
 		},
 		NMI:      "NMI received",
 		EchoPort: chtest.EchoPort, RefusedError: vsock.ErrRefused, PortError: vsock.ErrPort,
-		Stops: []hypervisortest.Stop{
-			{
-				Name: "guest powers off", Provoke: provoking(chtest.PowersOff),
-				Kind: hypervisor.EventShutdown, State: hypervisor.StateShutdown, Reason: "guest-shutdown",
-			},
-			{
-				Name: "guest panics", Provoke: provoking(chtest.Panics),
-				Kind: hypervisor.EventPanicked, State: hypervisor.StatePaused, Reason: "guest-panicked",
-			},
-		},
+		Stops: hypervisortest.Stops(provoking(chtest.PowersOff), provoking(chtest.Panics)),
 	})
 }
 
 func provoking(a chtest.Action) func(testing.TB, *hypervisortest.VM) {
 	return func(t testing.TB, vm *hypervisortest.VM) {
 		require.NoError(t, chtest.Provoke(t.Context(), vm.SocketPath, a))
-	}
-}
-
-// typing types text at the console.
-func typing(text string) func(testing.TB, *hypervisortest.VM) {
-	return func(t testing.TB, vm *hypervisortest.VM) {
-		conn, err := vm.Handle.(hypervisor.Console).OpenConsole(t.Context())
-		require.NoError(t, err)
-		t.Cleanup(func() { _ = conn.Close() })           // not at once: the VMM may not have read it yet
-		go func() { _, _ = io.Copy(io.Discard, conn) }() // ends with the connection
-		_, err = io.WriteString(conn, text)
-		require.NoError(t, err)
 	}
 }

@@ -64,8 +64,8 @@ func (p *Probes[T]) Ask(ctx context.Context, path string, ask func(ctx context.C
 }
 
 // answerTimeout bounds a program's answer to a question about itself, which mostly
-// takes a tenth of a second.
-const answerTimeout = 10 * time.Second
+// takes a tenth of a second, and seconds where a busy host reads the program for the first time.
+const answerTimeout = 30 * time.Second
 
 // Output runs a program that says something about itself, and returns that; of one that
 // fails, all that it has said.

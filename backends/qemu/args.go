@@ -108,7 +108,7 @@ func (p *plan) args() ([]string, error) {
 
 	for _, m := range []struct{ file, id string }{{fileControl, "qmp"}, {fileMonitor, "monitor"}} {
 		a.opt("chardev", opt("socket").set("id", m.id).num("fd", int64(p.file(m.file))).on("server", true).on("wait", false))
-		if pretty := m.file == fileMonitor; atLeast(p.program.version, 11, 1) {
+		if pretty := m.file == fileMonitor; atLeast(p.program.Version, 11, 1) {
 			a.opt("object", opt("monitor-qmp").set("id", "on-"+m.id).set("chardev", m.id).on("pretty", pretty))
 		} else {
 			a.opt("mon", opt("").set("chardev", m.id).set("mode", "control").on("pretty", pretty)) // deprecated since

@@ -14,6 +14,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/hypervisor/hypervisortest"
+	"vmfs/backends/starter"
 )
 
 func TestOption(t *testing.T) {
@@ -32,7 +33,7 @@ func TestOption(t *testing.T) {
 func testPlan(c hypervisor.VMConfig) *plan {
 	return &plan{
 		config: c, arch: archs[0], accel: accelTCG, machine: "q35",
-		program: program{path: "/usr/bin/qemu-system-x86_64", version: "7.2.22", sandbox: true},
+		program: program{starter.Program{Path: "/usr/bin/qemu-system-x86_64", Version: "7.2.22"}, true},
 		dir:     testDir("/run/vm,s/web"),
 		host: host{
 			exists:   func(string) bool { return true },
@@ -130,7 +131,7 @@ func TestArgs(t *testing.T) {
 			},
 		},
 		"monitors of QEMU 11.1": {
-			plan: func(p *plan) { p.program.version = "11.1.3" },
+			plan: func(p *plan) { p.program.Version = "11.1.3" },
 			want: []string{"-object monitor-qmp,id=on-qmp,chardev=qmp,pretty=off", "-object monitor-qmp,id=on-monitor,chardev=monitor,pretty=on"},
 			not:  []string{"-mon "},
 		},
@@ -286,7 +287,7 @@ func TestArgs(t *testing.T) {
 		},
 		"vsock of a process, QEMU 6.0": {
 			config: func(c *hypervisor.VMConfig) { c.VsockCID, c.VsockSocket = 3, "/run/vsock.sock" },
-			plan:   func(p *plan) { p.program.version = "6.0.1" },
+			plan:   func(p *plan) { p.program.Version = "6.0.1" },
 			want:   []string{"-device pcie-root-port,id=vsockport,chassis=1,slot=1,power_controller_present=off"},
 			not:    []string{"-global"},
 			files:  []string{fileVsock},
@@ -371,7 +372,7 @@ func TestRefusedConfigs(t *testing.T) {
 		"a directory as disk": {config: func(c *hypervisor.VMConfig) { c.Disks = []hypervisor.DiskConfig{{Path: dir}} }, says: dir},
 		"passt and an old QEMU": {
 			config: func(c *hypervisor.VMConfig) { c.Networks = []hypervisor.NetworkConfig{{Passt: true}} },
-			plan:   func(p *plan) { p.program.version = "7.1.9" }, is: hypervisor.ErrNotSupported, says: "7.1.9",
+			plan:   func(p *plan) { p.program.Version = "7.1.9" }, is: hypervisor.ErrNotSupported, says: "7.1.9",
 		},
 		"pci without an IOMMU": {
 			config: func(c *hypervisor.VMConfig) { c.PCIDevices = []string{"0000:01:00.0"} },
@@ -502,10 +503,6 @@ func TestVersions(t *testing.T) {
 	assert.Equal(t, "7.2.22", parseVersion("QEMU emulator version 7.2.22 (Debian 1:7.2)\nCopyright"))
 	assert.Equal(t, "9.0.50", parseVersion("QEMU emulator version 9.0.50\n"))
 	assert.Empty(t, parseVersion("bash 5"))
-	require.NoError(t, checkVersion("7.2.22", ""))
-	require.NoError(t, checkVersion("7.2.22", "7.2"))
-	require.NoError(t, checkVersion("7.2.22", "7.2.22"))
-	require.ErrorIs(t, checkVersion("7.2.22", "7.2.2"), hypervisor.ErrInvalid)
 	a, err := archOf("/opt/qemu/bin/qemu-system-aarch64")
 	require.NoError(t, err)
 	assert.Equal(t, "aarch64", a.name)

@@ -17,6 +17,7 @@ import (
 	"vmfs/backends/hostnet/hostnettest"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/rundir"
+	"vmfs/internal/wait"
 )
 
 // startIn names the directory in which this program, started anew, is to start a
@@ -135,7 +136,13 @@ func TestPausedForASnapshot(t *testing.T) {
 	assert.Equal(t, hypervisor.StateRunning, v.info().State)
 
 	// One that was paused by a command stays so.
-	require.NoError(t, v.Pause(ctx))
+	require.NoError(t, wait.Until(ctx, time.Millisecond, func() (bool, error) {
+		err := v.Pause(ctx)
+		if errors.Is(err, hypervisor.ErrBusy) {
+			return false, nil // it lets others in a moment after it has put that down
+		}
+		return true, err
+	}))
 	v = v.reopen()
 	assert.Equal(t, hypervisor.VMState("paused"), v.info().State)
 }

@@ -25,8 +25,8 @@ func (p *plan) networks(a *commandLine) error {
 				o.set("hostfwd", fmt.Sprintf("%s:%s:%d-:%d", f.Proto, hostnet.Address(f.Addr), f.HostPort, f.GuestPort))
 			}
 		case n.Passt:
-			if !atLeast(p.program.version, 7, 2) {
-				return fmt.Errorf("network %d: passt needs QEMU 7.2, and this is %s: use a user network instead: %w", i, p.program.version, hypervisor.ErrNotSupported)
+			if !atLeast(p.program.Version, 7, 2) {
+				return fmt.Errorf("network %d: passt needs QEMU 7.2, and this is %s: use a user network instead: %w", i, p.program.Version, hypervisor.ErrNotSupported)
 			}
 			o = opt("stream").set("id", id).on("server", false).set("addr.type", "fd").num("addr.str", int64(p.file(fileNetwork+strconv.Itoa(i))))
 		default:

@@ -25,6 +25,7 @@ import (
 	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/snapshot"
+	"vmfs/backends/starter"
 	"vmfs/guest/guesttest"
 )
 
@@ -471,7 +472,7 @@ func TestStatesWithoutAGuest(t *testing.T) {
 	ctx := testContext(t)
 
 	// A start that was interrupted before the guest was let run.
-	pl, err := s.plan(ctx, nil, "", filepath.Join(dir, SocketName), config)
+	pl, err := s.plan(ctx, starter.Request{SocketPath: filepath.Join(dir, SocketName)}, config)
 	require.NoError(t, err)
 	vm, err := s.launch(ctx, pl)
 	require.NoError(t, err)

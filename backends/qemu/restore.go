@@ -7,35 +7,13 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/snapshot"
+	"vmfs/backends/starter"
 	"vmfs/internal/regular"
 	"vmfs/internal/wait"
 )
 
-// RestoreVM starts a QEMU with the VM that Snapshot wrote to snapshotPath, paused,
-// with the configuration it had then. The disks that the guest could write get
-// back the content they had; what they have now is lost once the VM is there, and
-// comes back if it fails.
-func (s *Starter) RestoreVM(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string) (int, hypervisor.Hypervisor, error) {
-	return s.restore(ctx, p, version, socketPath, snapshotPath, nil)
-}
-
-// RestoreVMWith is RestoreVM with this host's configuration. See
-// hypervisor.ConfigRestorer.
-func (s *Starter) RestoreVMWith(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string, config hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
-	return s.restore(ctx, p, version, socketPath, snapshotPath, &config)
-}
-
-func (s *Starter) restore(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string, over *hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
-	vm, err := s.restoreVM(ctx, p, version, socketPath, snapshotPath, over)
-	if err != nil {
-		return 0, nil, fmt.Errorf("qemu: restore %s: %w", filepath.Base(filepath.Dir(socketPath)), err)
-	}
-	return vm.PID(), vm, nil
-}
-
-// restoreVM restores with the configuration over laid over the saved one, unless it
-// is nil.
-func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string, over *hypervisor.VMConfig) (*VM, error) {
+// restore starts a QEMU with the VM that Snapshot wrote to snapshotPath, paused.
+func (s *Starter) restore(ctx context.Context, r starter.Request, snapshotPath string, over *hypervisor.VMConfig) (*VM, error) {
 	m, err := readManifest(snapshotPath)
 	if err != nil {
 		return nil, err
@@ -47,7 +25,7 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 	if err := m.check(ctx, snapshotPath, config); err != nil {
 		return nil, err
 	}
-	pl, err := s.plan(ctx, p, version, socketPath, config)
+	pl, err := s.plan(ctx, r, config)
 	if err != nil {
 		return nil, err
 	}

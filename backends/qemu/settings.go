@@ -4,7 +4,6 @@ import "vmfs/backends/extras"
 
 // settings are the extras of a VMConfig with this back end's prefix.
 type settings struct {
-	binary   string // qemu.binary: the program, by path or by name in PATH
 	accel    string // qemu.accel: auto, kvm or tcg
 	machine  string // qemu.machine: the machine type, such as q35 or pc-q35-7.2
 	cpu      string // qemu.cpu: the CPU model with its features
@@ -17,7 +16,7 @@ const settingsPrefix = "qemu."
 // settingKeys is every setting, with the values it may have.
 var settingKeys = extras.Table{
 	"qemu.accel":    {accelAuto, accelKVM, accelTCG},
-	"qemu.binary":   nil,
+	"qemu.binary":   nil, // the program, by path or by name in PATH: see package starter
 	"qemu.cpu":      nil,
 	"qemu.firmware": nil,
 	"qemu.machine":  nil,
@@ -30,7 +29,7 @@ func settingsOf(all map[string]string) (settings, error) {
 		return settings{}, err
 	}
 	return settings{
-		binary: all["qemu.binary"], accel: all["qemu.accel"], machine: all["qemu.machine"],
+		accel: all["qemu.accel"], machine: all["qemu.machine"],
 		cpu: all["qemu.cpu"], firmware: all["qemu.firmware"], watchdog: all["qemu.watchdog"],
 	}, nil
 }

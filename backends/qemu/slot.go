@@ -41,7 +41,7 @@ func (p *plan) vsockSlot(a *commandLine) {
 	port := opt("pcie-root-port").set("id", idVsockPort).num("chassis", 1).num("slot", 1)
 	if p.ejects() {
 		port.on("power_controller_present", false)
-		if atLeast(p.program.version, 6, 1) { // those before have ACPI for other machines alone
+		if atLeast(p.program.Version, 6, 1) { // those before have ACPI for other machines alone
 			a.text("global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -21,28 +20,14 @@ import (
 	"vmfs/backends/qemu/vsockdev"
 	"vmfs/backends/rundir"
 	"vmfs/backends/serial"
+	"vmfs/backends/starter"
 	"vmfs/backends/stored"
 	"vmfs/internal/unixsock"
 )
 
-// StartVM starts a QEMU and lets its guest run. See hypervisor.VMStarter.
-func (s *Starter) StartVM(ctx context.Context, p *hypervisor.Paths, version, socketPath string, config hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
-	vm, err := s.startVM(ctx, p, version, socketPath, config)
-	if err != nil {
-		return 0, nil, fmt.Errorf("qemu: start %s: %w", nameOf(config, socketPath), err)
-	}
-	return vm.PID(), vm, nil
-}
-
-func nameOf(config hypervisor.VMConfig, socketPath string) string {
-	if config.Name != "" {
-		return config.Name
-	}
-	return filepath.Base(filepath.Dir(socketPath))
-}
-
-func (s *Starter) startVM(ctx context.Context, p *hypervisor.Paths, version, socketPath string, config hypervisor.VMConfig) (*VM, error) {
-	pl, err := s.plan(ctx, p, version, socketPath, config)
+// start starts a QEMU and lets its guest run.
+func (s *Starter) start(ctx context.Context, r starter.Request, config hypervisor.VMConfig) (*VM, error) {
+	pl, err := s.plan(ctx, r, config)
 	if err != nil {
 		return nil, err
 	}
@@ -57,11 +42,11 @@ func (s *Starter) startVM(ctx context.Context, p *hypervisor.Paths, version, soc
 }
 
 // plan finds out what a VM is to be made with.
-func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socketPath string, config hypervisor.VMConfig) (*plan, error) {
+func (s *Starter) plan(ctx context.Context, r starter.Request, config hypervisor.VMConfig) (*plan, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	dir, err := dirOf(socketPath)
+	dir, err := dirOf(r.SocketPath)
 	if err != nil {
 		return nil, err
 	}
@@ -69,18 +54,11 @@ func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socket
 	if err != nil {
 		return nil, err
 	}
-	path, err := findProgram(s.binary(p, set))
-	if err != nil {
-		return nil, err
-	}
 	pl := &plan{config: config, set: set, host: s.host, dir: dir, aside: s.aside}
-	if pl.program, err = s.probes.Ask(ctx, path, probe); err != nil {
+	if pl.program, err = s.Program(ctx, r, config); err != nil {
 		return nil, err
 	}
-	if err := checkVersion(pl.program.version, version); err != nil {
-		return nil, err
-	}
-	if pl.arch, err = archOf(path); err != nil {
+	if pl.arch, err = archOf(pl.program.Path); err != nil {
 		return nil, err
 	}
 	if pl.accel, err = s.host.chooseAccel(set.accel, pl.arch); err != nil {
@@ -145,7 +123,7 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 func (s *Starter) spawn(ctx context.Context, pl *plan, args []string) (*VM, *process.Child, error) {
 	rec := &record{
 		Record: rundir.Record{
-			Config: stored.Config{VMConfig: pl.config}, Binary: pl.program.path, Version: pl.program.version, Args: args, Time: time.Now(),
+			Config: stored.Config{VMConfig: pl.config}, Binary: pl.program.Path, Version: pl.program.Version, Args: args, Time: time.Now(),
 			Ran: pl.incoming,
 		},
 		Layout: pl.layout, Accel: pl.accel, Machine: pl.machine,
@@ -198,7 +176,7 @@ func (p *plan) run(ctx context.Context, args []string) (c *process.Child, holder
 			beside = append(beside, passt)
 		}
 	}
-	command := process.Command{Path: p.program.path, Args: args, Files: files, Log: set.Log}
+	command := process.Command{Path: p.program.Path, Args: args, Files: files, Log: set.Log}
 	if p.aside {
 		if command.Output, holder, err = serial.Begin(ctx, set); err != nil {
 			return nil, nil, err
@@ -249,20 +227,11 @@ func (vm *VM) letRun(ctx context.Context) error {
 // abandon ends what a failed start has made, and returns err with QEMU's own
 // words. The child or the handle may be nil.
 func (s *Starter) abandon(ctx context.Context, c *process.Child, vm *VM, dir runDir, err error) error {
-	if c != nil {
-		ending := errors.Is(err, qmp.ErrDisconnected) || errors.Is(err, hypervisor.ErrHypervisorNotRunning)
-		err = c.Abandon(ctx, err, process.Words{Program: "QEMU", Plain: plain, Ending: ending})
-	}
+	made := starter.Made{Dir: dir.Dir, Child: c, Ending: errors.Is(err, qmp.ErrDisconnected)}
 	if vm != nil {
-		_ = vm.Close() // never fails
-		if rec := vm.record(); rec != nil && rec.Config.VsockSocket != "" {
-			_ = unixsock.RemoveStale(rec.Config.VsockSocket) // a vsock device that was killed has left it
-		}
+		made.Handle, made.VsockSocket = vm, vm.record().Config.VsockSocket
 	}
-	if cerr := dir.Clear(); cerr != nil {
-		s.log.Error("a failed start cannot be cleared away", "dir", dir.String(), "err", cerr)
-	}
-	return err
+	return s.Abandon(ctx, made, err)
 }
 
 // stamp is what QEMU puts before its messages: the time, and its own name.

@@ -1,8 +1,6 @@
 package qemu_test
 
 import (
-	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -19,9 +17,6 @@ import (
 	"vmfs/guest/guesttest"
 	"vmfs/vsock"
 )
-
-// readyText is what the guest prints when it is up.
-const readyText = "vmfs guest ready"
 
 // newStarter makes a Starter and registers it, where QEMU is installed.
 func newStarter(t testing.TB) *qemu.Starter {
@@ -59,44 +54,8 @@ func TestSuite(t *testing.T) {
 				Extras: extras,
 			}
 		},
-		Ready:    hypervisortest.ReadyLine(readyText),
-		Timeout:  60 * time.Second,
-		Deadline: 500 * time.Millisecond,
-		Echo: func(token string) (string, string) {
-			return "echo " + token + "\r", "\n" + token
-		},
-		Remember: func(token string) (string, string) {
-			return "T=" + token + "; echo kept$T\r", "\nkept" + token
-		},
-		Recall: func(token string) (string, string) {
-			return "echo $T\r", "\n" + token
-		},
-		DiskSize: func(i int, bytes int64) (string, string) {
-			return fmt.Sprintf("echo $(cat /sys/block/vd%c/size) sectors\r", 'a'+i), fmt.Sprintf("\n%d sectors", bytes/512)
-		},
-		NMI:      "NMI received for unknown reason",
-		EchoPort: 7, RefusedError: vsock.ErrRefused, PortError: vsock.ErrPort,
-		Stops: []hypervisortest.Stop{
-			{
-				Name: "guest powers off", Provoke: typing("poweroff\r"),
-				Kind: hypervisor.EventShutdown, State: hypervisor.StateShutdown, Reason: "guest-shutdown",
-			},
-			{
-				Name: "guest panics", Provoke: typing("echo c > /proc/sysrq-trigger\r"),
-				Kind: hypervisor.EventPanicked, State: hypervisor.StatePaused, Reason: "guest-panicked",
-			},
-		},
-	})
-}
-
-// typing types text at the console.
-func typing(text string) func(testing.TB, *hypervisortest.VM) {
-	return func(t testing.TB, vm *hypervisortest.VM) {
-		conn, err := vm.Handle.(hypervisor.Console).OpenConsole(t.Context())
-		require.NoError(t, err)
-		t.Cleanup(func() { _ = conn.Close() })           // not at once: QEMU may not have read it yet
-		go func() { _, _ = io.Copy(io.Discard, conn) }() // a guest waits for its console's reader
-		_, err = io.WriteString(conn, text)
-		require.NoError(t, err)
-	}
+		Timeout:      60 * time.Second,
+		Deadline:     500 * time.Millisecond,
+		RefusedError: vsock.ErrRefused, PortError: vsock.ErrPort,
+	}.WithGuest())
 }

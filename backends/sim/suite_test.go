@@ -2,7 +2,6 @@ package sim_test
 
 import (
 	"fmt"
-	"io"
 	"testing"
 	"time"
 
@@ -46,35 +45,15 @@ func suiteBackend(s *sim.Starter) hypervisortest.Backend {
 		DiskSize: func(i int, bytes int64) (string, string) {
 			return fmt.Sprintf("disk %d\r", i), fmt.Sprintf("\r\n%d\r\n", bytes)
 		},
-		Stops: []hypervisortest.Stop{
-			{
-				Name: "panic", Provoke: typing("panic\r"),
-				Kind: hypervisor.EventPanicked, State: hypervisor.StatePaused, Reason: sim.ReasonPanicked,
+		Stops: append(hypervisortest.Stops(hypervisortest.Typing("poweroff\r"), hypervisortest.Typing("panic\r")), hypervisortest.Stop{
+			Name: "disk failure",
+			Provoke: func(t testing.TB, vm *hypervisortest.VM) {
+				v, ok := s.World().VM(vm.SocketPath)
+				require.True(t, ok)
+				require.NoError(t, v.Inject(sim.Fault{Kind: sim.FaultIOError}))
 			},
-			{
-				Name: "poweroff", Provoke: typing("poweroff\r"),
-				Kind: hypervisor.EventShutdown, State: hypervisor.StateShutdown, Reason: sim.ReasonGuestShutdown,
-			},
-			{
-				Name: "disk failure",
-				Provoke: func(t testing.TB, vm *hypervisortest.VM) {
-					v, ok := s.World().VM(vm.SocketPath)
-					require.True(t, ok)
-					require.NoError(t, v.Inject(sim.Fault{Kind: sim.FaultIOError}))
-				},
-				Kind: hypervisor.EventIOError, State: hypervisor.StatePaused, Reason: sim.ReasonIOError,
-			},
-		},
-	}
-}
-
-func typing(text string) func(testing.TB, *hypervisortest.VM) {
-	return func(t testing.TB, vm *hypervisortest.VM) {
-		conn, err := vm.Handle.(hypervisor.Console).OpenConsole(t.Context())
-		require.NoError(t, err)
-		_, err = io.WriteString(conn, text)
-		require.NoError(t, err)
-		require.NoError(t, conn.Close())
+			Kind: hypervisor.EventIOError, State: hypervisor.StatePaused, Reason: sim.ReasonIOError,
+		}),
 	}
 }
 

@@ -91,51 +91,21 @@ func (b *chBench) process(name string, args ...string) {
 // pauseTable measures the ways to pause.
 func (b *chBench) pauseTable() {
 	t := b.t
-	ctl, err := b.member.Open(t.Context(), "web/ctl", os.O_WRONLY)
-	require.NoError(t, err)
-	defer ctl.Close()
+	c := b.openCtl()
+	defer c.ctl.Close()
 	api := dialAPI(t, b.socket)
 	defer api.Close()
-	echo := startEcho(t)
-	say := func(verb string) {
-		_, err := ctl.Write(t.Context(), []byte(verb+"\n"))
-		require.NoError(t, err)
-	}
-	settle := func(state string) { // a state that came by another way
-		say("wait " + state + " 10s")
-	}
-	var open, comment, bare, echoed, byVMFS, byCurl, byRemote samples
-	const message = "pause\n" // as long as the others'
-	buf := make([]byte, 4096)
-	for range chPauses {
-		bare.time(func() { api.put(t, "vm.pause") })
-		settle("paused")
-		say("resume")
-		open.time(func() { say("pause") })
-		say("resume")
-		echoed.time(func() {
-			_, err := io.WriteString(echo, message)
-			require.NoError(t, err)
-			_, err = io.ReadFull(echo, buf[:len(message)])
-			require.NoError(t, err)
-		})
-		comment.time(func() { say("# nothing") })
-	}
+	c.pauses(chPauses, func() { api.put(t, "vm.pause") })
+	var byVMFS, byCurl, byRemote samples
 	for range chProcesses {
 		byVMFS.time(func() { b.must("write", "web/ctl", "pause") })
-		say("resume")
+		c.say("resume")
 		byRemote.time(func() { b.chRemote(b.socket, "pause") })
-		settle("paused")
-		say("resume")
+		c.settle("paused")
 		byCurl.time(func() { b.curl(b.socket, "vm.pause", "") })
-		settle("paused")
-		say("resume")
+		c.settle("paused")
 	}
-	tableHead("pause")
-	row("bare `vm.pause`, connection open", bare, "", 0)
-	row("a Unix socket's echo", echoed, "", 0)
-	row("a 9P write that does nothing, ctl open", comment, "", 0)
-	row("`pause`, ctl open", open, "the bare call", bare.median())
+	c.rows("bare `vm.pause`, connection open", "the bare call", c.bare.median())
 	row("`ch-remote pause`, a process", byRemote, "", 0)
 	row("`curl` of `vm.pause`, a process", byCurl, "`ch-remote`", byRemote.median())
 	row("`vmfs write web/ctl pause`, a process", byVMFS, "`ch-remote`", byRemote.median())
@@ -189,15 +159,8 @@ func (b *chBench) startTable() {
 	require.NoError(t, err)
 	require.NoError(t, b.member.send("web/ctl", "kill"))
 	var byVMFS, byCurl, byRemote, answered samples
-	console := filepath.Join(b.dir, "console.log")
 	for range chStarts {
-		begin := time.Now()
-		from := lengthOf(console)
-		b.must("write", "web/ctl", "start")
-		answered = append(answered, time.Since(begin))
-		awaitReady(t, console, from)
-		byVMFS = append(byVMFS, time.Since(begin))
-		require.NoError(t, b.member.send("web/ctl", "kill"))
+		b.startByVMFS(&answered, &byVMFS)
 
 		b.byHand(&byRemote, log, func(socket string) {
 			b.chRemote(socket, "create", config)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"vmfs/client"
 	"vmfs/guest/guesttest"
 	"vmfs/machine/rc"
 )
@@ -155,6 +156,62 @@ func tableHead(what string) {
 	fmt.Printf("\n| %s | median | 10 %% to 90 %% | n | ratio |\n|---|---:|---:|---:|---|\n", what)
 }
 
+// A ctlBench is a VM's ctl that is kept open, and what it is measured with.
+type ctlBench struct {
+	t    *testing.T
+	ctl  *client.File
+	echo net.Conn
+	// The times of a bare call of the VMM's API, of a pause by the ctl, of a 9P write that does
+	// nothing, and of a Unix socket's echo.
+	bare, open, comment, echoed samples
+}
+
+// openCtl opens the ctl, which is to be closed.
+func (b *vmBench) openCtl() *ctlBench {
+	ctl, err := b.member.Open(b.t.Context(), "web/ctl", os.O_WRONLY)
+	require.NoError(b.t, err)
+	return &ctlBench{t: b.t, ctl: ctl, echo: startEcho(b.t)}
+}
+
+func (c *ctlBench) say(verb string) {
+	_, err := c.ctl.Write(c.t.Context(), []byte(verb+"\n"))
+	require.NoError(c.t, err)
+}
+
+// settle waits for a state that came by another way, and has the VM run.
+func (c *ctlBench) settle(state string) {
+	c.say("wait " + state + " 10s")
+	c.say("resume")
+}
+
+// pauses measures a pause beside a bare one and what is least for any, which take turns.
+func (c *ctlBench) pauses(rounds int, bare func()) {
+	const message = "pause\n" // as long as the others'
+	buf := make([]byte, len(message))
+	for range rounds {
+		c.bare.time(bare)
+		c.settle("paused")
+		c.open.time(func() { c.say("pause") })
+		c.say("resume")
+		c.echoed.time(func() {
+			_, err := io.WriteString(c.echo, message)
+			require.NoError(c.t, err)
+			_, err = io.ReadFull(c.echo, buf)
+			require.NoError(c.t, err)
+		})
+		c.comment.time(func() { c.say("# nothing") })
+	}
+}
+
+// rows begins the table of the ways to pause.
+func (c *ctlBench) rows(bare, of string, floor time.Duration) {
+	tableHead("pause")
+	row(bare, c.bare, "", 0)
+	row("a Unix socket's echo", c.echoed, "", 0)
+	row("a 9P write that does nothing, ctl open", c.comment, "", 0)
+	row("`pause`, ctl open", c.open, of, floor)
+}
+
 // pauseTable measures the ways to pause.
 func (b *vmBench) pauseTable() {
 	t := b.t
@@ -164,56 +221,26 @@ func (b *vmBench) pauseTable() {
 		awaitReady(t, b.lv.console, 0)
 		defer b.lv.virsh(t, "destroy", "web")
 	}
-	ctl, err := b.member.Open(t.Context(), "web/ctl", os.O_WRONLY)
-	require.NoError(t, err)
-	defer ctl.Close()
+	c := b.openCtl()
+	defer c.ctl.Close()
 	mon := dialMonitor(t, filepath.Join(b.dir, "run", "monitor.sock"))
 	defer mon.Close()
-	echo := startEcho(t)
-	say := func(verb string) {
-		_, err := ctl.Write(t.Context(), []byte(verb+"\n"))
-		require.NoError(t, err)
-	}
-	settle := func(state string) { // a state that came by another way
-		say("wait " + state + " 10s")
-	}
-
-	var open, comment, bare, echoed, whole, virsh samples
-	const message = "pause\n" // as long as the others'
-	buf := make([]byte, 4096)
-	for range benchPauses {
-		bare.time(func() { mon.execute(t, "stop") })
-		settle("paused")
-		say("resume")
-		open.time(func() { say("pause") })
-		say("resume")
-		echoed.time(func() {
-			_, err := io.WriteString(echo, message)
-			require.NoError(t, err)
-			_, err = io.ReadFull(echo, buf[:len(message)])
-			require.NoError(t, err)
-		})
-		comment.time(func() { say("# nothing") })
-	}
+	c.pauses(benchPauses, func() { mon.execute(t, "stop") })
+	var whole, virsh samples
 	for range benchProcesses {
 		whole.time(func() { b.must("write", "web/ctl", "pause") })
-		say("resume")
+		c.say("resume")
 		if b.lv != nil {
 			virsh.time(func() { b.lv.virsh(t, "suspend", "web") })
 			b.lv.virsh(t, "resume", "web")
 		}
 	}
-	floor := bare.median() + echoed.median()
-	tableHead("pause")
-	row("bare QMP `stop`, connection open", bare, "", 0)
-	row("a Unix socket's echo", echoed, "", 0)
-	row("a 9P write that does nothing, ctl open", comment, "", 0)
-	row("`pause`, ctl open", open, "QMP and echo", floor)
+	c.rows("bare QMP `stop`, connection open", "QMP and echo", c.bare.median()+c.echoed.median())
 	if b.lv != nil {
 		row("`virsh suspend`, a process", virsh, "", 0)
 	}
 	row("`vmfs write web/ctl pause`, a process", whole, "`virsh suspend`", virsh.median())
-	say("kill")
+	c.say("kill")
 }
 
 // startTable measures the ways to start.
@@ -221,18 +248,11 @@ func (b *vmBench) startTable() {
 	t := b.t
 	script, log := b.script()
 	var byVMFS, byScript, byVirsh, answered samples
-	console := filepath.Join(b.dir, "console.log")
 	for range benchStarts {
-		begin := time.Now()
-		from := lengthOf(console)
-		b.must("write", "web/ctl", "start")
-		answered = append(answered, time.Since(begin))
-		awaitReady(t, console, from)
-		byVMFS = append(byVMFS, time.Since(begin))
-		require.NoError(t, b.member.send("web/ctl", "kill"))
+		b.startByVMFS(&answered, &byVMFS)
 
 		require.NoError(t, os.WriteFile(log, nil, 0o600))
-		begin = time.Now()
+		begin := time.Now()
 		cmd := exec.Command("sh", script)
 		cmd.Stderr = os.Stderr
 		require.NoError(t, cmd.Start())
@@ -312,6 +332,19 @@ func (b *vmBench) startVM() {
 	from := lengthOf(console)
 	require.NoError(b.t, b.member.send("web/ctl", "start"))
 	awaitReady(b.t, console, from)
+}
+
+// startByVMFS measures a start until it has answered, and until the guest is ready, and ends
+// the VM.
+func (b *vmBench) startByVMFS(answered, ready *samples) {
+	console := filepath.Join(b.dir, "console.log")
+	begin := time.Now()
+	from := lengthOf(console)
+	b.must("write", "web/ctl", "start")
+	*answered = append(*answered, time.Since(begin))
+	awaitReady(b.t, console, from)
+	*ready = append(*ready, time.Since(begin))
+	require.NoError(b.t, b.member.send("web/ctl", "kill"))
 }
 
 func lengthOf(path string) int64 {

@@ -161,6 +161,15 @@ var layers = []layer{
 			"in it, the next one would have to do it again",
 	},
 	{
+		part: "vmfs/backends/starter",
+		vmfs: []string{
+			"vmfs/internal", "vmfs/backends/handle", "vmfs/backends/rundir", "vmfs/backends/extras", "vmfs/backends/process",
+			"vmfs/backends/hypervisor",
+		},
+		reason: "who starts VMs asks all back ends alike, and the answers that do not depend on the VMM stand here: " +
+			"with a back end in it, the next one would have to give them again",
+	},
+	{
 		part:   "vmfs/backends/extras",
 		vmfs:   []string{"vmfs/backends/hypervisor"},
 		reason: "extras reads any back end's settings by a table of that back end's",
@@ -236,7 +245,7 @@ var layers = []layer{
 		part: "vmfs/backends",
 		vmfs: []string{
 			"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/stored", "vmfs/backends/snapshot", "vmfs/backends/rundir", "vmfs/backends/extras",
-			"vmfs/backends/handle",
+			"vmfs/backends/handle", "vmfs/backends/starter",
 			"vmfs/backends/gate", "vmfs/backends/resize", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/hostnet",
 			"vmfs/backends/hostpci", "vmfs/backends/companion", "vmfs/backends/serial", "vmfs/vsock", "vmfs/guest/control",
 		},
