@@ -99,7 +99,7 @@ func (p place) likeness(f *os.File) (there bool, err error) {
 // neither is an ErrInvalid, and not waited for.
 func Open(image string, flag int) (*os.File, fs.FileMode, error) {
 	f, err := os.OpenFile(image, flag|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
-	if errors.Is(err, syscall.ENXIO) { // a FIFO that nobody reads, or a socket
+	if errors.Is(err, syscall.ENXIO) || errors.Is(err, syscall.EISDIR) { // a FIFO that nobody reads, or a socket
 		return nil, 0, errNoImage
 	}
 	if err != nil {

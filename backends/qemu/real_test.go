@@ -324,7 +324,7 @@ func TestFailingStarts(t *testing.T) {
 			config: func(c *hypervisor.VMConfig, _ string) {
 				c.Disks = []hypervisor.DiskConfig{{Path: notQCOW, Format: hypervisor.DiskQCOW2}}
 			},
-			says: []string{"not in qcow2 format"},
+			says: []string{"no.qcow2", "no qcow2 image"}, is: hypervisor.ErrInvalid,
 		},
 		"log": {
 			config: func(c *hypervisor.VMConfig, dir string) { c.LogPath = filepath.Join(dir, "no", "log") },
