@@ -11,6 +11,7 @@ import (
 
 	"vmfs/internal/queue"
 	"vmfs/internal/unixsock"
+	"vmfs/internal/wait"
 )
 
 var (
@@ -226,9 +227,9 @@ func (c *Client) send(ctx context.Context, method Method, params any) (uint64, c
 // write writes a line. A shim that does not read makes it wait, as far as ctx lets it; of
 // a line that was cut off the connection ends.
 func (c *Client) write(ctx context.Context, line []byte) error {
-	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetWriteDeadline(time.Unix(1, 0)) })
+	stop := wait.Interrupt(ctx, func() { _ = c.conn.SetWriteDeadline(time.Unix(1, 0)) })
 	n, err := c.conn.Write(line)
-	if !stop() {
+	if stop() {
 		_ = c.conn.SetWriteDeadline(time.Time{})
 		if err != nil {
 			if n > 0 {
