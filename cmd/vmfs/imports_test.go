@@ -146,7 +146,7 @@ var layers = []layer{
 	},
 	{
 		part:    "vmfs/backends/rundir",
-		vmfs:    []string{"vmfs/internal", "vmfs/backends/stored", "vmfs/backends/hypervisor"},
+		vmfs:    []string{"vmfs/internal", "vmfs/backends/stored", "vmfs/backends/process", "vmfs/backends/hypervisor"},
 		foreign: []string{"github.com/google/renameio"},
 		reason: "the directory of a VM's sockets is made ready and cleared for any VMM alike: what is in it " +
 			"the back ends say",
