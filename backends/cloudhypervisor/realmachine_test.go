@@ -113,7 +113,7 @@ func TestRealMachine(t *testing.T) {
 		Name: "firm", UUID: config.UUID, MemoryBytes: 64 << 20, SerialLogPath: path("firmware.log"), LogPath: path("log"),
 		Extras: map[string]string{"cloud-hypervisor.firmware": path("firmware")},
 	}
-	v = begun(t)(s.StartVM(t.Context(), nil, "", socket, config))
+	begun(t)(s.StartVM(t.Context(), nil, "", socket, config))
 	require.Eventually(t, func() bool {
 		b, err := os.ReadFile(config.SerialLogPath)
 		return err == nil && bytes.Contains(b, []byte("the firmware runs"))
