@@ -36,9 +36,10 @@ func (v *VM) run(ctx context.Context, verb string, timeout time.Duration, f func
 	defer cancelTimeout()
 
 	cmd := &command{verb: verb, cancel: cancel, done: make(chan struct{})}
-	err := v.able(verbNamed(verb))
+	vb := verbNamed(verb)
+	err := v.able(vb)
 	if err == nil {
-		err = v.begin(cmd)
+		err = v.begin(cmd, vb)
 	}
 	if err != nil {
 		err = v.wrap(verb, err)
@@ -76,7 +77,7 @@ func (v *VM) able(vb *Verb) error {
 	return nil
 }
 
-func (v *VM) begin(cmd *command) error {
+func (v *VM) begin(cmd *command, vb *Verb) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch {
@@ -84,7 +85,7 @@ func (v *VM) begin(cmd *command) error {
 		return ErrNotFound
 	case v.command != nil:
 		return &BusyError{VM: v.name, Verb: cmd.verb, Busy: v.command.verb}
-	case !slices.Contains(verbNamed(cmd.verb).In, v.status.State):
+	case !slices.Contains(vb.In, v.status.State):
 		return &StateError{VM: v.name, Verb: cmd.verb, State: v.status.State}
 	}
 	v.command = cmd

@@ -145,11 +145,12 @@ func Verbs() []Verb {
 
 // verbNamed returns the row of a verb. That there is one is a matter of this package.
 func verbNamed(name string) *Verb {
-	i := slices.IndexFunc(verbs, func(vb Verb) bool { return vb.Name == name })
-	if i < 0 {
-		panic("machine: no verb " + name)
+	for i := range verbs {
+		if verbs[i].Name == name {
+			return &verbs[i]
+		}
 	}
-	return &verbs[i]
+	panic("machine: no verb " + name)
 }
 
 // whyNot says why the state does not allow the verb, and what to do about it.
