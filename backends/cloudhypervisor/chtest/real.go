@@ -21,9 +21,9 @@ func NeedReal(t testing.TB, version func() (string, error)) {
 	t.Helper()
 	if _, err := version(); err != nil {
 		if os.Getenv(programVariable) != "" {
-			t.Fatal("$"+programVariable+" names no Cloud Hypervisor to test: ", err)
+			t.Fatal("$"+programVariable+" names no Cloud Hypervisor to test:", err)
 		}
-		t.Skip("not tried on the real Cloud Hypervisor: ", err)
+		t.Skip("not tried on the real Cloud Hypervisor:", err)
 	}
 	if !runsGuests() {
 		t.Skip("not tried on the real Cloud Hypervisor: no KVM that runs guests here, `make host` has one")
