@@ -181,7 +181,7 @@ func appendInfo(b []byte, n *node) ([]byte, error) {
 		{"uptime", uptime},
 		{"since", st.Since.UTC().Format(time.RFC3339)},
 		{"memory.target", size(st.MemoryTarget)},
-		{"vsock.cid", size(vm.VsockCID())},
+		{"vsock.cid", size(vm.GuestCID())},
 		{"busy", st.Busy},
 		{"busy.done", size(st.Progress.Done)},
 		{"busy.total", size(st.Progress.Total)},

@@ -31,6 +31,17 @@ func (v *VM) VsockCID() int64 {
 	return v.cidIn(v.cfg)
 }
 
+// GuestCID is VsockCID where that is the guest's, and not what its back end only takes for a
+// wish to have a vsock.
+func (v *VM) GuestCID() int64 {
+	if s, ok := hypervisor.StarterFor(v.Status().Backend); ok {
+		if _, own := s.(hypervisor.OwnCID); own {
+			return 0
+		}
+	}
+	return v.VsockCID()
+}
+
 // cidIn is VsockCID by a configuration. The caller holds v.mu.
 func (v *VM) cidIn(cfg config.Config) int64 {
 	if cfg.AutoCID() {

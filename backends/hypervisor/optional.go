@@ -190,6 +190,12 @@ type VsockSource interface {
 	VsockDialer() (VsockDialer, error)
 }
 
+// OwnCID is a VMStarter whose VMMs pick the vsock context IDs of their guests themselves, and
+// tell them nobody: VMConfig.VsockCID says no more than that there is a vsock.
+type OwnCID interface {
+	OwnCID()
+}
+
 // VsockListener is a VsockDialer that can also wait for streams that the guest
 // opens to a port of the host, 1..4294967294.
 type VsockListener interface {

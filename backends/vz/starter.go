@@ -35,6 +35,7 @@ var (
 	_ hypervisor.ConfigChecker  = (*Starter)(nil)
 	_ hypervisor.Capable        = (*Starter)(nil)
 	_ hypervisor.ConfigRestorer = (*Starter)(nil)
+	_ hypervisor.OwnCID         = (*Starter)(nil)
 )
 
 // New makes a Starter. Nothing is registered by it.
@@ -161,3 +162,6 @@ func (s *Starter) GetVersion(p *hypervisor.Paths) (string, error) {
 	}
 	return "", fmt.Errorf("vz: %w", err)
 }
+
+// OwnCID says that the framework picks the guests' context IDs.
+func (s *Starter) OwnCID() {}

@@ -15,8 +15,12 @@ import (
 func registerBackends(log *slog.Logger) {
 	qemu.New(qemu.Config{Log: log}).Register()
 	cloudhypervisor.New(cloudhypervisor.Config{Log: log}).Register()
-	if runtime.GOOS == "darwin" {
+	if vzHere {
 		vz.New(vz.Config{Log: log}).Register()
 	}
 	sim.Register()
 }
+
+// vzHere is whether this program has Virtualization.framework to offer; tests have what
+// stands for it.
+var vzHere = runtime.GOOS == "darwin"

@@ -34,14 +34,17 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs the stories in testdata/script. Beside testscript's own they
 // have the commands below; $ADDR is a Unix socket's address for a server.
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { runScripts(t, "testdata/script") }
+
+// runScripts runs the stories of a directory, in an environment that also has those variables.
+func runScripts(t *testing.T, dir string, also ...string) {
 	root, err := os.MkdirTemp("/tmp", "vmfs") // short: Unix socket paths are limited
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(root) })
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+		Dir:                 dir,
 		WorkdirRoot:         root,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -55,6 +58,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "xstate"))
 			env.Setenv("NOTIFY_SOCKET", "")
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			env.Vars = append(env.Vars, also...)
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
@@ -198,7 +202,7 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	p := &proc{cmd: exec.Command(path, args[2:]...), done: make(chan struct{}), grown: make(chan struct{})}
 	p.cmd.Dir = ts.MkAbs(".")
-	for _, k := range []string{"PATH", "HOME", "ADDR", "VMFS_ADDR", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "NOTIFY_SOCKET", "TMPDIR", "GORACE"} {
+	for _, k := range []string{"PATH", "HOME", "ADDR", "VMFS_ADDR", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "NOTIFY_SOCKET", "TMPDIR", "GORACE", vzInTests} {
 		p.cmd.Env = append(p.cmd.Env, k+"="+ts.Getenv(k))
 	}
 	var err error
