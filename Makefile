@@ -23,7 +23,7 @@ DEMO_PACKAGES := $(QEMU_PACKAGE) busybox-static ca-certificates
 TEST_PACKAGES := $(DEMO_PACKAGES) qemu-system-arm qemu-utils passt iproute2 cpio diod socat gcc libc6-dev debootstrap lz4 xz-utils zstd
 
 .DEFAULT_GOAL := build
-.PHONY: build mac install-agent mac-checklist install guest guest-arm64 demo test test-all host testhost host-ring test-host test-cloud-hypervisor record-cloud-hypervisor bench-cloud-hypervisor lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock bench-attacks soak soak-vsock gobench deps deps-demo deps-bench clean help
+.PHONY: build mac install-agent mac-checklist test-mac install guest guest-arm64 demo test test-all host testhost host-ring test-host test-cloud-hypervisor record-cloud-hypervisor bench-cloud-hypervisor lint vet staticcheck gofmt tidy unit version-ring test-qemu fuzz cross bench bench-vm bench-vsock bench-attacks soak soak-vsock gobench deps deps-demo deps-bench clean help
 
 ## build: bin/vmfs, a static binary; on a Mac as `make mac` has it
 ifeq ($(shell uname -s),Darwin)
@@ -71,8 +71,13 @@ install: build
 	bin/vmfs completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vmfs.fish
 
 ## guest: the demo guest, build/guest/vmlinuz and build/guest/initrd
+ifeq ($(shell uname -s),Darwin)
+guest: build
+	mac/guest.sh build/guest
+else
 guest: build
 	bin/vmfs guest build -o build/guest
+endif
 
 ## guest-arm64: the same for an arm64 host, a Mac too, made on Debian: build/guest-arm64
 guest-arm64: build deps-demo
@@ -97,7 +102,7 @@ test: deps
 ## test-all: everything there is, in about an hour; the result goes to docs/testing.md
 test-all: deps
 	@+MAKE='$(MAKE)' test/rings -o docs/testing.md $(RINGS) -- test-host test-cloud-hypervisor \
-		-- test-qemu 'test-qemu SUITE=trixie' 'test-qemu SUITE=sid' 'soak SOAK=2m' soak-vsock
+		-- test-qemu 'test-qemu SUITE=trixie' 'test-qemu SUITE=sid' 'soak SOAK=2m' soak-vsock test-mac
 
 ## unit: the tests alone
 unit:
@@ -160,6 +165,10 @@ test-cloud-hypervisor:
 		set -f -- $$t; $(GO) test -list "$$1" "$$2" || exit 1; done | grep -c ^Test) || exit 1; \
 	echo "$$n tests on Cloud Hypervisor are skipped: no cloud-hypervisor in PATH and none named by \$$VMFS_CLOUD_HYPERVISOR"
 endif
+
+## test-mac: the checklist for a Mac, on a real guest under QEMU: what of it is the script (five minutes)
+test-mac: deps
+	VMFS_MAC_CHECKLIST=1 $(GO) test -count=1 -timeout 20m -run '^TestMacChecklist$$' -v ./cmd/vmfs
 
 testhost: deps
 	@$(GO) build -o $(TESTHOST) ./guest/testhost/run
