@@ -33,7 +33,7 @@ func TestMacChecklist(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.Symlink(kernel, filepath.Join(dir, "vmlinuz")))
 	require.NoError(t, os.Symlink(initrd, filepath.Join(dir, "initrd")))
-	ctx, cancel := context.WithTimeout(t.Context(), 8*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "../../mac/checklist.sh")
 	report := filepath.Join(dir, "report.txt")
