@@ -117,6 +117,7 @@ func (s *session) drain(from <-chan hypervisor.Event) {
 // take makes an event of the VMM's one of the VM's.
 func (s *session) take(e hypervisor.Event) {
 	v := s.v
+	e = e.Cut()
 	v.update(func() {
 		if e.State != "" {
 			s.told.state++

@@ -73,7 +73,7 @@ const maxEvents = 4096
 // New makes a Handle.
 func New(c Config) *Handle {
 	h := &Handle{
-		Child: c.Child, Queue: queue.New(maxEvents, hypervisor.LostEvents),
+		Child: c.Child, Queue: queue.NewSized(maxEvents, hypervisor.MaxEventBytes, hypervisor.Event.Size, hypervisor.LostEvents),
 		dir: c.Dir, rec: c.Record, hangUp: c.HangUp, target: make(chan struct{}, 1),
 	}
 	var config hypervisor.VMConfig

@@ -6,6 +6,8 @@ import (
 	"net"
 	"strconv"
 	"time"
+
+	"strings"
 )
 
 // What follows is optional: a Hypervisor that can do it implements the
@@ -137,6 +139,43 @@ func LostEvents(n int, last Event) Event {
 
 // Detail is one key and value of an Event.
 type Detail struct{ Key, Value string }
+
+// The bounds of what is told of an event, whatever the VMM says.
+const (
+	MaxDetails     = 32
+	MaxDetailKey   = 64   // bytes
+	MaxDetailValue = 1024 // bytes; of a reason too
+	// MaxEventBytes is what the events that wait for a consumer may have together.
+	MaxEventBytes = 1 << 20
+)
+
+// Size is about how many bytes of memory the event has.
+func (e Event) Size() int {
+	n := 128 + len(e.State) + len(e.Reason)
+	for _, d := range e.Detail {
+		n += 32 + len(d.Key) + len(d.Value)
+	}
+	return n
+}
+
+// Cut is the event within the bounds of what is told.
+func (e Event) Cut() Event {
+	e.Reason = cut(e.Reason, MaxDetailValue)
+	details := e.Detail[:min(len(e.Detail), MaxDetails)]
+	e.Detail = nil
+	for _, d := range details {
+		e.Detail = append(e.Detail, Detail{Key: cut(d.Key, MaxDetailKey), Value: cut(d.Value, MaxDetailValue)})
+	}
+	return e
+}
+
+// cut is s with at most so many bytes and a mark where some are missing.
+func cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}
 
 // A Hypervisor that holds a connection to its VMM implements io.Closer too:
 // Close gives up the connection and leaves the VM as it is; blocked calls

@@ -37,7 +37,7 @@ const maxEvents = 4096
 
 // newHandle makes a handle on a VM that lives. vm.mu is held.
 func (vm *VM) newHandle() *Handle {
-	h := &Handle{vm: vm, events: queue.New(maxEvents, hypervisor.LostEvents)}
+	h := &Handle{vm: vm, events: queue.NewSized(maxEvents, hypervisor.MaxEventBytes, hypervisor.Event.Size, hypervisor.LostEvents)}
 	if vm.handles == nil {
 		vm.handles = make(map[*Handle]struct{})
 	}

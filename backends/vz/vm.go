@@ -80,7 +80,7 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *proce
 	}
 	vm := &VM{
 		dir: dir, name: dir.VM(), api: api, proc: proc, child: c, log: s.log,
-		events: queue.New(maxEvents, hypervisor.LostEvents), gone: make(chan struct{}),
+		events: queue.NewSized(maxEvents, hypervisor.MaxEventBytes, hypervisor.Event.Size, hypervisor.LostEvents), gone: make(chan struct{}),
 		rec: rundir.Keep(dir.Dir, rec),
 	}
 	if rec != nil {

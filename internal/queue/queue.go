@@ -14,6 +14,8 @@ import (
 // Chan. Its zero value is not usable: see New.
 type Queue[T any] struct {
 	most  int
+	bytes int         // that all which waits may have, by size; 0 is no bound
+	size  func(T) int // nil where bytes is 0
 	lost  func(n int, last T) T
 	wake  chan struct{} // has a token when who waits should look again
 	ended context.Context
@@ -25,6 +27,7 @@ type Queue[T any] struct {
 
 	mu      sync.Mutex // guards all below
 	waiting []T
+	held    int // bytes of waiting
 	dropped int
 	last    T     // the last one dropped
 	err     error // no more will come: what is told after all that waits
@@ -38,6 +41,14 @@ func New[T any](most int, lost func(n int, last T) T) *Queue[T] {
 	return q
 }
 
+// NewSized is New, with a bound of bytes besides, for elements of somebody who is not
+// trusted: size says how many one has. One that has more than that by itself is dropped.
+func NewSized[T any](most, bytes int, size func(T) int, lost func(n int, last T) T) *Queue[T] {
+	q := New(most, lost)
+	q.bytes, q.size = bytes, size
+	return q
+}
+
 // Put adds an element. It never waits. After End it does nothing.
 func (q *Queue[T]) Put(v T) {
 	q.mu.Lock()
@@ -45,12 +56,20 @@ func (q *Queue[T]) Put(v T) {
 	if q.err != nil {
 		return
 	}
-	if len(q.waiting) == q.most {
-		q.last = q.waiting[0]
-		q.dropped++
+	n := 0
+	if q.size != nil {
+		n = q.size(v)
+	}
+	for len(q.waiting) > 0 && (len(q.waiting) >= q.most || q.bytes > 0 && q.held+n > q.bytes) {
+		q.drop(q.waiting[0])
 		q.pop()
 	}
-	q.waiting = append(q.waiting, v)
+	if q.bytes > 0 && n > q.bytes {
+		q.drop(v)
+	} else {
+		q.waiting = append(q.waiting, v)
+		q.held += n
+	}
 	q.nudge()
 }
 
@@ -68,7 +87,7 @@ func (q *Queue[T]) End(err error) {
 // Close is End, and drops what waits. Chan's channel is closed when it returns.
 func (q *Queue[T]) Close(err error) {
 	q.mu.Lock()
-	q.waiting, q.dropped = nil, 0
+	q.waiting, q.held, q.dropped = nil, 0, 0
 	q.mu.Unlock()
 	q.End(err)
 	q.quit()
@@ -76,9 +95,18 @@ func (q *Queue[T]) Close(err error) {
 	<-q.done
 }
 
+// drop counts an element that nobody gets. q.mu is held.
+func (q *Queue[T]) drop(v T) {
+	q.last = v
+	q.dropped++
+}
+
 // pop forgets the first element. q.mu is held.
 func (q *Queue[T]) pop() {
 	var none T
+	if q.size != nil {
+		q.held -= q.size(q.waiting[0])
+	}
 	q.waiting[0] = none
 	if q.waiting = q.waiting[1:]; len(q.waiting) == 0 {
 		q.waiting = nil

@@ -3,7 +3,9 @@ package queue_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -37,6 +39,28 @@ func TestOverrun(t *testing.T) {
 	assert.Equal(t, []int{6005, 6, 7, 8, 9}, got)
 	_, ok := q.TryNext()
 	assert.False(t, ok)
+}
+
+// A queue of what somebody sends who is not trusted is bounded in bytes, too.
+func TestSized(t *testing.T) {
+	q := queue.NewSized(4, 100, func(s string) int { return len(s) }, func(n int, last string) string {
+		return fmt.Sprint(n, " lost up to ", last[:1])
+	})
+	for _, s := range []string{"a", strings.Repeat("b", 60), strings.Repeat("c", 60), "d", strings.Repeat("e", 101), "f"} {
+		q.Put(s)
+	}
+	q.End(io.EOF)
+	var got []string
+	for v, err := q.Next(t.Context()); err == nil; v, err = q.Next(t.Context()) {
+		got = append(got, v[:min(len(v), 20)])
+	}
+	assert.Equal(t, []string{"5 lost up to e", "f"}, got, "what is too large drops all before it, so that the order holds")
+	q = queue.NewSized(4, 100, func(s string) int { return len(s) }, func(int, string) string { return "lost" })
+	for range 1000 {
+		q.Put(strings.Repeat("x", 50))
+		_, ok := q.TryNext()
+		require.True(t, ok, "what was taken counts no more")
+	}
 }
 
 func TestNextWaits(t *testing.T) {

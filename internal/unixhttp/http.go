@@ -18,7 +18,7 @@ import (
 
 // maxAnswer bounds an answer in bytes, so that whoever serves the socket cannot take the memory
 // of who asks.
-const maxAnswer = 4 << 20
+const maxAnswer = 1 << 20
 
 // maxSmall is the most bytes of a body that an empty socket surely has room for.
 const maxSmall = 4 << 10

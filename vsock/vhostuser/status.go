@@ -87,6 +87,10 @@ func Reset(ctx context.Context, hostSocket string) (int, error) {
 	return n, nil
 }
 
+// maxAnswer bounds an answer in bytes: the device believes nothing of its guest, and the
+// server nothing of the device.
+const maxAnswer = 1 << 20
+
 // command writes one line and reads one.
 func command(ctx context.Context, hostSocket, cmd string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, vsock.DefaultTimeout)
@@ -102,7 +106,7 @@ func command(ctx context.Context, hostSocket, cmd string) (string, error) {
 	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
 	if _, err = io.WriteString(c, cmd+"\n"); err == nil {
 		var line string
-		if line, err = bufio.NewReader(c).ReadString('\n'); err == nil {
+		if line, err = bufio.NewReader(io.LimitReader(c, maxAnswer)).ReadString('\n'); err == nil {
 			return strings.TrimSuffix(line, "\n"), nil
 		}
 	}

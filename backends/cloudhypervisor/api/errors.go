@@ -45,7 +45,17 @@ func (e *Error) Error() string {
 	if len(said) == 0 {
 		return fmt.Sprintf("Cloud Hypervisor refuses %s (status %d)", e.Call, e.Status)
 	}
-	return fmt.Sprintf("Cloud Hypervisor refuses %s: %s", e.Call, strings.Join(said, ": "))
+	return fmt.Sprintf("Cloud Hypervisor refuses %s: %s", e.Call, brief(strings.Join(said, ": ")))
+}
+
+// maxSaid bounds what is told of the VMM's words in bytes.
+const maxSaid = 2000
+
+func brief(s string) string {
+	if len(s) <= maxSaid {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxSaid], "") + "…"
 }
 
 // plain makes of one of the VMM's texts what fits into a sentence: on one line, without a full stop,

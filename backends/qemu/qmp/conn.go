@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 
 	goqemu "github.com/digitalocean/go-qemu/qmp"
@@ -26,7 +27,15 @@ type (
 // MaxLine is the longest line that a connection takes. QEMU's longest,
 // query-qmp-schema, has some 200 KiB; the bound keeps a QEMU that was taken
 // over by its guest from taking the server's memory too.
-const MaxLine = 64 << 20
+const MaxLine = 1 << 20
+
+const (
+	// maxEvent is the longest line whose event is told with its data: QEMU's have some
+	// hundred bytes, and what they become in memory is many times that.
+	maxEvent = 64 << 10
+	// maxWords bounds what is told of QEMU's words, in bytes.
+	maxWords = 2000
+)
 
 // A Conn is a connection to a QMP monitor. Its methods may be called from any
 // goroutine.
@@ -245,7 +254,7 @@ func (c *Conn) roundTrip(ctx context.Context, name string, args any, files []*os
 
 func (m *message) result(name string) (json.RawMessage, error) {
 	if m.Error != nil {
-		return nil, &Error{Command: name, Class: m.Error.Class, Desc: m.Error.Desc}
+		return nil, &Error{Command: name, Class: brief(m.Error.Class), Desc: brief(m.Error.Desc)}
 	}
 	return m.Return, nil
 }
@@ -348,9 +357,9 @@ func (c *Conn) read() {
 				close(c.greeting)
 			}
 		case m.Event != "":
-			var ev Event
-			if err := json.Unmarshal(line, &ev); err != nil {
-				c.fail(fmt.Errorf("%w: event %s: %w", ErrProtocol, m.Event, err))
+			ev, err := eventOf(line)
+			if err != nil {
+				c.fail(fmt.Errorf("%w: event %s: %w", ErrProtocol, brief(m.Event), err))
 				return
 			}
 			c.publish(ev)
@@ -361,6 +370,38 @@ func (c *Conn) read() {
 			c.deliver(&m)
 		}
 	}
+}
+
+// eventOf reads an event; of a line that is too long all but its data.
+func eventOf(line []byte) (ev Event, err error) {
+	if len(line) <= maxEvent {
+		err = json.Unmarshal(line, &ev)
+		return ev, err
+	}
+	var head struct {
+		Event     string          `json:"event"`
+		Data      json.RawMessage `json:"data"`
+		Timestamp json.RawMessage `json:"timestamp"`
+	}
+	if err := json.Unmarshal(line, &head); err != nil {
+		return ev, err
+	}
+	if len(head.Event)+len(head.Timestamp) > maxEvent {
+		return ev, errors.New("its name is too long")
+	}
+	ev.Event = head.Event
+	if len(head.Timestamp) > 0 {
+		err = json.Unmarshal(head.Timestamp, &ev.Timestamp)
+	}
+	return ev, err
+}
+
+// brief is QEMU's words for people.
+func brief(s string) string {
+	if len(s) <= maxWords {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxWords], "") + "…"
 }
 
 // deliver hands a reply to the call that waits for it. A reply that nobody

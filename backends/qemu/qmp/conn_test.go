@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -193,7 +195,7 @@ func TestEventFloodDoesNotBlock(t *testing.T) {
 
 func TestHugeLine(t *testing.T) {
 	c, nc := pair(t)
-	huge := strings.Repeat("x", 3<<20)
+	huge := strings.Repeat("x", 1<<20-100)
 	play(t, nc, qmptest.Greeting+`
 		C: query-qmp-schema
 		S: {"return": "`+huge+`", "id": ${}}
@@ -205,6 +207,77 @@ func TestHugeLine(t *testing.T) {
 	require.NoError(t, c.Execute(ctx, "query-qmp-schema", nil, &got))
 	assert.Len(t, got, len(huge))
 	require.NoError(t, c.Execute(ctx, "echo", map[string]string{"text": huge[:300000]}, nil))
+}
+
+// TestHostilePeer is a monitor that was taken over: what it makes the server hold is bounded,
+// whatever it sends and however long nobody takes it.
+func TestHostilePeer(t *testing.T) {
+	held := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	for name, event := range map[string]string{
+		"long data":     `{"event": "E", "data": {"x": "` + strings.Repeat("x", 60<<10) + `"}}`,
+		"longer data":   `{"event": "E", "data": {"x": "` + strings.Repeat("x", 1000<<10) + `"}}`,
+		"many values":   `{"event": "E", "data": {"x": [` + strings.Repeat("1,", 30<<10) + `1]}}`,
+		"nested values": `{"event": "E", "data": {"x": ` + strings.Repeat("[", 3000) + strings.Repeat("]", 3000) + `}}`,
+		"long names":    `{"event": "` + strings.Repeat("E", 60<<10) + `"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, nc := pair(t)
+			idle := c.Subscribe()
+			c.Start()
+			ctx, cancel := context.WithTimeout(t.Context(), 5*patience) // it is a lot to read
+			defer cancel()
+			require.NoError(t, nc.SetDeadline(time.Now().Add(5*patience)))
+			require.NoError(t, qmptest.NewPlayer(nc).Play(qmptest.Greeting))
+			require.NoError(t, c.Ready(ctx))
+			before := held()
+			most := 16 << 20
+			if strings.Count(event, "x") == 1 { // what takes much more in memory than on the way
+				most = 1 << 20
+			}
+			for sent := 0; sent < most; sent += len(event) {
+				_, err := io.WriteString(nc, event+"\n")
+				require.NoError(t, err)
+			}
+			play(t, nc, `C: query-name
+				S: {"return": {}, "id": ${}}`)
+			require.NoError(t, c.Execute(ctx, "query-name", nil, nil), "it is served all the same")
+			assert.Less(t, int64(held())-int64(before), int64(12<<20))
+			ev, err := idle.Next(ctx)
+			require.NoError(t, err)
+			assert.LessOrEqual(t, len(ev.Event), 64<<10)
+			require.NoError(t, c.Close())
+		})
+	}
+	t.Run("a line without an end", func(t *testing.T) {
+		c, nc := pair(t)
+		c.Start()
+		require.NoError(t, qmptest.NewPlayer(nc).Play(qmptest.Greeting))
+		part := strings.Repeat("x", 64<<10)
+		for range 1000 {
+			if _, err := io.WriteString(nc, part); err != nil {
+				break
+			}
+		}
+		<-c.Done()
+		require.ErrorIs(t, c.Err(), qmp.ErrProtocol)
+		assert.Less(t, len(c.Err().Error()), 200)
+	})
+	t.Run("words", func(t *testing.T) {
+		c, nc := pair(t)
+		play(t, nc, qmptest.Greeting+`
+			C: stop
+			S: {"id": ${}, "error": {"class": "`+strings.Repeat("c", 100000)+`", "desc": "`+strings.Repeat("d", 100000)+`"}}`)
+		c.Start()
+		err := c.Execute(testContext(t), "stop", nil, nil)
+		require.Error(t, err)
+		assert.Less(t, len(err.Error()), 3000)
+	})
 }
 
 func TestGarbageEndsTheConnection(t *testing.T) {

@@ -24,6 +24,11 @@ var (
 // maxEvents bounds the events that wait for their consumer: more than a shim keeps.
 const maxEvents = 4096
 
+// maxEventBytes bounds the memory of those, whatever a shim sends.
+const maxEventBytes = 1 << 20
+
+func (e Event) size() int { return 128 + len(e.Kind) + len(e.Reason) + len(e.Detail) }
+
 // A Client is a connection to one shim. Its methods may be called at the same time.
 type Client struct {
 	conn    *net.UnixConn
@@ -57,7 +62,7 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 func NewClient(conn *net.UnixConn) *Client {
 	c := &Client{
 		conn: conn, over: make(chan struct{}), welcome: make(chan struct{}), waiting: make(map[uint64]chan Message),
-		events: queue.New(maxEvents, func(n int, last Event) Event {
+		events: queue.NewSized(maxEvents, maxEventBytes, Event.size, func(n int, last Event) Event {
 			return Event{Seq: last.Seq, Time: last.Time, Kind: EventLost, Detail: fmt.Sprint(n)}
 		}),
 	}
