@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path"
+	"runtime"
 	"strings"
 	"time"
 
@@ -21,9 +22,6 @@ import (
 // defaultMode is the mode of a VM that is made without one: its owner may do
 // anything, others nothing. Config and console can hold secrets.
 const defaultMode = 0o700
-
-// maxReads is how many files of the disk are read at a time.
-const maxReads = 32
 
 // Options are what a Tree can be told. The zero value is useful.
 type Options struct {
@@ -46,7 +44,9 @@ type Tree struct {
 	guests *streams.Guests
 
 	snapshots snapshotIDs
-	reads     chan struct{} // holds a token for each file of the disk that is being read
+	// reads holds a token for each file of the disk that is being read: fewer than there
+	// are processors to do other things besides.
+	reads chan struct{}
 }
 
 var _ p9.Attacher = (*Tree)(nil)
@@ -56,7 +56,7 @@ func New(host *machine.Host, opt Options) *Tree {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Tree{host: host, opt: opt, guests: streams.New(host, opt.Linger), reads: make(chan struct{}, maxReads)}
+	return &Tree{host: host, opt: opt, guests: streams.New(host, opt.Linger), reads: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1))}
 }
 
 // Close ends what the tree holds of vsock streams. Streams that were closed and

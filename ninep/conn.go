@@ -40,24 +40,27 @@ type conn struct {
 	complained int        // faults of the client since the connection began
 
 	// Of the reading goroutine.
-	in      *buf // what was read; in.b[pos:] is not handled yet
-	pos     int
-	inHeld  int  // what counts as held of in
-	replies *buf // not handed to out yet
-	req     request
-	codec   wire.Codec
-	one     [1]string
-	attr    p9.Attr // of replies, as the two that follow
-	fsstat  p9.FSStat
-	stat    wire.Stat
-	timed   bool      // a read deadline is set
-	armed   time.Time // when it was
-	whole   bool      // a message was completed since
-	began   int       // requests begun in goroutines of their own since the last read
+	in        *buf // what was read; in.b[pos:] is not handled yet
+	pos       int
+	inHeld    int  // what counts as held of in
+	replies   *buf // not handed to out yet
+	req       request
+	codec     wire.Codec
+	one       [1]string
+	attr      p9.Attr // of replies, as the two that follow
+	fsstat    p9.FSStat
+	stat      wire.Stat
+	turn      bool // it is its turn, see turns
+	turnBegan time.Duration
+	turnBegun chan struct{}
+	timed     bool      // a read deadline is set
+	armed     time.Time // when it was
+	whole     bool      // a message was completed since
+	began     int       // requests begun in goroutines of their own since the last read
 }
 
 func makeConn(s *Server, nc net.Conn, cl *caller) *conn {
-	c := &conn{srv: s, nc: nc, caller: cl, user: cl.countedFor(), log: s.log}
+	c := &conn{srv: s, nc: nc, caller: cl, user: cl.countedFor(), log: s.log, turnBegun: make(chan struct{}, 1)}
 	c.log = s.log.With("listener", cl.listener, "peer", peerName(cl))
 	c.codec.Dialect = wire.Plan9 // until there is a session
 	c.out.init(nc, s.limits.Write, c.writeFailed)
@@ -82,6 +85,7 @@ func (c *conn) serve(ctx context.Context) error {
 
 	c.setReadDeadline(c.srv.limits.Handshake)
 	err := c.readAll()
+	c.endTurn()
 	c.giveBack()
 
 	draining := c.isDraining()
@@ -127,6 +131,7 @@ func (c *conn) readAll() error {
 		if err != nil {
 			return err
 		}
+		c.beginTurn()
 		c.handle(frame)
 	}
 }
@@ -184,6 +189,7 @@ func (c *conn) skip(left int) error {
 	r.s = c.sess.Load()
 	c.complain(errRequests.Error(), "request", r.Type, "bytes", left)
 	c.replyError(r, errRequests)
+	c.endTurn()
 	c.hand()
 	c.out.wait()
 	c.setReadDeadline(c.srv.limits.Frame)
@@ -207,6 +213,7 @@ func (c *conn) msize() uint32 {
 // fill reads more, after sending what there is to be sent. have bytes of the
 // next message are there, and it needs that many.
 func (c *conn) fill(have, need int) error {
+	c.endTurn()
 	c.hand()
 	if c.began == 1 {
 		runtime.Gosched() // the client may wait for that, and there is nothing to read then
@@ -338,6 +345,7 @@ func (c *conn) room(n int) *buf {
 	case len(c.replies.b)+n <= bufSizes[2]:
 		c.replies = c.replies.grow(n)
 	default:
+		c.endTurn()
 		c.hand()
 		c.out.wait() // what came in one read can ask for more than may pile up
 		c.replies = getBuf(n)
@@ -403,6 +411,7 @@ func (c *conn) version(r *request, frame []byte) {
 		return
 	}
 	if old != nil {
+		c.endTurn()
 		c.hand() // what was answered before stays answered
 		old.end(errReset, false)
 		c.sess.Store(nil)

@@ -17,9 +17,15 @@
 // returned, and is the last. The context methods are exclusive of nothing but
 // Close; reads of one fid come one at a time and in order, and so do writes.
 //
+// # Turns
+//
+// The goroutines that read requests take turns (turns.go), one user after the other, and
+// so at most one less than Go has processors (GOMAXPROCS) works at a time. A program that
+// does little else may give Go one more than there are cores.
+//
 // # Lock order
 //
-// Server.tree, then Server.mu, then session.mu, then output.mu. A context
+// Server.tree, then Server.mu, then session.mu, then output.mu; turns.mu is taken alone. A context
 // method is never called with any of them held; a plain method is called with
 // Server.tree alone, save Renamed, for which session.mu is held too.
 //

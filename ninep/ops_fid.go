@@ -206,6 +206,7 @@ func (s *session) endFid(r *request, exec func(context.Context, *request) error)
 		return err
 	}
 	// No room for a goroutine, and the fid must go.
+	s.c.endTurn()
 	ctx, cancel := context.WithTimeout(s.ctx, s.srv.limits.Hangup)
 	defer cancel()
 	err = s.closeFid(ctx, f)

@@ -221,6 +221,7 @@ func execFsync(ctx context.Context, r *request) error {
 	if f, ok := r.f.node.file.(SyncerContext); ok {
 		return f.FSyncContext(ctx)
 	}
+	r.s.c.endTurn()
 	r.s.c.hand()
 	r.s.srv.tree.RLock()
 	defer r.s.srv.tree.RUnlock()

@@ -44,6 +44,7 @@ type Server struct {
 	log    *slog.Logger
 	began  time.Time
 	usage  usage
+	turns  turns
 
 	mu        sync.Mutex // guards what follows
 	conns     map[*conn]struct{}
@@ -69,6 +70,7 @@ func (s *Server) init() {
 		s.users = make(map[string]*userShare)
 		s.listeners = make(map[net.Listener]int)
 		s.began = time.Now()
+		s.turns.init(s.now)
 	})
 }
 

@@ -106,8 +106,10 @@ func (s *session) end(cause error, answer bool) {
 			wg.Go(func() { s.putAway(ctx, f) })
 			continue
 		}
+		s.c.beginTurn() // there can be thousands
 		s.putAway(ctx, f)
 	}
+	s.c.endTurn()
 	wg.Wait()
 }
 

@@ -2,6 +2,7 @@ package ninep
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/hugelgupf/p9/p9"
 )
@@ -12,11 +13,13 @@ type userShare struct {
 	limits     *Limits
 	privileged bool // see Privileger
 
-	conns int          // guarded by Server.mu
-	fids  atomic.Int64 // see Limits.UserFids
-	held  atomic.Int64 // see Limits.UserHeld
-	opens atomic.Int64 // of held: by open files
-	files atomic.Int64 // see Limits.UserDescriptors
+	conns int             // guarded by Server.mu
+	queue []chan struct{} // connections that wait for their turn; guarded by turns.mu
+	rest  time.Duration   // until when they do anyway, 0 for not at all; guarded by turns.mu
+	fids  atomic.Int64    // see Limits.UserFids
+	held  atomic.Int64    // see Limits.UserHeld
+	opens atomic.Int64    // of held: by open files
+	files atomic.Int64    // see Limits.UserDescriptors
 }
 
 // usage is what all users have of the server, but for those who are privileged.
