@@ -35,6 +35,15 @@ type configFile struct {
 // Walk copies the fid.
 func (f *configFile) Walk(names []string) ([]p9.QID, p9.File, error) { return f.walkFile(names, f.row) }
 
+// OpenCost tells the 9P server what a writer can have kept: what is pending, and what
+// was there before.
+func (f *configFile) OpenCost(mode p9.OpenFlags) (bytes, descriptors int) {
+	if mode.Mode() == p9.ReadOnly {
+		return 0, 0
+	}
+	return 2 * config.MaxText, 0
+}
+
 // Open opens the file. A truncating open means something here alone.
 func (f *configFile) Open(mode p9.OpenFlags) (p9.QID, uint32, error) {
 	q, n, err := f.textFile.Open(mode)

@@ -199,3 +199,19 @@ func TestConfigOfAClientThatHungUp(t *testing.T) {
 	require.NoError(t, w.srv.Shutdown(ctx), "it has put the client's files away")
 	assert.Equal(t, before, cat(t, root, "web/config"))
 }
+
+// Who has configs open to write them has 512 KiB of each, of the 128 MiB of a user.
+func TestConfigOpenCost(t *testing.T) {
+	host := newHost(t)
+	root := client(t, New(host, Options{}))
+	require.NoError(t, mkdir(t, root, "web"))
+	open := func() error {
+		_, err := open(t, root, "web/config", p9.WriteOnly)
+		return err
+	}
+	for range 256 {
+		require.NoError(t, open())
+	}
+	require.ErrorIs(t, open(), linux.ENFILE)
+	mustOpen(t, root, "web/config", p9.ReadOnly)
+}
