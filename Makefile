@@ -189,7 +189,7 @@ record-cloud-hypervisor: testhost build
 # failure, so it is a count unless told otherwise.
 FUZZ := ninep/wire:FuzzDecoders:100000 ninep:FuzzSession:5000 ninep:FuzzModel:3000 ninep/dial:FuzzParse:80000 \
 	ctl:FuzzParse:80000 machine/config:FuzzParse:80000 machine/config:FuzzChecks:20000 backends/qemu:FuzzArgs:20000 backends/cloudhypervisor:FuzzConfigs:20000 machine/rc:FuzzSplit:80000 backends/qemu/qmp:FuzzRead:80000 \
-	backends/cloudhypervisor/api:FuzzEvents:40000 backends/cloudhypervisor/api:FuzzRefusal:40000 internal/unixhttp:FuzzAnswer:80000 internal/printable:FuzzLine:80000 guest/control:FuzzServe:40000
+	backends/cloudhypervisor/api:FuzzEvents:40000 backends/cloudhypervisor/api:FuzzRefusal:40000 internal/unixhttp:FuzzAnswer:80000 internal/printable:FuzzLine:80000 fs:FuzzRights:300 guest/control:FuzzServe:40000
 fuzz:
 	@for f in $(FUZZ); do \
 		count=$${f##*:}; f=$${f%:*}; \

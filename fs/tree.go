@@ -79,6 +79,11 @@ func (t *Tree) AttachUser(_ context.Context, c caller, uname string, nuname uint
 		t.opt.Log.Warn("attach refused", "listener", c.Listener(), "remote", c.Remote(), "uname", uname, "error", err)
 		return nil, fail(err)
 	}
+	return t.attach(w, aname)
+}
+
+// attach returns what a path in the tree leads a user to.
+func (t *Tree) attach(w *who, aname string) (p9.File, error) {
 	root := t.root(w)
 	names := strings.FieldsFunc(path.Clean("/"+aname), func(r rune) bool { return r == '/' })
 	if len(names) == 0 {
