@@ -99,6 +99,7 @@ func (v *VM) vmConfig(cfg config.Config) hypervisor.VMConfig {
 	c := cfg.VMConfig()
 	c.Name, c.UUID = v.name, v.UUID()
 	c.LogPath = v.LogPath()
+	c.SerialLogMax = console.MaxNamed
 	if c.SerialLogPath == "" {
 		c.SerialLogPath = filepath.Join(v.dir, consoleFile)
 		c.SerialLogMax = console.MaxAlone

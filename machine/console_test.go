@@ -141,6 +141,7 @@ func TestConsoleElsewhere(t *testing.T) {
 	path := dir + "/serial"
 	require.NoError(t, v.SetConfig(within(t), "serial.log="+path, false))
 	assert.Equal(t, path, v.ConsoleLogPath())
+	assert.EqualValues(t, console.MaxNamed, v.vmConfig(v.Config()).SerialLogMax, "who writes it bounds it, too")
 	require.NoError(t, v.Start(within(t)))
 	say(t, v, "elsewhere")
 	assert.Equal(t, "elsewhere\n", consoletest.ReadUntil(t, within(t), own, "elsewhere\n"), "an open reader follows")

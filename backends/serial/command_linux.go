@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
+
+	"vmfs/internal/durable"
 )
 
 // command is the process, with its configuration as a command line. It logs to standard
@@ -28,7 +30,7 @@ func command(args []string) int {
 	if flags.Parse(args) != nil {
 		return 2 // it has said why
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("process", "serial", "pid", os.Getpid())
+	log := slog.New(slog.NewTextHandler(durable.Bounded{File: os.Stderr, Most: 2 * LogMax}, nil)).With("process", "serial", "pid", os.Getpid())
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)

@@ -29,6 +29,9 @@ const (
 	// MaxAlone is the bound for back ends to keep while no server looks: no reader is
 	// so far behind that what they cut off is not cut off for it already.
 	MaxAlone = 4 * maxConsole
+	// MaxNamed is the bound for back ends to keep of a file that the configuration names:
+	// whoever wants all of it has room for much, and no guest is to fill a disk.
+	MaxNamed = 256 << 20
 	// scrollBack is how much of the past a new reader gets.
 	scrollBack = 64 << 10
 	// lookAgain is how often readers look where there are no notices of changes.

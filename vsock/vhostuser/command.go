@@ -7,7 +7,13 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"vmfs/internal/durable"
 )
+
+// maxLog bounds the log that the device appends to: its guest can make it say as much as
+// it likes.
+const maxLog = 2 << 20
 
 // Command is Main with its configuration as a command line: --qemu SOCKET --socket
 // SOCKET --cid N. It logs to standard error, and returns the exit status.
@@ -22,7 +28,7 @@ func Command(args []string) int {
 	if flags.Parse(args) != nil {
 		return 2 // it has said why
 	}
-	cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("process", "vsock-device", "pid", os.Getpid())
+	cfg.Logger = slog.New(slog.NewTextHandler(durable.Bounded{File: os.Stderr, Most: maxLog}, &slog.HandlerOptions{Level: level})).With("process", "vsock-device", "pid", os.Getpid())
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	if err := Main(ctx, cfg); err != nil {
