@@ -113,6 +113,9 @@ cleanup() {
 	trap - EXIT
 	for vm in web efi bridged; do vmfs write $vm/ctl kill; done >/dev/null 2>&1
 	[ -z "$server" ] || { kill "$server" && wait "$server"; } 2>/dev/null
+	# Those of a VM that no server has ended, as when this is interrupted between two.
+	# shellcheck disable=SC2009 # pgrep has no fixed strings
+	ps -axo pid=,command= | grep -F -- "$dir/state" | grep -v grep | while read -r pid _; do kill -KILL "$pid"; done 2>/dev/null
 	rm -rf "$dir"
 }
 trap cleanup EXIT
