@@ -74,7 +74,7 @@ func (w *Log) Close() {
 
 // cutHead bounds a file that others read while it grows: no byte of it moves.
 func cutHead(f *os.File, head, most int64) (int64, error) {
-	return durable.CutHead(f.Name(), head, most, most/2)
+	return durable.CutHead(f, head, most, most/2)
 }
 
 // keepTail bounds a file in which people look: it has no hole.

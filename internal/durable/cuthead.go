@@ -19,16 +19,11 @@ func PunchHead(f *os.File, size, keep int64) (head int64, err error) {
 	return head, punchHole(f, 0, head)
 }
 
-// CutHead cuts a file that has more than most bytes after head, where what is left of it
+// CutHead cuts a file, which is open for writing, that has more than most bytes after head, where what is left of it
 // begins, to its last keep bytes: by a hole, or, where the file system has none, as
 // KeepTail does. It returns where what is left begins now. How many blocks a file has is
 // not asked: some file systems say it seconds later.
-func CutHead(path string, head, most, keep int64) (int64, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return head, IgnoreMissing(err)
-	}
-	defer f.Close()
+func CutHead(f *os.File, head, most, keep int64) (int64, error) {
 	fi, err := f.Stat()
 	if err != nil {
 		return head, err
@@ -42,7 +37,7 @@ func CutHead(path string, head, most, keep int64) (int64, error) {
 	cut, err := PunchHead(f, fi.Size(), keep)
 	switch {
 	case errors.Is(err, errors.ErrUnsupported):
-		_, err = KeepTail(path, most, keep)
+		_, err = KeepTail(f.Name(), most, keep)
 		return 0, err
 	case err != nil:
 		return head, err
