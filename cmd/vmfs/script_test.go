@@ -51,6 +51,7 @@ func runScripts(t *testing.T, dir string, also ...string) {
 		Setup: func(env *testscript.Env) error {
 			ps := &procs{byName: make(map[string]*proc)}
 			env.Values[procsKey{}] = ps
+			env.Defer(func() { endShims(env.WorkDir) }) // after the servers
 			env.Defer(ps.end)
 			env.Setenv("ADDR", "unix!"+filepath.Join(env.WorkDir, "s"))
 			env.Setenv("VMFS_ADDR", env.Getenv("ADDR"))

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,8 +11,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"vmfs/backends/vz"
 	"vmfs/backends/vz/fakeengine"
 	"vmfs/backends/vz/shim"
+	"vmfs/backends/vz/shimapi"
 )
 
 // vzInTests is the environment variable of a vmfs that has the back end vz, over the fake of
@@ -82,4 +86,19 @@ func onVZ(story string) string {
 		out.WriteString(line)
 	}
 	return out.String()
+}
+
+// endShims ends the shims of the VMs below a directory, which outlive their servers.
+func endShims(dir string) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	_ = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, _ error) error { // what is not there needs no end
+		if filepath.Base(path) == vz.SocketName {
+			if c, err := shimapi.Dial(ctx, path); err == nil {
+				_ = c.Call(ctx, shimapi.MethodKill, nil, nil) // it does not answer
+				_ = c.Close()                                 // nothing else was asked
+			}
+		}
+		return nil
+	})
 }
