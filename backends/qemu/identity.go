@@ -11,6 +11,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/internal/unixsock"
 )
 
 // Identify asks QEMU for the name and UUID that it was started with, and finds its
@@ -68,10 +69,29 @@ func (vm *VM) pid() (int, error) {
 		return 0, fmt.Errorf("%s is served, and not by the QEMU that was started (pid %d), which has ended", vm.dir.Control(), rec.Process.PID)
 	}
 	peer, err := process.Peer(vm.conn.NetConn()) // who called listen(2), which QEMU did
+	if err != nil || !vm.isOurs(peer.PID) {
+		// Or the server that bound the socket for it, which has ended, where the
+		// connection was made before QEMU listened. Another one tells.
+		peer, err = vm.listener()
+	}
 	if err == nil && vm.isOurs(peer.PID) {
 		return peer.PID, nil
 	}
 	return 0, fmt.Errorf("%s is served, and no QEMU of its directory is found by it", vm.dir.Control())
+}
+
+// listener asks who listens on the control socket now.
+func (vm *VM) listener() (peer process.Process, err error) {
+	err = vm.Ask(func(ctx context.Context) error {
+		c, err := unixsock.Dial(ctx, vm.dir.Control())
+		if err != nil {
+			return err
+		}
+		defer c.Close() // QEMU sees one that has come and gone, once it has no other
+		peer, err = process.Peer(c)
+		return err
+	})
+	return peer, err
 }
 
 // isOurs tells whether a process is the QEMU of this directory, by its arguments.
