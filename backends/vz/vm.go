@@ -111,7 +111,11 @@ func serving(api *shimapi.Client, rec *record) (process.Process, error) {
 	if rec != nil && rec.Process != nil && rec.Process.Alive() {
 		return *rec.Process, nil
 	}
-	p, err := process.Peer(api.Conn())
+	peer, err := api.Peer()
+	var p process.Process
+	if err == nil {
+		p, err = process.Find(peer.PID)
+	}
 	if errors.Is(err, process.ErrEnded) {
 		return process.Process{}, fmt.Errorf("%w: %w", hypervisor.ErrHypervisorNotRunning, err) // just now
 	}

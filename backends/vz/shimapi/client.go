@@ -32,6 +32,8 @@ func (e Event) size() int { return 128 + len(e.Kind) + len(e.Reason) + len(e.Det
 // A Client is a connection to one shim. Its methods may be called at the same time.
 type Client struct {
 	conn    *net.UnixConn
+	peer    unixsock.Peer // who is at the other end, unless that is not known
+	unknown error
 	events  *queue.Queue[Event]
 	over    chan struct{} // closed when the reader has ended; err is set then
 	err     error
@@ -66,12 +68,13 @@ func NewClient(conn *net.UnixConn) *Client {
 			return Event{Seq: last.Seq, Time: last.Time, Kind: EventLost, Detail: fmt.Sprint(n)}
 		}),
 	}
+	c.peer, c.unknown = unixsock.PeerOf(conn)
 	go c.read() // ends with the connection, for which Close waits
 	return c
 }
 
-// Conn is the connection, to ask the system who is at its other end.
-func (c *Client) Conn() *net.UnixConn { return c.conn }
+// Peer is who the system says is at the other end.
+func (c *Client) Peer() (unixsock.Peer, error) { return c.peer, c.unknown }
 
 // Over is closed when the shim has hung up, or the client was closed.
 func (c *Client) Over() <-chan struct{} { return c.over }
