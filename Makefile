@@ -102,7 +102,7 @@ test: deps
 ## test-all: everything there is, in about an hour; the result goes to docs/testing.md
 test-all: deps
 	@+MAKE='$(MAKE)' test/rings -o docs/testing.md $(RINGS) -- test-host test-cloud-hypervisor \
-		-- test-qemu 'test-qemu SUITE=trixie' 'test-qemu SUITE=sid' 'soak SOAK=2m' soak-vsock test-mac
+		-- test-qemu 'test-qemu SUITE=trixie' 'test-qemu SUITE=sid' 'soak SOAK=2m' soak-vsock
 
 ## unit: the tests alone
 unit:
