@@ -12,7 +12,6 @@ import (
 
 	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
-	"vmfs/backends/process"
 	"vmfs/backends/qemu/qmp"
 	"vmfs/backends/serial"
 	"vmfs/internal/unixsock"
@@ -228,7 +227,7 @@ func (vm *VM) catchUp() {
 	if err != nil {
 		return
 	}
-	vm.findProcess()
+	vm.findProcess(true)
 	if vm.Child == nil {
 		if vm.Held() {
 			vm.Spawn(vm.recoverSnapshot)
@@ -282,17 +281,4 @@ func (vm *VM) awaitEnd() (exit string, ended bool) {
 	}
 	how, err := proc.WaitExit(ctx)
 	return how.String(), err == nil
-}
-
-// findProcess notes QEMU's process, to be able to wait for its end.
-func (vm *VM) findProcess() {
-	pid, err := vm.pid()
-	if err != nil {
-		return
-	}
-	if p, err := process.Find(pid); err == nil {
-		vm.mu.Lock()
-		defer vm.mu.Unlock()
-		vm.proc = p
-	}
 }

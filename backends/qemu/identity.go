@@ -53,41 +53,68 @@ func (vm *VM) identify(ctx context.Context) (hypervisor.Identity, error) {
 // noUUID is what QEMU says where it was given none.
 const noUUID = "00000000-0000-0000-0000-000000000000"
 
-// pid finds QEMU's process: the child, or the recorded one. Where none was recorded, as
-// by earlier versions and by a server that was killed within a start, it is who the kernel
-// says listens on the control socket, if that is a QEMU of this directory. What QEMU says of
-// its own pid, in its pid file too, is not believed: in a pid namespace of its own that is
-// another one, and a QEMU that was taken over can say what it likes.
+// pid is that of QEMU's process, which has answered.
 func (vm *VM) pid() (int, error) {
-	if vm.Child != nil {
-		return vm.Child.PID, nil
-	}
-	if rec := vm.record(); rec != nil && rec.Process != nil {
-		if rec.Process.Alive() {
-			return rec.Process.PID, nil
-		}
+	vm.findProcess(true)
+	vm.mu.Lock()
+	proc := vm.proc
+	vm.mu.Unlock()
+	switch rec := vm.record(); {
+	case !proc.IsZero():
+		return proc.PID, nil
+	case rec != nil && rec.Process != nil:
 		return 0, fmt.Errorf("%s is served, and not by the QEMU that was started (pid %d), which has ended", vm.dir.Control(), rec.Process.PID)
-	}
-	peer, err := process.Peer(vm.conn.NetConn()) // who called listen(2), which QEMU did
-	if err != nil || !vm.isOurs(peer.PID) {
-		// Or the server that bound the socket for it, which has ended, where the
-		// connection was made before QEMU listened. Another one tells.
-		peer, err = vm.listener()
-	}
-	if err == nil && vm.isOurs(peer.PID) {
-		return peer.PID, nil
 	}
 	return 0, fmt.Errorf("%s is served, and no QEMU of its directory is found by it", vm.dir.Control())
 }
 
-// listener asks who listens on the control socket now.
+// findProcess notes QEMU's process, as far as it is known: the child, or the recorded one.
+// Where none was recorded, as by earlier versions and by a server that was killed within a
+// start, it is who the kernel says listens on the control socket, if that is a QEMU of this
+// directory. What QEMU says of its own pid, in its pid file too, is not believed: in a pid
+// namespace of its own that is another one, and a QEMU that was taken over can say what it
+// likes. Answered is whether QEMU has: then it listens.
+func (vm *VM) findProcess(answered bool) {
+	vm.mu.Lock()
+	proc := vm.proc
+	vm.mu.Unlock()
+	if !proc.IsZero() {
+		return
+	}
+	switch rec := vm.record(); {
+	case vm.Child != nil:
+		proc = vm.Child.Process
+	case rec != nil && rec.Process != nil:
+		if !rec.Process.Alive() {
+			return
+		}
+		proc = *rec.Process
+	default:
+		peer, err := process.Peer(vm.conn.NetConn()) // who called listen(2), which QEMU did
+		if answered && (err != nil || !vm.isOurs(peer.PID)) {
+			// Or the server that bound the socket for it, and has ended, where the
+			// connection was made before QEMU listened.
+			peer, err = vm.listener()
+		}
+		if err != nil || !vm.isOurs(peer.PID) {
+			return
+		}
+		proc = peer
+	}
+	vm.mu.Lock()
+	defer vm.mu.Unlock()
+	vm.proc = proc
+}
+
+// listener asks who listens on the control socket now. The connection for that stays in the
+// queue until QEMU has lost the one it has, and there is room for two or three.
 func (vm *VM) listener() (peer process.Process, err error) {
 	err = vm.Ask(func(ctx context.Context) error {
 		c, err := unixsock.Dial(ctx, vm.dir.Control())
 		if err != nil {
 			return err
 		}
-		defer c.Close() // QEMU sees one that has come and gone, once it has no other
+		defer c.Close()
 		peer, err = process.Peer(c)
 		return err
 	})

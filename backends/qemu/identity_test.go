@@ -3,6 +3,7 @@ package qemu
 import (
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 
 	"vmfs/backends/process"
 	"vmfs/backends/rundir"
+	"vmfs/internal/unixsock"
 )
 
 // What a QEMU says of its pid is not believed: 1 is what one says that has a pid namespace
@@ -55,5 +57,29 @@ func TestAnotherServesTheSocket(t *testing.T) {
 			assert.ErrorContains(t, err, "is served")
 			assert.Zero(t, pid)
 		})
+	}
+}
+
+// A QEMU is found whose socket was connected to before it listened there: that connection is
+// to who bound the socket, a server that was killed in the start.
+func TestReachedBeforeItListens(t *testing.T) {
+	s := newTestStarter(t)
+	dir := shortDir(t)
+	socket := filepath.Join(dir, SocketName)
+	control, err := unixsock.Bind(testContext(t), socket)
+	require.NoError(t, err)
+	defer control.Close()
+	vm, err := s.Open(socket)
+	require.NoError(t, err)
+	defer vm.Close()
+	cmd := exec.Command("qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none", "-pidfile", filepath.Join(dir, "qemu.pid"),
+		"-chardev", "socket,id=qmp,fd=3,server=on,wait=off", "-mon", "chardev=qmp,mode=control")
+	cmd.ExtraFiles = []*os.File{control}
+	require.NoError(t, cmd.Start())
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	for range 3 {
+		id, err := vm.Identify(testContext(t))
+		require.NoError(t, err)
+		assert.Equal(t, cmd.Process.Pid, id.PID)
 	}
 }

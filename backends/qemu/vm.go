@@ -62,7 +62,7 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *proce
 		Handle: handle.New(handle.Config{Dir: dir.Dir, Record: kept, Child: c, Able: s, Log: s.log, HangUp: conn.Close}),
 		dir:    dir, conn: conn, start: s.startDevice, rec: kept, waiters: make(map[chan struct{}]struct{}),
 	}
-	vm.findProcess()
+	vm.findProcess(false)
 	sub := conn.Subscribe()
 	conn.Start()
 	vm.Spawn(func() { vm.follow(sub) })
