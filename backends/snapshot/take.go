@@ -128,8 +128,11 @@ func (t *Taking) Still(ctx context.Context) error {
 	s := t.saver
 	s.Hold(true)
 	t.Undo(func(ctx context.Context) error {
-		defer s.Hold(false)
-		return s.Go(ctx)
+		err := s.Go(ctx)
+		if err == nil || ctx.Err() == nil { // else the next server lets it go on
+			s.Hold(false)
+		}
+		return err
 	})
 	return s.Stop(ctx)
 }
