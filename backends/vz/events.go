@@ -7,16 +7,11 @@ import (
 	"strconv"
 	"time"
 
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/snapshot"
 	"vmfs/backends/vz/shimapi"
 	"vmfs/internal/wait"
-)
-
-// The reasons of VMInfo and of events, beside the shim's own.
-const (
-	reasonPrelaunch = "prelaunch" // started, and the guest not yet let run
-	reasonSnapshot  = "snapshot"  // paused while a snapshot is written
 )
 
 // A vmState is what a phase of the shim's means.
@@ -27,8 +22,8 @@ type vmState struct {
 
 // states has every phase of a shim's.
 var states = map[shimapi.Phase]vmState{
-	shimapi.PhaseMaking:  {hypervisor.StateCreated, reasonPrelaunch},
-	shimapi.PhaseCreated: {hypervisor.StateCreated, reasonPrelaunch},
+	shimapi.PhaseMaking:  {hypervisor.StateCreated, handle.ReasonPrelaunch},
+	shimapi.PhaseCreated: {hypervisor.StateCreated, handle.ReasonPrelaunch},
 	shimapi.PhaseRunning: {hypervisor.StateRunning, ""},
 	shimapi.PhasePaused:  {hypervisor.StatePaused, ""},
 	shimapi.PhaseEnded:   {hypervisor.StateShutdown, ""},
@@ -43,11 +38,7 @@ func (vm *VM) meaning(info shimapi.Info) vmState {
 	if info.Reason != "" {
 		s.reason = info.Reason
 	}
-	vm.mu.Lock()
-	defer vm.mu.Unlock()
-	if s.state == hypervisor.StatePaused && vm.held {
-		s.reason = reasonSnapshot
-	}
+	s.reason = vm.Reason(s.state, s.reason)
 	return s
 }
 
@@ -73,15 +64,12 @@ var kinds = map[shimapi.EventKind]struct {
 	shimapi.EventLost:     {hypervisor.EventLost, ""},
 }
 
-// Events returns the channel of the VM's events: what no handle before has reported.
-func (vm *VM) Events() <-chan hypervisor.Event { return vm.events.Chan() }
-
 // follow takes what the shim tells until it is gone. It never waits for the consumer of the
 // handle's own.
 func (vm *VM) follow() {
-	defer vm.events.End(net.ErrClosed)
-	if vm.child == nil {
-		vm.spawn(vm.catchUp)
+	defer vm.Queue.End(net.ErrClosed)
+	if vm.Child == nil {
+		vm.Spawn(vm.catchUp)
 	}
 	var seen uint64
 	if rec := vm.record(); rec != nil {
@@ -90,7 +78,7 @@ func (vm *VM) follow() {
 	again := wait.Backoff{First: 10 * time.Millisecond, Most: time.Second}
 	for {
 		err := vm.take(&seen)
-		if vm.ctx.Err() != nil {
+		if vm.Life.Err() != nil {
 			return
 		}
 		select {
@@ -107,7 +95,7 @@ func (vm *VM) follow() {
 		select {
 		case <-timer.C:
 		case <-vm.gone:
-		case <-vm.ctx.Done():
+		case <-vm.Life.Done():
 		}
 		timer.Stop()
 	}
@@ -115,15 +103,15 @@ func (vm *VM) follow() {
 
 // take reports the events behind a number for as long as the connection is there.
 func (vm *VM) take(seen *uint64) error {
-	api, err := vm.client(vm.ctx)
+	api, err := vm.client(vm.Life)
 	if err != nil {
 		return err
 	}
-	if err := api.Call(vm.ctx, shimapi.MethodEvents, shimapi.After{Seq: *seen}, nil); err != nil {
+	if err := api.Call(vm.Life, shimapi.MethodEvents, shimapi.After{Seq: *seen}, nil); err != nil {
 		return err
 	}
 	for {
-		e, err := api.NextEvent(vm.ctx)
+		e, err := api.NextEvent(vm.Life)
 		if err != nil {
 			return err
 		}
@@ -137,7 +125,7 @@ func (vm *VM) take(seen *uint64) error {
 func (vm *VM) report(e shimapi.Event) {
 	k, ok := kinds[e.Kind]
 	if !ok {
-		vm.log.Info("event of the shim", "vm", vm.name, "kind", e.Kind, "detail", e.Detail)
+		vm.Log.Info("event of the shim", "kind", e.Kind, "detail", e.Detail)
 		return
 	}
 	out := hypervisor.Event{Kind: k.kind, Time: e.Time, State: k.state, Reason: e.Reason}
@@ -145,47 +133,31 @@ func (vm *VM) report(e shimapi.Event) {
 	case shimapi.EventPaused:
 		out.Reason = vm.meaning(shimapi.Info{Phase: shimapi.PhasePaused}).reason
 	case shimapi.EventEnded:
-		if !vm.ended(e.Reason) {
-			return
-		}
+		vm.ended(&out)
 	case shimapi.EventLost:
 		n, _ := strconv.Atoi(e.Detail) // without a number it is one
 		out = hypervisor.LostEvents(max(n, 1), hypervisor.Event{Time: e.Time})
 	}
-	if e.Detail != "" && e.Kind != shimapi.EventLost {
+	if out.Kind != "" && e.Detail != "" && e.Kind != shimapi.EventLost {
 		out.Detail = []hypervisor.Detail{{Key: "message", Value: e.Detail}}
 	}
-	vm.events.Put(out)
+	vm.Tell(out)
 }
 
 // ended is the guest's end, which is told once. A shim whose guest has ended is still there,
 // and told to go.
-func (vm *VM) ended(reason string) (first bool) {
-	vm.mu.Lock()
-	first = vm.endReason == ""
-	if first {
-		vm.endReason = reason
+func (vm *VM) ended(e *hypervisor.Event) {
+	var quit func(context.Context) error
+	if !vm.Ordered() {
+		quit = func(ctx context.Context) error { return vm.call(ctx, shimapi.MethodQuit, nil, nil) }
 	}
-	stays := !vm.ordered
-	vm.mu.Unlock()
-	if first && stays {
-		vm.spawn(vm.sendAway)
-	}
-	return first
-}
-
-// sendAway ends a shim whose guest has ended.
-func (vm *VM) sendAway() {
-	err := vm.call(vm.ctx, shimapi.MethodQuit, nil, nil)
-	if err != nil && vm.ctx.Err() == nil && !errors.Is(err, hypervisor.ErrHypervisorNotRunning) {
-		vm.log.Warn("a vz-shim does not end after its guest", "vm", vm.name, "err", err)
-	}
+	vm.GuestEnded(e, quit)
 }
 
 // catchUp deals with what an earlier server has left half done.
 func (vm *VM) catchUp() {
 	// As long as the handle is there: a shim that hangs answers later.
-	s, info, err := vm.status(vm.ctx)
+	s, info, err := vm.status(vm.Life)
 	if err != nil {
 		return
 	}
@@ -194,34 +166,21 @@ func (vm *VM) catchUp() {
 		return
 	}
 	if rec.Report == nil && info.Phase != shimapi.PhaseMaking {
-		_ = vm.learn(vm.ctx) // without it the VM can do less
+		_ = vm.learn(vm.Life) // without it the VM can do less
 	}
-	if rec.Resume {
+	if vm.Held() {
 		vm.saver().Recover(func(context.Context) error { return nil })
 	}
 	if s.state == hypervisor.StateRunning || s.state == hypervisor.StatePaused {
-		snapshot.Settle(vm.log.With("vm", vm.name), vm.dir.Swap())
+		snapshot.Settle(vm.Log, vm.dir.Swap())
 	}
-	if s.state == hypervisor.StateShutdown && vm.ended(s.reason) {
+	if s.state == hypervisor.StateShutdown {
 		// Its event has been reported by a server that did not live to send it away.
-		vm.events.Put(hypervisor.Event{Kind: hypervisor.EventShutdown, Time: time.Now(), State: s.state, Reason: s.reason})
+		e := hypervisor.Event{Kind: hypervisor.EventShutdown, Time: time.Now(), State: s.state, Reason: s.reason}
+		vm.ended(&e)
+		vm.Tell(e)
 	}
 }
 
 // lost is the end of the process. One that ended without a word is reported.
-func (vm *VM) lost() {
-	vm.mu.Lock()
-	told := vm.endReason != ""
-	if !told {
-		vm.endReason = hypervisor.ReasonVMMDied
-	}
-	vm.mu.Unlock()
-	if told {
-		return
-	}
-	e := hypervisor.Event{Kind: hypervisor.EventShutdown, Time: time.Now(), State: hypervisor.StateShutdown, Reason: hypervisor.ReasonVMMDied}
-	if vm.exit != "" {
-		e.Detail = []hypervisor.Detail{{Key: "exit", Value: vm.exit}}
-	}
-	vm.events.Put(e)
-}
+func (vm *VM) lost() { vm.VMMEnded(vm.exit) }

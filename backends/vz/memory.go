@@ -82,7 +82,7 @@ func (vm *VM) resizing(set func(context.Context) (int64, error)) resize.Guest {
 // track tells of the guest's way to a target, for which nobody waits, until it has that
 // or gets another one.
 func (vm *VM) track(target int64) {
-	ctx, cancel := context.WithTimeout(vm.ctx, trackFor)
+	ctx, cancel := context.WithTimeout(vm.Life, trackFor)
 	vm.mu.Lock()
 	before := vm.untrack
 	vm.untrack = cancel
@@ -90,7 +90,7 @@ func (vm *VM) track(target int64) {
 	if before != nil {
 		before()
 	}
-	if !vm.spawn(func() {
+	if !vm.Spawn(func() {
 		defer cancel()
 		// However it ends, there is nobody to be told.
 		_ = vm.resizing(func(context.Context) (int64, error) { return target, nil }).Wait(ctx, trackFor)
@@ -101,9 +101,10 @@ func (vm *VM) track(target int64) {
 
 // setTarget tells the balloon, and returns the target rounded.
 func (vm *VM) setTarget(ctx context.Context, bytes int64) (int64, error) {
-	if err := vm.gate.Pass(ctx); err != nil {
-		return 0, err
-	}
+	return vm.Target(ctx, bytes, vm.inflate)
+}
+
+func (vm *VM) inflate(ctx context.Context, bytes int64) (int64, error) {
 	rec := vm.record()
 	if rec == nil {
 		_, _, err := vm.status(ctx)
@@ -205,7 +206,7 @@ func (vm *VM) ask(ctx context.Context) (int64, error) {
 		vm.changeRecord(func(r *record) { r.Memory = m.Actual })
 	}
 	if changed {
-		vm.events.Put(hypervisor.Event{Kind: hypervisor.EventMemory, Time: time.Now(), Detail: []hypervisor.Detail{
+		vm.Tell(hypervisor.Event{Kind: hypervisor.EventMemory, Time: time.Now(), Detail: []hypervisor.Detail{
 			{Key: "actual", Value: strconv.FormatInt(m.Actual, 10)},
 		}})
 	}

@@ -15,38 +15,21 @@ func (vm *VM) GetVMInfo(ctx context.Context) (*hypervisor.VMInfo, error) {
 	if err != nil {
 		return nil, vm.wrap("info", err)
 	}
-	said := &hypervisor.VMInfo{State: s.state, Reason: s.reason}
+	var known *int64
 	if memory := vm.memoryNow(ctx, info); memory > 0 {
-		said.MemoryActualSize = &memory
+		known = &memory
 	}
-	if s.state == hypervisor.StateShutdown {
-		vm.mu.Lock()
-		vm.told = true
-		vm.mu.Unlock()
-	}
-	return said, nil
+	return vm.Info(s.state, s.reason, known), nil
 }
 
 // Pause stops the virtual CPUs. When the shim answers the framework says that it is paused.
-func (vm *VM) Pause(ctx context.Context) error {
-	err := vm.gate.Pass(ctx)
-	if err == nil {
-		err = vm.pause(ctx)
-	}
-	return vm.wrap("pause", err)
-}
+func (vm *VM) Pause(ctx context.Context) error { return vm.wrap("pause", vm.Gate.Do(ctx, vm.pause)) }
 
 func (vm *VM) pause(ctx context.Context) error { return vm.call(ctx, shimapi.MethodPause, nil, nil) }
 
 // Resume lets the virtual CPUs go on. A VM that a server began to start, and was killed, is
 // started.
-func (vm *VM) Resume(ctx context.Context) error {
-	err := vm.gate.Pass(ctx)
-	if err == nil {
-		err = vm.resume(ctx)
-	}
-	return vm.wrap("resume", err)
-}
+func (vm *VM) Resume(ctx context.Context) error { return vm.wrap("resume", vm.Gate.Do(ctx, vm.resume)) }
 
 func (vm *VM) resume(ctx context.Context) error {
 	err := vm.call(ctx, shimapi.MethodResume, nil, nil)
@@ -71,26 +54,9 @@ func (vm *VM) DeleteVM(ctx context.Context) error {
 	return vm.wrap("poweroff", vm.call(ctx, shimapi.MethodPowerOff, nil, nil))
 }
 
-// Shutdown ends the VM and its shim.
-//
-// When the guest has ended the handle does so by itself. A caller whom GetVMInfo
-// has told of that end, and who orders it too, is not refused for being late:
-// the first call returns nil then though the shim be gone already.
+// Shutdown ends the VM and its shim (see handle.Handle.Order).
 func (vm *VM) Shutdown(ctx context.Context) error {
-	vm.mu.Lock()
-	late := vm.told && !vm.ordered
-	before := vm.ordered
-	vm.ordered = true
-	vm.mu.Unlock()
-	err := vm.call(ctx, shimapi.MethodStop, nil, nil)
-	if err != nil && late && errors.Is(err, hypervisor.ErrHypervisorNotRunning) {
-		return nil
-	}
-	if err != nil {
-		vm.mu.Lock()
-		vm.ordered = before
-		vm.mu.Unlock()
-	}
+	err := vm.Order(func() error { return vm.call(ctx, shimapi.MethodStop, nil, nil) })
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("%w (process %d can be killed)", err, vm.proc.PID)
 	}

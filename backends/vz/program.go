@@ -2,19 +2,17 @@ package vz
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
-	"strings"
 	"sync"
 	"time"
 
-	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
+	"vmfs/backends/starter"
 	"vmfs/backends/vz/shim"
 	"vmfs/backends/vz/shimconfig"
 )
@@ -28,32 +26,23 @@ func findProgram(set string) (string, error) {
 	return process.Look(set)
 }
 
-// binary returns what names the program, the most special setting first.
-func (s *Starter) binary(p *hypervisor.Paths, config hypervisor.VMConfig) string {
-	return cmp.Or(config.Extras[keyBinary], p.Binary(hypervisor.TypeVZ), s.config.Binary)
+// A program is one that was asked what this host can do.
+type program struct {
+	starter.Program // its version is the framework's, which is the operating system's
+	host            shimconfig.Host
 }
 
-// host asks the program's shim what this host can do.
-func (s *Starter) host(ctx context.Context, path string) (shimconfig.Host, error) {
-	return s.probes.Ask(ctx, path, func(ctx context.Context, path string) (h shimconfig.Host, err error) {
-		out, err := process.Output(ctx, path, shim.Name, "--"+shim.FlagHost)
-		if err != nil {
-			return h, fmt.Errorf("%s %s: %w", path, shim.Name, err)
-		}
-		if err := json.Unmarshal([]byte(out), &h); err != nil || h.Engine == "" {
-			line, _, _ := strings.Cut(out, "\n")
-			return h, fmt.Errorf("%s is not a vmfs with %s: it says %.200q", path, shim.Name, line)
-		}
-		return h, nil
-	})
-}
-
-// checkVersion says whether a version is the one asked for: "14" is 14.5 too.
-func checkVersion(have, want string) error {
-	if process.HasVersion(have, want) {
-		return nil
+// probe asks the program's shim what this host can do.
+func probe(ctx context.Context, path string) (p program, err error) {
+	out, err := process.Output(ctx, path, shim.Name, "--"+shim.FlagHost)
+	if err != nil {
+		return p, fmt.Errorf("%s %s: %w", path, shim.Name, err)
 	}
-	return fmt.Errorf("this host's framework is that of version %s, not %s: %w", have, want, hypervisor.ErrInvalid)
+	if err := json.Unmarshal([]byte(out), &p.host); err != nil || p.host.Engine == "" {
+		return p, fmt.Errorf("%s is not a vmfs with %s: it says %.200q", path, shim.Name, starter.FirstLine(out))
+	}
+	p.Program = starter.Program{Path: path, Version: p.host.Version}
+	return p, nil
 }
 
 // checkTimeout bounds the framework's look at a configuration.

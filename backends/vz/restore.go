@@ -6,38 +6,18 @@ import (
 	"path/filepath"
 
 	"vmfs/backends/hypervisor"
+	"vmfs/backends/starter"
 )
 
-// RestoreVM starts a shim with the VM that Snapshot wrote to snapshotPath, paused, with the
-// configuration it had then. The disks that the guest could write get back the content
-// they had; what they have now is lost once the VM is there, and comes back if it fails.
-func (s *Starter) RestoreVM(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string) (int, hypervisor.Hypervisor, error) {
-	return s.restore(ctx, p, version, socketPath, snapshotPath, nil)
-}
-
-// RestoreVMWith is RestoreVM with this host's configuration. See hypervisor.ConfigRestorer.
-// The machine identifier and the MAC addresses stay as they were saved: the framework
-// restores no other.
-func (s *Starter) RestoreVMWith(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string, config hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
-	return s.restore(ctx, p, version, socketPath, snapshotPath, &config)
-}
-
-func (s *Starter) restore(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string, over *hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
-	vm, err := s.restoreVM(ctx, p, version, socketPath, snapshotPath, over)
-	if err != nil {
-		return 0, nil, fmt.Errorf("vz: restore %s: %w", filepath.Base(filepath.Dir(socketPath)), err)
-	}
-	return vm.child.PID, vm, nil
-}
-
-// restoreVM restores with the configuration over laid over the saved one, unless it is nil.
-func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, socketPath, snapshotPath string, over *hypervisor.VMConfig) (*VM, error) {
+// restore starts a shim with the VM that Snapshot wrote to snapshotPath, paused. The machine
+// identifier and the MAC addresses stay as they were saved: the framework restores no other.
+func (s *Starter) restore(ctx context.Context, r starter.Request, snapshotPath string, over *hypervisor.VMConfig) (*VM, error) {
 	var m manifest
 	if err := snapshots.Read(snapshotPath, &m); err != nil {
 		return nil, err
 	}
 	if over != nil {
-		dir, err := dirOf(socketPath)
+		dir, err := dirOf(r.SocketPath)
 		if err != nil {
 			return nil, err
 		}
@@ -56,7 +36,7 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 	if err := m.Check(ctx, snapshotPath, config, m.State); err != nil {
 		return nil, err
 	}
-	pl, err := s.plan(ctx, p, version, socketPath, config)
+	pl, err := s.plan(ctx, r, config)
 	if err != nil {
 		return nil, err
 	}
@@ -72,10 +52,8 @@ func (s *Starter) restoreVM(ctx context.Context, p *hypervisor.Paths, version, s
 	}
 	var vm *VM
 	err = m.WithDisks(ctx, s.log.With("vm", pl.config.Name), pl.dir.Swap(), snapshotPath, config, func() (err error) {
-		if vm, err = s.launch(ctx, pl); err != nil && m.Version != "" {
-			if host, herr := s.host(ctx, pl.binary); herr == nil && host.Version != m.Version {
-				err = fmt.Errorf("%w (the snapshot was written on version %s of the system, and this is %s)", err, m.Version, host.Version)
-			}
+		if vm, err = s.launch(ctx, pl); err != nil && m.Version != "" && m.Version != pl.program.Version {
+			err = fmt.Errorf("%w (the snapshot was written on version %s of the system, and this is %s)", err, m.Version, pl.program.Version)
 		}
 		return err
 	})

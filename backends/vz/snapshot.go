@@ -73,31 +73,7 @@ func (vm *VM) snapshot(ctx context.Context, destPath string) error {
 }
 
 // saver is how the VM's snapshots are taken.
-func (vm *VM) saver() *snapshot.Saver {
-	return &snapshot.Saver{
-		Log: vm.log.With("vm", vm.name), Gate: &vm.gate, Life: vm.ctx, Hold: vm.hold,
-		Spawn: func(f func()) error {
-			if !vm.spawn(f) {
-				return shimapi.ErrClosed
-			}
-			return nil
-		},
-		Stop: vm.pause,
-		Go:   vm.resume,
-	}
-}
-
-// hold notes, also for a server to come, that a running VM stands still for a
-// snapshot alone.
-func (vm *VM) hold(held bool) {
-	if !held && vm.ctx.Err() != nil {
-		return // the handle could not let it go on any more: the next one is to
-	}
-	vm.mu.Lock()
-	vm.held = held
-	vm.mu.Unlock()
-	vm.changeRecord(func(r *record) { r.Resume = held })
-}
+func (vm *VM) saver() *snapshot.Saver { return vm.Saver(vm.pause, vm.resume) }
 
 // save does all for which the VM has to stand still.
 func (s *saving) save(ctx context.Context) error {

@@ -3,7 +3,6 @@ package vz
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/rundir"
+	"vmfs/backends/starter"
 	"vmfs/backends/stored"
 	"vmfs/backends/vz/shim"
 	"vmfs/backends/vz/shimapi"
@@ -21,30 +21,18 @@ import (
 
 // A plan is all that a VM is made of. Making one starts nothing.
 type plan struct {
-	config hypervisor.VMConfig
-	dir    runDir
-	binary string
-	vm     *shimconfig.Config
+	config  hypervisor.VMConfig
+	dir     runDir
+	program program
+	vm      *shimconfig.Config
 	// state is the file that the VM's state is restored from; "" is a VM that is started.
 	state  string
 	memory int64 // what the guest has that is restored, 0 where that is not known
 }
 
-// StartVM starts a shim and lets its guest run. See hypervisor.VMStarter.
-func (s *Starter) StartVM(ctx context.Context, p *hypervisor.Paths, version, socketPath string, config hypervisor.VMConfig) (int, hypervisor.Hypervisor, error) {
-	vm, err := s.startVM(ctx, p, version, socketPath, config)
-	if err != nil {
-		name := config.Name
-		if dir, derr := dirOf(socketPath); derr == nil {
-			name = cmp.Or(name, dir.VM())
-		}
-		return 0, nil, fmt.Errorf("vz: start %s: %w", name, err)
-	}
-	return vm.child.PID, vm, nil
-}
-
-func (s *Starter) startVM(ctx context.Context, p *hypervisor.Paths, version, socketPath string, config hypervisor.VMConfig) (*VM, error) {
-	pl, err := s.plan(ctx, p, version, socketPath, config)
+// start starts a shim and lets its guest run.
+func (s *Starter) start(ctx context.Context, r starter.Request, config hypervisor.VMConfig) (*VM, error) {
+	pl, err := s.plan(ctx, r, config)
 	if err != nil {
 		return nil, err
 	}
@@ -56,11 +44,11 @@ func (s *Starter) startVM(ctx context.Context, p *hypervisor.Paths, version, soc
 }
 
 // plan finds out what a VM is to be made with.
-func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socketPath string, config hypervisor.VMConfig) (*plan, error) {
+func (s *Starter) plan(ctx context.Context, r starter.Request, config hypervisor.VMConfig) (*plan, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	dir, err := dirOf(socketPath)
+	dir, err := dirOf(r.SocketPath)
 	if err != nil {
 		return nil, err
 	}
@@ -69,13 +57,7 @@ func (s *Starter) plan(ctx context.Context, p *hypervisor.Paths, version, socket
 	if pl.vm, err = shimConfig(dir, &pl.config); err != nil {
 		return nil, err
 	}
-	if pl.binary, err = findProgram(s.binary(p, config)); err != nil {
-		return nil, err
-	}
-	host, err := s.host(ctx, pl.binary)
-	if err == nil {
-		err = checkVersion(host.Version, version)
-	}
+	pl.program, err = s.Program(ctx, r, config)
 	return pl, err
 }
 
@@ -103,7 +85,11 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 		err = vm.begin(ctx, pl.state)
 	}
 	if err != nil {
-		return nil, s.abandon(ctx, c, vm, pl, err)
+		made := starter.Made{Dir: pl.dir.Dir, Child: c, VsockSocket: pl.config.VsockSocket}
+		if vm != nil {
+			made.Handle = vm
+		}
+		return nil, s.Abandon(ctx, made, err)
 	}
 	return vm, nil
 }
@@ -112,7 +98,7 @@ func (s *Starter) launch(ctx context.Context, pl *plan) (*VM, error) {
 // an error is to be abandoned.
 func (s *Starter) spawn(ctx context.Context, pl *plan) (*VM, *process.Child, error) {
 	rec := &record{
-		Record:   rundir.Record{Config: stored.Config{VMConfig: pl.config}, Binary: pl.binary, Time: time.Now()},
+		Record:   rundir.Record{Config: stored.Config{VMConfig: pl.config}, Binary: pl.program.Path, Version: pl.program.Version, Time: time.Now()},
 		Restores: pl.state != "", Memory: pl.memory,
 	}
 	for _, n := range pl.vm.Nets {
@@ -141,7 +127,7 @@ func (s *Starter) spawn(ctx context.Context, pl *plan) (*VM, *process.Child, err
 		files = append(files, nic)
 	}
 	c, err := process.Start(ctx, process.Command{
-		Path: pl.binary, Args: []string{shim.Name, "--" + shim.FlagSocket, pl.dir.Control()},
+		Path: pl.program.Path, Args: []string{shim.Name, "--" + shim.FlagSocket, pl.dir.Control()},
 		Files: files, Log: cmp.Or(pl.config.LogPath, pl.dir.Log()),
 	})
 	if err != nil {
@@ -207,22 +193,4 @@ func (vm *VM) learn(ctx context.Context) error {
 	}
 	vm.changeRecord(func(rec *record) { rec.Report = &r })
 	return nil
-}
-
-// abandon ends what a failed start has made, and returns err with the shim's own words. The
-// child or the handle may be nil.
-func (s *Starter) abandon(ctx context.Context, c *process.Child, vm *VM, pl *plan, err error) error {
-	if c != nil {
-		err = c.Abandon(ctx, err, process.Words{Program: shim.Name, Ending: errors.Is(err, hypervisor.ErrHypervisorNotRunning)})
-	}
-	if vm != nil {
-		_ = vm.Close() // never fails
-	}
-	if socket := pl.config.VsockSocket; socket != "" {
-		_ = unixsock.RemoveStale(socket) // of a shim that was killed
-	}
-	if cerr := pl.dir.Clear(); cerr != nil {
-		s.log.Error("a failed start cannot be cleared away", "dir", pl.dir.String(), "err", cerr)
-	}
-	return err
 }

@@ -1,14 +1,14 @@
 package vz
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
-	"time"
 
 	"vmfs/backends/hypervisor"
-	"vmfs/backends/process"
 	"vmfs/backends/rundir"
+	"vmfs/backends/starter"
 	"vmfs/backends/vz/shimconfig"
 )
 
@@ -23,9 +23,8 @@ type Config struct {
 
 // A Starter starts vz-shims. It may be used by several goroutines.
 type Starter struct {
-	config Config
+	*starter.Starter[*VM, program]
 	log    *slog.Logger
-	probes process.Probes[shimconfig.Host]
 	checks checker
 }
 
@@ -40,64 +39,30 @@ var (
 
 // New makes a Starter. Nothing is registered by it.
 func New(c Config) *Starter {
-	s := &Starter{config: c, log: c.Log}
-	if s.log == nil {
-		s.log = slog.Default()
-	}
+	s := &Starter{log: cmp.Or(c.Log, slog.Default())}
+	s.Starter = starter.New(starter.Config[*VM, program]{
+		Type: hypervisor.TypeVZ, VMM: "Virtualization.framework", Socket: SocketName, Settings: settingKeys,
+		Dialer: func(socket string, _ int64) hypervisor.VsockDialer { return newDialer(socket) },
+		Log:    s.log, Binary: c.Binary, Look: findProgram, Probe: probe,
+		Find: s.find, Start: s.start, Restore: s.restore,
+	})
 	return s
 }
 
 // Register makes s the process's back end hypervisor.TypeVZ.
-func (s *Starter) Register() {
-	hypervisor.RegisterStarter(hypervisor.TypeVZ, s)
-	hypervisor.RegisterSocketName(hypervisor.TypeVZ, s.SocketName())
-	hypervisor.RegisterClientFactory(hypervisor.TypeVZ, s.client)
-	hypervisor.RegisterVsockDialerFactory(hypervisor.TypeVZ, func(socket string, _ int64) hypervisor.VsockDialer {
-		return newDialer(socket)
-	})
-}
+func (s *Starter) Register() { s.RegisterAs(s) }
 
-// client is the ClientFactory.
-func (s *Starter) client(socketPath string) (hypervisor.Hypervisor, error) {
-	vm, err := s.Open(socketPath)
+// find makes the handle on the shim that serves socketPath.
+func (s *Starter) find(ctx context.Context, socketPath string) (*VM, error) {
+	dir, err := dirOf(socketPath)
 	if err != nil {
 		return nil, err
 	}
-	return vm, nil
+	return s.connect(ctx, dir, rundir.Find[record](dir.Dir, s.log), nil)
 }
 
-// Open makes a handle on the shim that serves socketPath, whoever started it. It does not
-// wait for it to answer.
-func (s *Starter) Open(socketPath string) (*VM, error) {
-	fail := func(err error) (*VM, error) { return nil, fmt.Errorf("vz: open %s: %w", socketPath, err) }
-	dir, err := dirOf(socketPath)
-	if err != nil {
-		return fail(err)
-	}
-	rec := rundir.Find[record](dir.Dir, s.log)
-	// Connecting to a Unix socket does not wait, but for a full backlog.
-	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
-	defer cancel()
-	vm, err := s.connect(ctx, dir, rec, nil)
-	if err != nil {
-		return fail(err)
-	}
-	return vm, nil
-}
-
-// askTimeout bounds what the handle itself asks.
-const askTimeout = 5 * time.Second
-
-// SocketName is the file name of the control socket.
-func (s *Starter) SocketName() string { return SocketName }
-
-// CheckExtra says whether a setting "vz.…" exists and may have the value.
-func (s *Starter) CheckExtra(key, value string) error {
-	if err := settingKeys.Check(key, value); err != nil {
-		return fmt.Errorf("vz: %w", err)
-	}
-	return nil
-}
+// OwnCID says that the framework picks the guests' context IDs.
+func (s *Starter) OwnCID() {}
 
 // CheckConfig says what of a configuration the framework can never run.
 func (s *Starter) CheckConfig(config hypervisor.VMConfig) error {
@@ -110,20 +75,16 @@ func (s *Starter) CheckConfig(config hypervisor.VMConfig) error {
 // Capabilities is what a VM with this configuration can do on this host, as the framework
 // says. Where that cannot be asked it can do nothing, since none will start.
 func (s *Starter) Capabilities(config hypervisor.VMConfig) hypervisor.Capabilities {
-	path, err := findProgram(s.binary(nil, config))
-	if err != nil {
-		return hypervisor.Capabilities{}
-	}
-	host, err := s.host(context.Background(), path) // it is bounded, and mostly known
+	prog, err := s.Program(context.Background(), starter.Request{}, config) // it is bounded, and mostly known
 	if err != nil {
 		return hypervisor.Capabilities{}
 	}
 	var support shimconfig.Support
 	if vm, err := shimConfig(runDir{}, &config); err == nil {
 		// What cannot be made as it is now, for want of a file, says nothing of what can be.
-		support, _ = s.checks.check(path, vm)
+		support, _ = s.checks.check(prog.Path, vm)
 	}
-	return capabilities(host, support)
+	return capabilities(prog.host, support)
 }
 
 // capabilities are what the framework's own words come to.
@@ -135,33 +96,3 @@ func capabilities(host shimconfig.Host, support shimconfig.Support) hypervisor.C
 		SupportsVsock:         host.Has(shimconfig.FeatureVsock),
 	}
 }
-
-// GetBinaryPath returns the program, on a host of the version if one is given.
-func (s *Starter) GetBinaryPath(p *hypervisor.Paths, version string) (string, error) {
-	path, err := findProgram(s.binary(p, hypervisor.VMConfig{}))
-	if err == nil && version != "" {
-		var h shimconfig.Host
-		if h, err = s.host(context.Background(), path); err == nil {
-			err = checkVersion(h.Version, version)
-		}
-	}
-	if err != nil {
-		return "", fmt.Errorf("vz: %w", err)
-	}
-	return path, nil
-}
-
-// GetVersion is that of the host's framework, which is the operating system's.
-func (s *Starter) GetVersion(p *hypervisor.Paths) (string, error) {
-	path, err := findProgram(s.binary(p, hypervisor.VMConfig{}))
-	if err == nil {
-		var h shimconfig.Host
-		if h, err = s.host(context.Background(), path); err == nil {
-			return h.Version, nil
-		}
-	}
-	return "", fmt.Errorf("vz: %w", err)
-}
-
-// OwnCID says that the framework picks the guests' context IDs.
-func (s *Starter) OwnCID() {}

@@ -1,56 +1,40 @@
 package vz
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"sync"
 	"time"
 
-	"vmfs/backends/gate"
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/process"
 	"vmfs/backends/rundir"
 	"vmfs/backends/vz/shimapi"
 	"vmfs/guest/control"
-	"vmfs/internal/queue"
 )
 
 // A VM is the handle on one shim.
 type VM struct {
-	dir   runDir
-	name  string
-	proc  process.Process
-	child *process.Child // nil where another server started it
-	log   *slog.Logger
-	rec   *rundir.Kept[record, *record]
-
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup // what the handle runs beside its callers
-	events *queue.Queue[hypervisor.Event]
-	gone   chan struct{} // closed when the process has ended; exit is set then
-	exit   string        // how it ended, where that is known
-
-	gate gate.Gate // held while a snapshot is written
+	*handle.Handle
+	dir  runDir
+	proc process.Process
+	rec  *rundir.Kept[record, *record]
+	gone chan struct{} // closed when the process has ended; exit is set then
+	exit string        // how it ended, where that is known
 
 	asking sync.Mutex // held while the agent is dialed; before mu
 
-	mu        sync.Mutex // guards the fields below
-	closed    bool
-	api       *shimapi.Client // replaced when the shim has hung up
-	caps      hypervisor.Capabilities
-	held      bool   // a snapshot has stopped it, and will let it go on
-	endReason string // why the guest ended, once it has
-	told      bool   // GetVMInfo has told of the guest's end, see Shutdown
-	ordered   bool   // Shutdown has been called
-	agent     *control.Client
-	noAgent   time.Time // until when an agent that did not answer is not asked for nothing
-	memory    int64     // the guest's, when its agent was asked last; 0 is not known
-	untrack   func()    // ends what tracks the guest's way to a target; nil is nothing
+	mu      sync.Mutex // guards the fields below
+	closed  bool
+	api     *shimapi.Client // replaced when the shim has hung up
+	caps    hypervisor.Capabilities
+	agent   *control.Client
+	noAgent time.Time // until when an agent that did not answer is not asked for nothing
+	memory  int64     // the guest's, when its agent was asked last; 0 is not known
+	untrack func()    // ends what tracks the guest's way to a target; nil is nothing
 }
 
 var (
@@ -61,9 +45,6 @@ var (
 	_ hypervisor.VsockSource = (*VM)(nil)
 	_ hypervisor.Describer   = (*VM)(nil)
 )
-
-// maxEvents bounds the events that wait for a consumer who does not receive.
-const maxEvents = 4096
 
 // connect makes the handle on the shim that serves the control socket in dir. It does not
 // wait for an answer: one that hangs makes the handle's calls wait, as far as their
@@ -78,22 +59,25 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *proce
 		_ = api.Close() // nothing was asked
 		return nil, err
 	}
-	vm := &VM{
-		dir: dir, name: dir.VM(), api: api, proc: proc, child: c, log: s.log,
-		events: queue.NewSized(maxEvents, hypervisor.MaxEventBytes, hypervisor.Event.Size, hypervisor.LostEvents), gone: make(chan struct{}),
-		rec: rundir.Keep(dir.Dir, rec),
-	}
+	kept := rundir.Keep(dir.Dir, rec)
+	vm := &VM{dir: dir, proc: proc, api: api, rec: kept, gone: make(chan struct{})}
 	if rec != nil {
-		vm.name = cmp.Or(rec.Config.Name, vm.name)
-		vm.held, vm.memory = rec.Resume, rec.Memory
+		vm.memory = rec.Memory
 		if rec.Report != nil {
 			vm.caps = capabilities(rec.Report.Host, rec.Report.Support)
 		}
 	}
-	vm.ctx, vm.cancel = context.WithCancel(context.Background())
-	vm.wg.Go(vm.watch)
-	vm.wg.Go(vm.follow)
+	vm.Handle = handle.New(handle.Config{Dir: dir.Dir, Record: kept, Child: c, Able: unasked{}, Log: s.log, HangUp: vm.hangUp})
+	vm.Spawn(vm.watch)
+	vm.Spawn(vm.follow)
 	return vm, nil
+}
+
+// An unasked is able to do nothing: what a VM can do its shim says, see Capabilities.
+type unasked struct{}
+
+func (unasked) Capabilities(hypervisor.VMConfig) hypervisor.Capabilities {
+	return hypervisor.Capabilities{}
 }
 
 // dial connects to the control socket.
@@ -127,18 +111,18 @@ func serving(api *shimapi.Client, rec *record) (process.Process, error) {
 
 // watch waits for the process's end.
 func (vm *VM) watch() {
-	how, err := vm.proc.WaitExit(vm.ctx)
+	how, err := vm.proc.WaitExit(vm.Life)
 	if err != nil {
-		if vm.ctx.Err() == nil {
-			vm.log.Error("the end of a VMM will not be noticed", "vm", vm.name, "pid", vm.proc.PID, "err", err)
+		if vm.Life.Err() == nil {
+			vm.Log.Error("the end of a VMM will not be noticed", "pid", vm.proc.PID, "err", err)
 		}
 		return
 	}
 	vm.exit = how.String()
-	if vm.child != nil {
+	if vm.Child != nil {
 		// Its parent is told more, a moment later.
-		if vm.child.Await(vm.ctx, exitWait) == nil {
-			vm.exit = vm.child.How()
+		if vm.Child.Await(vm.Life, exitWait) == nil {
+			vm.exit = vm.Child.How()
 		}
 	}
 	close(vm.gone)
@@ -148,31 +132,17 @@ func (vm *VM) watch() {
 // to have ended.
 const exitWait = time.Second
 
-// Close gives up the connection and leaves the shim as it is.
-func (vm *VM) Close() error {
+// hangUp gives up the connections to the shim and to the agent.
+func (vm *VM) hangUp() error {
 	vm.mu.Lock()
 	vm.closed = true
 	api, agent := vm.api, vm.agent
 	vm.mu.Unlock()
-	vm.cancel()
 	_ = api.Close() // what was asked is gone through with
 	if agent != nil {
 		_ = agent.Close() // nothing is asked
 	}
-	vm.wg.Wait()
-	vm.events.Close(net.ErrClosed)
 	return nil
-}
-
-// spawn runs f beside the handle's callers, unless it is closed.
-func (vm *VM) spawn(f func()) bool {
-	vm.mu.Lock()
-	defer vm.mu.Unlock()
-	if vm.closed {
-		return false
-	}
-	vm.wg.Go(f)
-	return true
 }
 
 // Capabilities tells what works for this VM.
@@ -248,7 +218,7 @@ func (vm *VM) wrap(op string, err error) error {
 	case errors.Is(err, hypervisor.ErrHypervisorNotRunning):
 		err = vm.absent(err)
 	}
-	return fmt.Errorf("vz: %s %s: %w", op, vm.name, err)
+	return fmt.Errorf("vz: %s %s: %w", op, vm.Name, err)
 }
 
 // absent makes an error of one that nobody answers: the process has ended, or it lives and
@@ -265,7 +235,7 @@ func (vm *VM) absent(err error) error {
 	case <-timer.C:
 		// It is not wrapped: the shim runs.
 		return fmt.Errorf("process %d runs, but does not answer on its socket any more; it can only be killed: %v", vm.proc.PID, err)
-	case <-vm.ctx.Done():
+	case <-vm.Life.Done():
 		return net.ErrClosed
 	}
 }
@@ -284,7 +254,7 @@ func (vm *VM) over() bool {
 // is logged: the VM runs on, and only what a restarted server knows of it suffers.
 func (vm *VM) changeRecord(change func(*record)) {
 	if err := vm.rec.ChangeAll(change); err != nil {
-		vm.log.Warn("record not written", "vm", vm.name, "err", err)
+		vm.Log.Warn("record not written", "err", err)
 	}
 }
 

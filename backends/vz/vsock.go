@@ -10,6 +10,7 @@ import (
 
 	"vmfs/backends/hypervisor"
 	"vmfs/internal/unixsock"
+	"vmfs/internal/wait"
 	"vmfs/vsock"
 )
 
@@ -60,8 +61,7 @@ func (d *dialer) announce(ctx context.Context, port int) error {
 		return err
 	}
 	defer c.Close()
-	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
+	defer wait.Interrupt(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
 	line := ""
 	if _, err = fmt.Fprintf(c, "LISTEN %d\n", port); err == nil {
 		line, err = bufio.NewReaderSize(c, 32).ReadString('\n')

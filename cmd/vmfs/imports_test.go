@@ -234,7 +234,7 @@ var layers = []layer{
 		part: "vmfs/backends/vz",
 		vmfs: []string{
 			"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/stored", "vmfs/backends/snapshot", "vmfs/backends/rundir", "vmfs/backends/extras",
-			"vmfs/backends/gate", "vmfs/backends/resize", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/serial",
+			"vmfs/backends/handle", "vmfs/backends/starter", "vmfs/backends/resize", "vmfs/backends/hypervisor", "vmfs/backends/process", "vmfs/backends/serial",
 			"vmfs/backends/vz/shim", "vmfs/backends/vz/shimapi", "vmfs/backends/vz/shimconfig", "vmfs/vsock", "vmfs/guest/control",
 		},
 		foreign: []string{"github.com/google/renameio"},
