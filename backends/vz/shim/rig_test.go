@@ -57,12 +57,12 @@ func boot(t *testing.T, change ...func(*shim.Config)) *rig {
 	for _, f := range change {
 		f(&c)
 	}
+	r.client = r.connect() // while the shim is sure not to have ended
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		defer close(r.done)
 		r.err = shim.Run(ctx, c)
 	}()
-	r.client = r.connect()
 	t.Cleanup(func() {
 		r.clear()
 		cancel()
