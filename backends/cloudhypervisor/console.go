@@ -22,33 +22,23 @@ func (d runDir) serial(c *hypervisor.VMConfig) serial.Config {
 
 // OpenConsole connects to the serial console. A second connection is ErrBusy.
 func (vm *VM) OpenConsole(ctx context.Context) (io.ReadWriteCloser, error) {
-	alive, cancel := wait.While(ctx, vm.gone)
+	alive, cancel := wait.While(ctx, vm.proc.Gone())
 	defer cancel()
 	c, err := serial.Open(alive, serial.ConsolePath(vm.dir.Dir))
 	if err == nil {
 		return c, nil
 	}
-	if ctx.Err() == nil && vm.over() {
+	if ctx.Err() == nil && vm.proc.Over() {
 		err = fmt.Errorf("%w: %w", hypervisor.ErrHypervisorNotRunning, err)
 	}
 	return nil, vm.wrap("console", err)
-}
-
-// over tells whether the VMM has ended.
-func (vm *VM) over() bool {
-	select {
-	case <-vm.gone:
-		return true
-	default:
-		return false
-	}
 }
 
 // keepSerial sees to it that the VMM has the process that holds its console and its
 // words, for as long as the handle is there. A nil p is to be found. It runs beside
 // the handle's callers.
 func (vm *VM) keepSerial(p *companion.Companion) {
-	ctx, cancel := wait.While(vm.Life, vm.gone)
+	ctx, cancel := wait.While(vm.Life, vm.proc.Gone())
 	defer cancel()
-	serial.Keep(ctx, vm.dir.serial(&vm.record().Config.VMConfig), p, vm.over, vm.Log)
+	serial.Keep(ctx, vm.dir.serial(&vm.record().Config.VMConfig), p, vm.proc.Over, vm.Log)
 }

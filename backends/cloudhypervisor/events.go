@@ -78,7 +78,7 @@ func (vm *VM) follow(file *os.File, past int64) {
 	for next := (&wait.Backoff{First: readFirst, Most: readMost}); ; {
 		gone := false
 		select {
-		case <-vm.gone:
+		case <-vm.proc.Gone():
 			gone = true // what is read from here on is all
 		default:
 		}
@@ -266,5 +266,5 @@ func (vm *VM) catchUp() {
 // lost is the end of the process. One that ended without a word is reported.
 func (vm *VM) lost() {
 	serial.Settle(vm.Life, serial.ConsolePath(vm.dir.Dir)) // who is told may look what was said last
-	vm.VMMEnded(vm.exit)
+	vm.VMMEnded(vm.proc.Exit())
 }

@@ -2,75 +2,37 @@ package cloudhypervisor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
 	"vmfs/backends/cloudhypervisor/api"
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/resize"
-	"vmfs/internal/wait"
 )
 
 // memoryStep is the size in which virtio-mem plugs memory.
 const memoryStep = int64(2) << 20
 
-// Cloud Hypervisor has no event for a guest that has given memory or taken it: it is asked,
-// at first often, then less so.
-const (
-	memoryPollFirst = 10 * time.Millisecond
-	memoryPollMost  = time.Second
-	// trackFor bounds how long a guest is tracked to a target for which nobody waits.
-	trackFor = 10 * time.Minute
-)
-
 // ResizeMemory sets the target.
 func (vm *VM) ResizeMemory(ctx context.Context, bytes int64) error {
-	target, err := vm.Target(ctx, bytes, vm.setTarget)
-	if err == nil {
-		vm.track(target)
-	}
-	return vm.wrap("memory", err)
+	return vm.wrap("memory", vm.Resize(ctx, vm.guestMemory(), bytes))
 }
 
 // ResizeMemoryAndWait sets the target and waits until the guest has it.
 func (vm *VM) ResizeMemoryAndWait(ctx context.Context, bytes int64, timeout time.Duration) error {
-	var target int64
-	err := vm.resizing(func(ctx context.Context) (_ int64, err error) {
-		target, err = vm.Target(ctx, bytes, vm.setTarget)
-		return target, err
-	}).Wait(ctx, timeout)
-	if late := (*hypervisor.ResizeError)(nil); errors.As(err, &late) {
-		vm.track(target)
-	}
-	return vm.wrap("memory", err)
+	return vm.wrap("memory", vm.ResizeAndWait(ctx, vm.guestMemory(), bytes, timeout))
+}
+
+func (vm *VM) guestMemory() handle.Memory {
+	return handle.Memory{Set: vm.setTarget, Resizing: vm.resizing}
 }
 
 // resizing is the guest as one whose memory is resized.
 func (vm *VM) resizing(set func(context.Context) (int64, error)) resize.Guest {
-	poll := wait.Backoff{First: memoryPollFirst, Most: memoryPollMost}
+	poll := handle.MemoryPoll()
 	return resize.Guest{Set: set, Actual: vm.actualMemory, Changed: poll.Wait}
-}
-
-// track tells of the guest's way to a target, for which nobody waits, until it has that
-// or gets another one.
-func (vm *VM) track(target int64) {
-	ctx, cancel := context.WithCancel(vm.Life)
-	vm.mu.Lock()
-	before := vm.untrack
-	vm.untrack = cancel
-	vm.mu.Unlock()
-	if before != nil {
-		before()
-	}
-	if !vm.Spawn(func() {
-		defer cancel()
-		// However it ends, there is nobody to be told.
-		_ = vm.resizing(func(context.Context) (int64, error) { return target, nil }).Wait(ctx, trackFor)
-	}) {
-		cancel()
-	}
 }
 
 // actualMemory asks how much the guest has, and tells if it has changed.

@@ -55,7 +55,7 @@ func (f *fake) restored(pid int, hv hypervisor.Hypervisor, err error) {
 func (f *fake) kill() {
 	f.t.Helper()
 	require.NoError(f.t, f.proc.Signal(syscall.SIGKILL))
-	<-f.gone
+	<-f.proc.Gone()
 	require.NoError(f.t, f.Close())
 }
 

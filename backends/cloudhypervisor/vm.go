@@ -22,18 +22,15 @@ type VM struct {
 	*handle.Handle
 	dir    runDir
 	client *api.Client
-	proc   process.Process
+	proc   *handle.Watched
 	rec    *rundir.Kept[record, *record]
 
 	kicked chan time.Duration // holds when there may be events to read
-	gone   chan struct{}      // closed when the process has ended; exit is set then
-	exit   string             // how it ended, where that is known
 
 	mu       sync.Mutex // guards the fields below
 	unsaid   int        // the pauses and resumptions to come of which no event is to tell
 	panicked bool       // the guest said that it crashed, and stands still for that
 	memory   int64      // the guest's, when it was asked last; 0 is not yet
-	untrack  func()     // ends what tracks the guest's way to a target; nil is nothing
 }
 
 var (
@@ -59,9 +56,9 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *proce
 	client, kept := api.New(dir.Control()), rundir.Keep(dir.Dir, rec)
 	vm := &VM{
 		Handle: handle.New(handle.Config{Dir: dir.Dir, Record: kept, Child: c, Able: s, Log: s.log, HangUp: client.Close}),
-		dir:    dir, client: client, proc: proc, rec: kept, kicked: make(chan time.Duration, 1), gone: make(chan struct{}),
+		dir:    dir, client: client, rec: kept, kicked: make(chan time.Duration, 1),
 	}
-	vm.Spawn(vm.watch)
+	vm.proc = vm.Watch(proc)
 	// What is in the file by now was before the handle.
 	file, past := vm.openEvents()
 	vm.Spawn(func() { vm.follow(file, past) })
@@ -90,29 +87,6 @@ func serving(ctx context.Context, dir runDir, rec *record) (process.Process, err
 	return p, nil
 }
 
-// watch waits for the process's end.
-func (vm *VM) watch() {
-	how, err := vm.proc.WaitExit(vm.Life)
-	if err != nil {
-		if vm.Life.Err() == nil {
-			vm.Log.Error("the end of a VMM will not be noticed", "pid", vm.proc.PID, "err", err)
-		}
-		return
-	}
-	vm.exit = how.String()
-	if vm.Child != nil {
-		// Its parent is told more, a moment later.
-		if vm.Child.Await(vm.Life, exitWait) == nil {
-			vm.exit = vm.Child.How()
-		}
-	}
-	close(vm.gone)
-}
-
-// exitWait is how long it may take until a process that has ended, or has hung up, is known to
-// have ended.
-const exitWait = time.Second
-
 // wrap makes an error of an operation: "cloud-hypervisor: pause web: …".
 func (vm *VM) wrap(op string, err error) error {
 	switch {
@@ -121,28 +95,9 @@ func (vm *VM) wrap(op string, err error) error {
 	case errors.Is(err, api.ErrClosed):
 		err = fmt.Errorf("%w: %w", net.ErrClosed, err)
 	case errors.Is(err, hypervisor.ErrHypervisorNotRunning):
-		err = vm.absent(err)
+		err = vm.proc.Absent(err)
 	}
 	return fmt.Errorf("cloud-hypervisor: %s %s: %w", op, vm.Name, err)
-}
-
-// absent makes an error of one that nobody answers: the process has ended, or it lives and
-// cannot be reached any more.
-func (vm *VM) absent(err error) error {
-	timer := time.NewTimer(exitWait)
-	defer timer.Stop()
-	select {
-	case <-vm.gone:
-		if vm.exit != "" {
-			return fmt.Errorf("%w (%s)", hypervisor.ErrHypervisorNotRunning, vm.exit)
-		}
-		return hypervisor.ErrHypervisorNotRunning
-	case <-timer.C:
-		// It is not wrapped: the VMM runs.
-		return fmt.Errorf("process %d runs, but does not answer on its socket any more; it can only be killed: %v", vm.proc.PID, err)
-	case <-vm.Life.Done():
-		return net.ErrClosed
-	}
 }
 
 // record returns what the VM was started with, nil where that is not known.
@@ -167,7 +122,7 @@ func (vm *VM) pauseReading(next *wait.Backoff) bool {
 	case after := <-vm.kicked:
 		next.Reset()
 		return wait.For(vm.Life, after) == nil
-	case <-vm.gone:
+	case <-vm.proc.Gone():
 	case <-vm.Life.Done():
 		return false
 	}

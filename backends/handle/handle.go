@@ -1,9 +1,10 @@
 // Package handle is what a handle on a VM has beside the connection to its VMM, which is
 // the same for all VMMs that are processes: what it runs beside its callers, the events that it
-// tells, and what it knows of the guest that no VMM says, for the next server too.
+// tells, its guest on the way to a size, the end of the VMM's process, and what it knows of the
+// guest that no VMM says, for the next server too.
 //
 // The package imports the standard library, the packages beside it that back ends have in
-// common, and internal/queue.
+// common, and internal/queue and wait.
 package handle
 
 import (
@@ -62,8 +63,9 @@ type Handle struct {
 	beside sync.WaitGroup     // what Spawn runs
 	target chan struct{}      // holds a token while a memory target is being set
 
-	mu     sync.Mutex // guards the fields below
-	closed bool
+	mu      sync.Mutex // guards the fields below
+	closed  bool
+	untrack func() // ends what tracks the guest's way to a target; nil is nothing
 	guest
 }
 

@@ -82,7 +82,7 @@ func (vm *VM) follow() {
 			return
 		}
 		select {
-		case <-vm.gone:
+		case <-vm.proc.Gone():
 			vm.lost()
 			return
 		default:
@@ -94,7 +94,7 @@ func (vm *VM) follow() {
 		timer := time.NewTimer(again.Next())
 		select {
 		case <-timer.C:
-		case <-vm.gone:
+		case <-vm.proc.Gone():
 		case <-vm.Life.Done():
 		}
 		timer.Stop()
@@ -183,4 +183,4 @@ func (vm *VM) catchUp() {
 }
 
 // lost is the end of the process. One that ended without a word is reported.
-func (vm *VM) lost() { vm.VMMEnded(vm.exit) }
+func (vm *VM) lost() { vm.VMMEnded(vm.proc.Exit()) }

@@ -7,11 +7,11 @@ import (
 	"strconv"
 	"time"
 
+	"vmfs/backends/handle"
 	"vmfs/backends/hypervisor"
 	"vmfs/backends/resize"
 	"vmfs/backends/vz/shimapi"
 	"vmfs/guest/control"
-	"vmfs/internal/wait"
 )
 
 const (
@@ -19,11 +19,6 @@ const (
 	agentWait = time.Second
 	// agentPause is how long one that did not answer is not asked for nothing.
 	agentPause = 2 * time.Second
-	// The agent is asked at first often, then less so.
-	memoryPollFirst = 10 * time.Millisecond
-	memoryPollMost  = time.Second
-	// trackFor bounds how long a guest is tracked to a target for which nobody waits.
-	trackFor = 10 * time.Minute
 )
 
 // errSizeUnknown is a guest whose memory nobody knows.
@@ -31,30 +26,22 @@ var errSizeUnknown = errors.New("the size of the guest's memory is not known: Vi
 
 // ResizeMemory sets the target.
 func (vm *VM) ResizeMemory(ctx context.Context, bytes int64) error {
-	target, err := vm.setTarget(ctx, bytes)
-	if err == nil {
-		vm.track(target)
-	}
-	return vm.wrap("memory", err)
+	return vm.wrap("memory", vm.Resize(ctx, vm.guestMemory(), bytes))
 }
 
 // ResizeMemoryAndWait sets the target and waits until the guest's agent says that it has
 // it. Without an agent it waits to the end, and says that the size is not known.
 func (vm *VM) ResizeMemoryAndWait(ctx context.Context, bytes int64, timeout time.Duration) error {
-	var target int64
-	err := vm.resizing(func(ctx context.Context) (_ int64, err error) {
-		target, err = vm.setTarget(ctx, bytes)
-		return target, err
-	}).Wait(ctx, timeout)
-	if late := (*hypervisor.ResizeError)(nil); errors.As(err, &late) {
-		vm.track(target)
-	}
-	return vm.wrap("memory", err)
+	return vm.wrap("memory", vm.ResizeAndWait(ctx, vm.guestMemory(), bytes, timeout))
+}
+
+func (vm *VM) guestMemory() handle.Memory {
+	return handle.Memory{Set: vm.setTarget, Resizing: vm.resizing}
 }
 
 // resizing is the guest as one whose memory is resized.
 func (vm *VM) resizing(set func(context.Context) (int64, error)) resize.Guest {
-	poll := wait.Backoff{First: memoryPollFirst, Most: memoryPollMost}
+	poll := handle.MemoryPoll()
 	var target int64
 	return resize.Guest{
 		Set: func(ctx context.Context) (_ int64, err error) {
@@ -79,32 +66,8 @@ func (vm *VM) resizing(set func(context.Context) (int64, error)) resize.Guest {
 	}
 }
 
-// track tells of the guest's way to a target, for which nobody waits, until it has that
-// or gets another one.
-func (vm *VM) track(target int64) {
-	ctx, cancel := context.WithTimeout(vm.Life, trackFor)
-	vm.mu.Lock()
-	before := vm.untrack
-	vm.untrack = cancel
-	vm.mu.Unlock()
-	if before != nil {
-		before()
-	}
-	if !vm.Spawn(func() {
-		defer cancel()
-		// However it ends, there is nobody to be told.
-		_ = vm.resizing(func(context.Context) (int64, error) { return target, nil }).Wait(ctx, trackFor)
-	}) {
-		cancel()
-	}
-}
-
 // setTarget tells the balloon, and returns the target rounded.
 func (vm *VM) setTarget(ctx context.Context, bytes int64) (int64, error) {
-	return vm.Target(ctx, bytes, vm.inflate)
-}
-
-func (vm *VM) inflate(ctx context.Context, bytes int64) (int64, error) {
 	rec := vm.record()
 	if rec == nil {
 		_, _, err := vm.status(ctx)

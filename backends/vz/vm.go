@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"time"
 
@@ -20,10 +19,8 @@ import (
 type VM struct {
 	*handle.Handle
 	dir  runDir
-	proc process.Process
+	proc *handle.Watched
 	rec  *rundir.Kept[record, *record]
-	gone chan struct{} // closed when the process has ended; exit is set then
-	exit string        // how it ended, where that is known
 
 	asking sync.Mutex // held while the agent is dialed; before mu
 
@@ -34,7 +31,6 @@ type VM struct {
 	agent   *control.Client
 	noAgent time.Time // until when an agent that did not answer is not asked for nothing
 	memory  int64     // the guest's, when its agent was asked last; 0 is not known
-	untrack func()    // ends what tracks the guest's way to a target; nil is nothing
 }
 
 var (
@@ -60,7 +56,7 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *proce
 		return nil, err
 	}
 	kept := rundir.Keep(dir.Dir, rec)
-	vm := &VM{dir: dir, proc: proc, api: api, rec: kept, gone: make(chan struct{})}
+	vm := &VM{dir: dir, api: api, rec: kept}
 	if rec != nil {
 		vm.memory = rec.Memory
 		if rec.Report != nil {
@@ -68,7 +64,7 @@ func (s *Starter) connect(ctx context.Context, dir runDir, rec *record, c *proce
 		}
 	}
 	vm.Handle = handle.New(handle.Config{Dir: dir.Dir, Record: kept, Child: c, Able: unasked{}, Log: s.log, HangUp: vm.hangUp})
-	vm.Spawn(vm.watch)
+	vm.proc = vm.Watch(proc)
 	vm.Spawn(vm.follow)
 	return vm, nil
 }
@@ -109,29 +105,6 @@ func serving(api *shimapi.Client, rec *record) (process.Process, error) {
 	return p, nil
 }
 
-// watch waits for the process's end.
-func (vm *VM) watch() {
-	how, err := vm.proc.WaitExit(vm.Life)
-	if err != nil {
-		if vm.Life.Err() == nil {
-			vm.Log.Error("the end of a VMM will not be noticed", "pid", vm.proc.PID, "err", err)
-		}
-		return
-	}
-	vm.exit = how.String()
-	if vm.Child != nil {
-		// Its parent is told more, a moment later.
-		if vm.Child.Await(vm.Life, exitWait) == nil {
-			vm.exit = vm.Child.How()
-		}
-	}
-	close(vm.gone)
-}
-
-// exitWait is how long it may take until a process that has ended, or has hung up, is known
-// to have ended.
-const exitWait = time.Second
-
 // hangUp gives up the connections to the shim and to the agent.
 func (vm *VM) hangUp() error {
 	vm.mu.Lock()
@@ -165,11 +138,11 @@ func (vm *VM) client(ctx context.Context) (*shimapi.Client, error) {
 		return vm.api, nil
 	}
 	select {
-	case <-vm.gone:
+	case <-vm.proc.Gone():
 		return nil, shimapi.ErrGone
 	default:
 	}
-	ctx, cancel := context.WithTimeout(ctx, exitWait)
+	ctx, cancel := context.WithTimeout(ctx, handle.ExitWait)
 	defer cancel()
 	api, err := dial(ctx, vm.dir)
 	if err != nil {
@@ -216,38 +189,9 @@ func (vm *VM) wrap(op string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, hypervisor.ErrHypervisorNotRunning):
-		err = vm.absent(err)
+		err = vm.proc.Absent(err)
 	}
 	return fmt.Errorf("vz: %s %s: %w", op, vm.Name, err)
-}
-
-// absent makes an error of one that nobody answers: the process has ended, or it lives and
-// cannot be reached any more.
-func (vm *VM) absent(err error) error {
-	timer := time.NewTimer(exitWait)
-	defer timer.Stop()
-	select {
-	case <-vm.gone:
-		if vm.exit != "" {
-			return fmt.Errorf("%w (%s)", hypervisor.ErrHypervisorNotRunning, vm.exit)
-		}
-		return hypervisor.ErrHypervisorNotRunning
-	case <-timer.C:
-		// It is not wrapped: the shim runs.
-		return fmt.Errorf("process %d runs, but does not answer on its socket any more; it can only be killed: %v", vm.proc.PID, err)
-	case <-vm.Life.Done():
-		return net.ErrClosed
-	}
-}
-
-// over tells whether the shim has ended.
-func (vm *VM) over() bool {
-	select {
-	case <-vm.gone:
-		return true
-	default:
-		return false
-	}
 }
 
 // changeRecord replaces the record, if there is one. That it could not be written

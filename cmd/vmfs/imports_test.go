@@ -154,7 +154,7 @@ var layers = []layer{
 	{
 		part: "vmfs/backends/handle",
 		vmfs: []string{
-			"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/gate", "vmfs/backends/rundir", "vmfs/backends/snapshot",
+			"vmfs/internal", "vmfs/backends/disk", "vmfs/backends/gate", "vmfs/backends/resize", "vmfs/backends/rundir", "vmfs/backends/snapshot",
 			"vmfs/backends/process", "vmfs/backends/hypervisor",
 		},
 		reason: "what a handle knows and does beside its connection to the VMM is the same for all of them: with a back end " +
